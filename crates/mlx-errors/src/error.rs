@@ -1,0 +1,91 @@
+//! The error type itself: a kind and, where there is one, the cause underneath.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use crate::{ErrorCode, ErrorKind, RemoteError};
+
+/// A boxed cause.
+pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
+
+/// `std::result::Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong: an [`ErrorKind`] and the chain of causes below it.
+///
+/// One word wide, so that `Result<T>` stays cheap on paths that succeed. `Display` tells this error alone;
+/// what caused it is [`source()`](StdError::source) and is not repeated.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    source: Option<BoxError>,
+}
+
+impl Error {
+    /// An error with no cause below it.
+    pub fn new(kind: ErrorKind) -> Self {
+        Self(Box::new(Inner { kind, source: None }))
+    }
+
+    /// An error caused by another.
+    pub fn with_source(kind: ErrorKind, source: impl Into<BoxError>) -> Self {
+        Self(Box::new(Inner { kind, source: Some(source.into()) }))
+    }
+
+    /// What happened, with its fields.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// The kind by value; the cause is dropped.
+    pub fn into_kind(self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The stable code. For an error that a peer sent, the peer's own code where this version knows it.
+    pub fn code(&self) -> ErrorCode {
+        self.0.kind.code()
+    }
+
+    /// Whether making the same call again may succeed.
+    ///
+    /// That is the code's own answer (see [`ErrorCode::is_retryable`]) except where the fields know better: a lost
+    /// worker whose tokens have begun to arrive may not be retried, and a peer says for itself.
+    pub fn is_retryable(&self) -> bool {
+        self.0.kind.is_retryable()
+    }
+
+    /// What a peer may be told: the public message and code, without causes.
+    pub fn to_remote(&self) -> RemoteError {
+        self.0.kind.to_remote()
+    }
+}
+
+impl From<ErrorKind> for Error {
+    fn from(kind: ErrorKind) -> Self {
+        Self::new(kind)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.kind, f)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("code", &self.code().as_str())
+            .field("kind", &self.0.kind)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}

@@ -1,0 +1,364 @@
+//! What can go wrong, with the fields that a program or a person needs to act on it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::{ErrorCode, RemoteError, Violations};
+
+/// What went wrong. The cause, where there is one, is on the [`Error`](crate::Error) around it.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// No connection could be made.
+    #[error("cannot connect to {server}: {step} failed{}", and_hint(.hint))]
+    Connection {
+        /// The server tried, without credentials.
+        server: String,
+        /// How far the attempt got.
+        step: ConnectStep,
+        /// What to try, where something is known; empty otherwise.
+        hint: String,
+    },
+    /// The server refused the credentials.
+    #[error("{server} refused the credentials{}", and_hint(.hint))]
+    Authentication {
+        /// The server, without credentials.
+        server: String,
+        /// What to check; empty where nothing is known.
+        hint: String,
+    },
+    /// No reply arrived in time.
+    #[error("no reply on `{subject}` within {} ms", .timeout.as_millis())]
+    Timeout {
+        /// The subject asked, or what was waited for.
+        subject: String,
+        /// How long was waited.
+        timeout: Duration,
+    },
+    /// A message could not be published.
+    #[error("cannot publish on `{subject}`: {reason}")]
+    Publish {
+        /// The subject published to.
+        subject: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A subscription could not be made, or ended with an error.
+    #[error("cannot subscribe to `{subject}`: {reason}")]
+    Subscription {
+        /// The subject subscribed to.
+        subject: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Nobody listens on the subject.
+    #[error("nobody listens on `{subject}`")]
+    NoResponders {
+        /// The subject asked.
+        subject: String,
+    },
+    /// A payload is over the server's limit; nothing was sent.
+    #[error("a payload of {size} bytes for `{subject}` is over the server's limit of {limit} bytes")]
+    PayloadTooLarge {
+        /// The subject it was meant for.
+        subject: String,
+        /// Bytes of the payload, headers included.
+        size: usize,
+        /// Bytes that the server accepts.
+        limit: usize,
+    },
+    /// The connection is down, or dropped during the call.
+    #[error("not connected to NATS: {during}")]
+    Disconnected {
+        /// What was being done, for example ``publish on `worker.heartbeat` ``.
+        during: String,
+    },
+    /// The client is closed for good.
+    #[error("the NATS client is closed: {reason}")]
+    Closed {
+        /// Why it closed.
+        reason: String,
+    },
+    /// A subject is not valid.
+    #[error("`{subject}` is not a valid subject: {reason}")]
+    InvalidSubject {
+        /// The text offered, control characters escaped.
+        subject: String,
+        /// The rule it breaks.
+        reason: String,
+    },
+    /// A peer answered with an error.
+    #[error("{0}")]
+    Remote(RemoteError),
+    /// No room for another request.
+    #[error("overloaded: {limit} requests are already under way")]
+    Overloaded {
+        /// How many run at once at the most.
+        limit: usize,
+    },
+    /// The deadline had passed.
+    #[error("the deadline of the request on `{subject}` has passed")]
+    DeadlineExceeded {
+        /// The subject of the request.
+        subject: String,
+    },
+    /// A message is not the JSON that its subject carries.
+    #[error("cannot decode a message on `{subject}`: {violations}")]
+    Decode {
+        /// The subject it came on.
+        subject: String,
+        /// Where and why.
+        violations: Violations,
+    },
+    /// A message decodes, but breaks a rule.
+    #[error("an invalid message for `{subject}`: {violations}")]
+    Validation {
+        /// The subject it came on, or was meant for.
+        subject: String,
+        /// The rules broken.
+        violations: Violations,
+    },
+    /// A frame of a token stream is missing.
+    #[error("the token stream has a gap: expected index {expected}, got {got}")]
+    StreamGap {
+        /// The index that should have come.
+        expected: u64,
+        /// The index that came.
+        got: u64,
+    },
+    /// The first token did not come in time.
+    #[error("no first token within {} ms", .timeout.as_millis())]
+    FirstTokenTimeout {
+        /// How long was waited.
+        timeout: Duration,
+    },
+    /// The stream fell silent.
+    #[error("no further token within {} ms, after {tokens} tokens", .timeout.as_millis())]
+    InterTokenTimeout {
+        /// How long was waited.
+        timeout: Duration,
+        /// Tokens received before the silence.
+        tokens: u64,
+    },
+    /// The requester cancelled the stream.
+    #[error("the token stream was cancelled after {tokens} tokens")]
+    Cancelled {
+        /// Tokens received before.
+        tokens: u64,
+    },
+    /// The worker serving the request is gone.
+    #[error("worker {worker} was lost after {tokens} tokens{}", if *.tokens == 0 { "; the request may be retried elsewhere" } else { "; the answer was already under way and is not retried" })]
+    WorkerLost {
+        /// The worker's id.
+        worker: String,
+        /// Tokens received before.
+        tokens: u64,
+    },
+    /// The receiver was too slow.
+    #[error("the subscription to `{subject}` was too slow: {dropped} messages dropped so far")]
+    SlowConsumer {
+        /// The subject subscribed to.
+        subject: String,
+        /// Messages dropped since the subscription was made.
+        dropped: u64,
+    },
+    /// A configuration file could not be read.
+    #[error("cannot read the configuration file {}{}", .path.display(), and_hint(.hint))]
+    ConfigRead {
+        /// The file.
+        path: PathBuf,
+        /// What to try; empty where nothing is known.
+        hint: String,
+    },
+    /// A configuration file is not well-formed YAML.
+    #[error("the configuration is not well-formed YAML: {violations}")]
+    ConfigSyntax {
+        /// Where and why.
+        violations: Violations,
+    },
+    /// A configuration breaks rules.
+    #[error("the configuration is not valid: {violations}")]
+    ConfigValidation {
+        /// The rules broken, in the order of the file.
+        violations: Violations,
+    },
+    /// The embedded server failed in a way that nothing finer names.
+    #[error("the embedded NATS server failed: {reason}")]
+    EmbeddedServer {
+        /// What failed.
+        reason: String,
+    },
+    /// No nats-server was found.
+    #[error("no usable nats-server was found; tried {}{}", places(.tried), and_hint(.hint))]
+    ServerNotFound {
+        /// Every place tried, and what was wrong there.
+        tried: Vec<TriedPath>,
+        /// How to install one here.
+        hint: String,
+    },
+    /// The nats-server found is too old.
+    #[error("nats-server {found} at {} is too old: {needed} or newer is needed", .path.display())]
+    ServerVersion {
+        /// The binary.
+        path: PathBuf,
+        /// Its version.
+        found: String,
+        /// The oldest version that will do.
+        needed: String,
+    },
+    /// The embedded server did not start.
+    #[error("the embedded NATS server did not start: {reason}{}", indented(.last_lines))]
+    ServerStart {
+        /// What is known of the reason, with the setting to change where there is one.
+        reason: String,
+        /// How the process ended, where it did.
+        exit: Option<String>,
+        /// Its last lines on standard error.
+        last_lines: Vec<String>,
+    },
+    /// The embedded server crashed too often.
+    #[error("the embedded NATS server is given up after {restarts} restarts: {reason}{}", indented(.last_lines))]
+    ServerFailed {
+        /// Restarts within the window.
+        restarts: u32,
+        /// How it ended the last time.
+        reason: String,
+        /// Its last lines on standard error.
+        last_lines: Vec<String>,
+    },
+    /// Logging could not be set up.
+    #[error("cannot set up logging: {reason}")]
+    Log {
+        /// Why not.
+        reason: String,
+    },
+    /// A defect in this software.
+    #[error("internal error: {reason}")]
+    Internal {
+        /// What happened, for the log; a peer is told only that there was an internal error.
+        reason: String,
+    },
+}
+
+impl ErrorKind {
+    /// The stable code of this kind.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Connection { .. } => ErrorCode::NatsConnection,
+            Self::Authentication { .. } => ErrorCode::NatsAuthentication,
+            Self::Timeout { .. } => ErrorCode::NatsTimeout,
+            Self::Publish { .. } => ErrorCode::NatsPublish,
+            Self::Subscription { .. } => ErrorCode::NatsSubscription,
+            Self::NoResponders { .. } => ErrorCode::NatsNoResponders,
+            Self::PayloadTooLarge { .. } => ErrorCode::NatsPayloadTooLarge,
+            Self::Disconnected { .. } => ErrorCode::NatsDisconnected,
+            Self::Closed { .. } => ErrorCode::NatsClosed,
+            Self::InvalidSubject { .. } => ErrorCode::SubjectInvalid,
+            Self::Remote(remote) => remote.known_code(),
+            Self::Overloaded { .. } => ErrorCode::Overloaded,
+            Self::DeadlineExceeded { .. } => ErrorCode::DeadlineExceeded,
+            Self::Decode { .. } => ErrorCode::MessageDecode,
+            Self::Validation { .. } => ErrorCode::MessageValidation,
+            Self::StreamGap { .. } => ErrorCode::StreamGap,
+            Self::FirstTokenTimeout { .. } => ErrorCode::StreamFirstTokenTimeout,
+            Self::InterTokenTimeout { .. } => ErrorCode::StreamInterTokenTimeout,
+            Self::Cancelled { .. } => ErrorCode::StreamCancelled,
+            Self::WorkerLost { .. } => ErrorCode::WorkerLost,
+            Self::SlowConsumer { .. } => ErrorCode::SlowConsumer,
+            Self::ConfigRead { .. } => ErrorCode::ConfigRead,
+            Self::ConfigSyntax { .. } => ErrorCode::ConfigSyntax,
+            Self::ConfigValidation { .. } => ErrorCode::ConfigValidation,
+            Self::EmbeddedServer { .. } => ErrorCode::EmbeddedServer,
+            Self::ServerNotFound { .. } => ErrorCode::EmbeddedServerNotFound,
+            Self::ServerVersion { .. } => ErrorCode::EmbeddedServerVersion,
+            Self::ServerStart { .. } => ErrorCode::EmbeddedServerStart,
+            Self::ServerFailed { .. } => ErrorCode::EmbeddedServerFailed,
+            Self::Log { .. } => ErrorCode::Log,
+            Self::Internal { .. } => ErrorCode::Internal,
+        }
+    }
+
+    /// Whether making the same call again may succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::WorkerLost { tokens, .. } => *tokens == 0,
+            Self::Remote(remote) => remote.is_retryable(),
+            _ => self.code().is_retryable(),
+        }
+    }
+
+    /// What a peer may be told of it.
+    pub fn to_remote(&self) -> RemoteError {
+        let message = match self {
+            Self::Remote(remote) => return remote.clone(),
+            // These tell of this machine (paths, process output, panics), which is nobody else's business.
+            Self::Internal { .. }
+            | Self::ConfigRead { .. }
+            | Self::ConfigSyntax { .. }
+            | Self::ConfigValidation { .. }
+            | Self::EmbeddedServer { .. }
+            | Self::ServerNotFound { .. }
+            | Self::ServerVersion { .. }
+            | Self::ServerStart { .. }
+            | Self::ServerFailed { .. }
+            | Self::Log { .. } => "internal error".to_owned(),
+            public => public.to_string(),
+        };
+        RemoteError::new(message, self.code())
+    }
+}
+
+/// How far an attempt to connect got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum ConnectStep {
+    /// Turning the host name into an address.
+    Resolve,
+    /// Opening the TCP connection and reading the server's greeting.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+    /// Presenting the credentials.
+    Authenticate,
+}
+
+impl fmt::Display for ConnectStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resolve => "resolving the host name",
+            Self::Connect => "opening the connection",
+            Self::Tls => "the TLS handshake",
+            Self::Authenticate => "authentication",
+        })
+    }
+}
+
+/// A place where something was looked for, and what was wrong there.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TriedPath {
+    /// The file or the place, for example a path or `PATH`.
+    pub path: PathBuf,
+    /// What was wrong, for example `not found`.
+    pub problem: String,
+}
+
+impl fmt::Display for TriedPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.path.display(), self.problem)
+    }
+}
+
+fn and_hint(hint: &str) -> String {
+    if hint.is_empty() { String::new() } else { format!("; {hint}") }
+}
+
+fn places(tried: &[TriedPath]) -> String {
+    let places: Vec<String> = tried.iter().map(ToString::to_string).collect();
+    places.join(", ")
+}
+
+fn indented(lines: &[String]) -> String {
+    if lines.is_empty() { String::new() } else { format!("\n  {}", lines.join("\n  ")) }
+}

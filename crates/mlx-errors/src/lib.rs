@@ -1,0 +1,32 @@
+//! Typed errors with stable codes for mlx-serving.
+//!
+//! Every fallible function of the workspace returns [`Error`]: one word wide, with a stable [`ErrorCode`] for
+//! programs, a message for people, the structured fields of what happened ([`ErrorKind`]) and the chain of sources.
+//! What may be told to a peer is a [`RemoteError`]: a public message and a code, never a source, a path or an internal.
+//!
+//! ```
+//! use std::time::Duration;
+//! use mlx_errors::{Error, ErrorCode, ErrorKind};
+//!
+//! fn ask() -> mlx_errors::Result<()> {
+//!     Err(Error::new(ErrorKind::Timeout { subject: "model.load".into(), timeout: Duration::from_millis(5000) }))
+//! }
+//!
+//! let error = ask().unwrap_err();
+//! assert_eq!(error.code(), ErrorCode::NatsTimeout);
+//! assert_eq!(error.code().as_str(), "NATS_TIMEOUT_ERROR");
+//! assert!(error.is_retryable());
+//! assert_eq!(error.to_string(), "no reply on `model.load` within 5000 ms");
+//! ```
+
+mod code;
+mod error;
+mod kind;
+mod remote;
+mod violation;
+
+pub use code::{ErrorCode, UnknownErrorCode};
+pub use error::{BoxError, Error, Result};
+pub use kind::{ConnectStep, ErrorKind, TriedPath};
+pub use remote::RemoteError;
+pub use violation::{Location, Violation, Violations};
