@@ -1,0 +1,133 @@
+//! `cargo xtask lint`: what a change must satisfy, short of its tests.
+
+mod layers;
+mod length;
+mod manifests;
+mod tools;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::ValueEnum;
+
+use crate::cli::LintArguments;
+use crate::style;
+use crate::workspace::Workspace;
+
+/// A check with a name. The quick ones come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Step {
+    /// each crate depends on lower layers only
+    Layers,
+    /// every member inherits the workspace's lints, dependencies and package data
+    Manifests,
+    /// no file over 600 lines without a stated reason
+    Length,
+    /// cargo fmt --check
+    Fmt,
+    /// cargo clippy, all members and targets, warnings denied
+    Clippy,
+    /// cargo doc, warnings denied
+    Doc,
+    /// cargo deny: licences, advisories, duplicates and sources of what we depend on
+    Deny,
+}
+
+/// How a step ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Nothing found.
+    Passed,
+    /// The faults, or, where a tool has printed its own, a word about that.
+    Failed(Vec<String>),
+    /// Not run, and why.
+    Skipped(String),
+}
+
+impl Outcome {
+    fn of(faults: Vec<String>) -> Self {
+        if faults.is_empty() { Self::Passed } else { Self::Failed(faults) }
+    }
+}
+
+pub(crate) fn run(workspace: &Workspace, arguments: &LintArguments) -> ExitCode {
+    let chosen =
+        Step::value_variants().iter().filter(|step| arguments.only.is_empty() || arguments.only.contains(step));
+    if arguments.list {
+        for step in chosen {
+            anstream::println!("{:<10} {}", step.name(), step.purpose());
+        }
+        return ExitCode::SUCCESS;
+    }
+
+    let mut rows = Vec::new();
+    for step in chosen {
+        anstream::println!(
+            "{}{}{}: {}",
+            style::HEADING.render(),
+            step.name(),
+            style::HEADING.render_reset(),
+            step.purpose()
+        );
+        let started = Instant::now();
+        let outcome = step.check(workspace);
+        if let Outcome::Failed(faults) = &outcome {
+            for fault in faults {
+                anstream::println!("  {}fault{}: {fault}", style::BAD.render(), style::BAD.render_reset());
+            }
+        }
+        rows.push((*step, outcome, started.elapsed().as_secs_f64()));
+    }
+    close(&rows)
+}
+
+/// The table, and the exit code that it amounts to.
+fn close(rows: &[(Step, Outcome, f64)]) -> ExitCode {
+    anstream::println!();
+    for (step, outcome, seconds) in rows {
+        let (style, word, note) = match outcome {
+            Outcome::Passed => (style::GOOD, "passed", String::new()),
+            Outcome::Failed(faults) => (style::BAD, "failed", faults.first().cloned().unwrap_or_default()),
+            Outcome::Skipped(reason) => (style::WARN, "skipped", reason.clone()),
+        };
+        let line =
+            format!("{:<10} {}{word:<8}{}{seconds:>7.1} s  {note}", step.name(), style.render(), style.render_reset());
+        anstream::println!("{}", line.trim_end());
+    }
+    let failed = rows.iter().filter(|(_, outcome, _)| matches!(outcome, Outcome::Failed(_))).count();
+    if failed == 0 {
+        anstream::println!("lint: {}clean{}", style::GOOD.render(), style::GOOD.render_reset());
+        return ExitCode::SUCCESS;
+    }
+    anstream::println!(
+        "lint: {}{failed} of {} steps failed{}",
+        style::BAD.render(),
+        rows.len(),
+        style::BAD.render_reset()
+    );
+    ExitCode::FAILURE
+}
+
+impl Step {
+    fn check(self, workspace: &Workspace) -> Outcome {
+        let outcome = match self {
+            Self::Layers => layers::check(workspace).map(Outcome::of),
+            Self::Manifests => manifests::check(workspace).map(Outcome::of),
+            Self::Length => length::check(workspace).map(Outcome::of),
+            Self::Fmt => tools::fmt(workspace),
+            Self::Clippy => tools::clippy(workspace),
+            Self::Doc => tools::doc(workspace),
+            Self::Deny => tools::deny(workspace),
+        };
+        outcome.unwrap_or_else(|error| Outcome::Failed(vec![format!("{error:#}")]))
+    }
+
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn purpose(self) -> String {
+        let value = self.to_possible_value();
+        value.and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default()
+    }
+}

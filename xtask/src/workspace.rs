@@ -1,0 +1,66 @@
+//! The workspace that a command works on.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Workspace {
+    root: PathBuf,
+}
+
+impl Workspace {
+    /// The workspace at `root`, or the one that this xtask was started or built from.
+    pub(crate) fn locate(root: Option<PathBuf>) -> Result<Self> {
+        let root = root.unwrap_or_else(|| {
+            // `cargo run` says where the package is now; what the compiler saw may have been moved since.
+            let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+            Path::new(&package).join("..")
+        });
+        let root = root.canonicalize().with_context(|| format!("there is no folder {}", root.display()))?;
+        ensure!(
+            root.join("Cargo.toml").is_file(),
+            "{} holds no Cargo.toml: give the workspace's folder with --root",
+            root.display()
+        );
+        Ok(Self { root })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `path` as seen from the root, with `/` between its parts, for messages.
+    pub(crate) fn relative(&self, path: &Path) -> String {
+        let path = path.strip_prefix(&self.root).unwrap_or(path);
+        path.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
+    }
+
+    /// Cargo, in the root, as a person would have called it.
+    pub(crate) fn cargo(&self) -> Command {
+        let mut command = Command::new(cargo_program());
+        command.current_dir(&self.root);
+        for (name, _) in env::vars_os() {
+            if is_of_cargo_run(&name) {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+}
+
+pub(crate) fn cargo_program() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Whether `cargo run` set this variable for xtask alone. Handed on, they make build scripts that watch them (ring's, for
+/// one) run again each time a person switches between `cargo xtask test` and `cargo test`.
+fn is_of_cargo_run(name: &OsString) -> bool {
+    name.to_str().is_some_and(|name| {
+        name.starts_with("CARGO_PKG_")
+            || ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PRIMARY_PACKAGE"].contains(&name)
+    })
+}
