@@ -29,8 +29,10 @@ pub(crate) enum Step {
     Clippy,
     /// cargo doc, warnings denied
     Doc,
-    /// cargo deny: licences, advisories, duplicates and sources of what we depend on
+    /// cargo deny: licences, duplicates and sources of what we depend on
     Deny,
+    /// cargo deny: known vulnerabilities in what we depend on
+    Advisories,
 }
 
 /// How a step ended.
@@ -118,6 +120,7 @@ impl Step {
             Self::Clippy => tools::clippy(workspace),
             Self::Doc => tools::doc(workspace),
             Self::Deny => tools::deny(workspace),
+            Self::Advisories => tools::advisories(workspace),
         };
         outcome.unwrap_or_else(|error| Outcome::Failed(vec![format!("{error:#}")]))
     }

@@ -1,7 +1,7 @@
 //! The steps that other tools do.
 
 use std::env;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result};
 
@@ -25,20 +25,43 @@ pub(super) fn doc(workspace: &Workspace) -> Result<Outcome> {
 }
 
 pub(super) fn deny(workspace: &Workspace) -> Result<Outcome> {
-    let mut probe = workspace.cargo();
-    let probe = probe.args(["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
-    if !probe.status().is_ok_and(|status| status.success()) {
-        return Ok(Outcome::Skipped("cargo-deny is not installed (`cargo install --locked cargo-deny`)".to_owned()));
+    if !has_deny(workspace) {
+        return Ok(Outcome::Skipped(NO_DENY.to_owned()));
     }
-    cargo(workspace, &["deny", "--workspace", "check"], &[])
+    cargo(workspace, &["deny", "--workspace", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"], &[])
+}
+
+pub(super) fn advisories(workspace: &Workspace) -> Result<Outcome> {
+    if !has_deny(workspace) {
+        return Ok(Outcome::Skipped(NO_DENY.to_owned()));
+    }
+    let arguments = ["deny", "--workspace", "check", "advisories"];
+    let output = workspace.cargo().args(arguments).stdin(Stdio::null()).output().context("cannot run cargo")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() && said.contains("failed to fetch advisory database") {
+        return Ok(Outcome::Skipped("the advisory database cannot be fetched from here".to_owned()));
+    }
+    anstream::eprint!("{said}");
+    Ok(judge(output.status, &arguments))
+}
+
+const NO_DENY: &str = "cargo-deny is not installed (`cargo install --locked cargo-deny`)";
+
+fn has_deny(workspace: &Workspace) -> bool {
+    let mut probe = workspace.cargo();
+    probe.args(["deny", "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    probe.status().is_ok_and(|status| status.success())
 }
 
 fn cargo(workspace: &Workspace, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Outcome> {
     let mut command = workspace.cargo();
     command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null());
-    let status = command.status().context("cannot run cargo")?;
+    Ok(judge(command.status().context("cannot run cargo")?, arguments))
+}
+
+fn judge(status: ExitStatus, arguments: &[&str]) -> Outcome {
     if status.success() {
-        return Ok(Outcome::Passed);
+        return Outcome::Passed;
     }
-    Ok(Outcome::Failed(vec![format!("`cargo {}` ended with {status}; see above", arguments.join(" "))]))
+    Outcome::Failed(vec![format!("`cargo {}` ended with {status}; see above", arguments.join(" "))])
 }
