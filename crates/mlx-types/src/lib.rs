@@ -1,1 +1,39 @@
-//! mlx-types
+//! Types of an mlx-serving cluster: what crosses the wire, on which subject, and what a node is configured with.
+//!
+//! - [`messages`]: every payload, with its bounds. Decoding ignores unknown members; [`Message::check`] enforces the bounds.
+//! - [`subjects`]: the subject table. A [`Subject<M>`] carries its payload type, so a mix-up does not compile.
+//! - [`config`]: [`ClusterConfig`](config::ClusterConfig) and its parts, with defaults and rules.
+//! - [`NatsUrl`] and [`Secret`]: credentials that no log, error or `Debug` output can show.
+//!
+//! ```
+//! use mlx_types::messages::{InferenceRequest, Message};
+//! use mlx_types::{WorkerId, subjects};
+//!
+//! let worker = WorkerId::new();
+//! let subject = subjects::worker_inference(worker); // a Subject<InferenceRequest>
+//! assert_eq!(subject.as_str(), format!("worker.{worker}.inference"));
+//!
+//! let request = InferenceRequest { temperature: Some(3.0), ..InferenceRequest::new("llama-3", "Hello") };
+//! let violations = request.check().unwrap_err();
+//! assert_eq!(violations.to_string(), "temperature: must be at most 2");
+//! ```
+
+pub mod config;
+pub mod messages;
+pub mod subjects;
+
+mod check;
+mod ids;
+mod nats_url;
+mod schema;
+mod secret;
+mod subject;
+mod time;
+
+pub use config::ClusterConfig;
+pub use ids::{ParseIdError, RequestId, SessionId, WorkerId};
+pub use messages::Message;
+pub use nats_url::{NatsUrl, NatsUrlError, Scheme};
+pub use secret::Secret;
+pub use subject::{Pattern, RequestSubject, Subject, check_token};
+pub use time::{Epoch, Millis, Timestamp};

@@ -1,0 +1,80 @@
+//! The whole configuration of a node.
+
+use garde::Validate;
+use mlx_errors::Violations;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::rules::{nested, outcome};
+use super::{
+    ControllerConfig, DiscoveryConfig, LoadBalancingConfig, NatsConfig, RequestRoutingConfig, StreamingConfig,
+    WorkerConfig, WorkersConfig,
+};
+use crate::check::bounds;
+
+/// The configuration of a node of the cluster.
+///
+/// ```
+/// let config = mlx_types::ClusterConfig::default();
+/// assert!(config.check().is_ok());
+/// assert_eq!(config.nats.embedded.port, 4222);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[garde(allow_unvalidated)]
+pub struct ClusterConfig {
+    /// Which parts run in this node.
+    pub mode: Mode,
+    /// The connection to NATS, or the server to start.
+    #[garde(dive)]
+    pub nats: NatsConfig,
+    /// The controller.
+    #[garde(dive)]
+    pub controller: ControllerConfig,
+    /// The worker.
+    #[garde(dive)]
+    pub worker: WorkerConfig,
+    /// How workers are found, and found to be gone.
+    #[garde(dive)]
+    pub discovery: DiscoveryConfig,
+    /// Workers that are known beforehand.
+    #[garde(dive)]
+    pub workers: WorkersConfig,
+    /// How a worker is chosen.
+    #[garde(dive)]
+    pub load_balancing: LoadBalancingConfig,
+    /// How long requests may take, and what happens when they fail.
+    #[garde(dive)]
+    pub request_routing: RequestRoutingConfig,
+    /// Token streams.
+    #[garde(dive)]
+    pub streaming: StreamingConfig,
+}
+
+impl ClusterConfig {
+    /// Checks every bound, and every rule between members.
+    ///
+    /// # Errors
+    /// All that is broken, each with its path.
+    pub fn check(&self) -> Result<(), Violations> {
+        let mut violations: Vec<_> = bounds(self).err().iter().flatten().cloned().collect();
+        violations.extend(nested("nats", self.nats.relations()));
+        violations.extend(nested("worker", self.worker.relations()));
+        violations.extend(nested("discovery", self.discovery.relations()));
+        violations.extend(nested("workers", self.workers.relations()));
+        outcome(violations)
+    }
+}
+
+/// Which parts run in a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    /// The controller alone.
+    Controller,
+    /// A worker alone.
+    Worker,
+    /// A controller and a worker in one.
+    #[default]
+    Both,
+}

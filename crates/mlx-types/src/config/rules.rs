@@ -1,0 +1,86 @@
+//! Rules that several sections share, in two forms each: for garde, and for the schema.
+
+#![expect(clippy::trivially_copy_pass_by_ref, clippy::ref_option, reason = "the signatures that garde calls")]
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use mlx_errors::{Violation, Violations};
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+/// A host name or an address to bind.
+pub(super) fn host_or_address(value: &str, _: &()) -> garde::Result {
+    let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if (1..=253).contains(&value.len()) && value.chars().all(name) || value.parse::<Ipv6Addr>().is_ok() {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must be a host name or an address, without a port"))
+    }
+}
+
+/// [`host_or_address`], for the schema.
+pub(super) fn host_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "anyOf": [{ "pattern": "^[0-9A-Za-z._-]{1,253}$" }, { "format": "ipv6" }] })
+}
+
+/// Whether only this machine can reach what is bound to `host`.
+pub(super) fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+/// A port of one's own, or 0 for a free one.
+pub(super) fn port_or_free(value: &u16, _: &()) -> garde::Result {
+    if *value == 0 || *value >= 1024 {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must be a port from 1024 to 65535, or 0 for a free one"))
+    }
+}
+
+/// [`port_or_free`], for the schema.
+pub(super) fn port_or_free_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "integer",
+        "format": "uint16",
+        "anyOf": [{ "const": 0 }, { "minimum": 1024, "maximum": 65535 }],
+    })
+}
+
+/// The URL of a worker. It carries no credentials: none of the sections that show it would hide them.
+pub(super) fn worker_url(value: &Option<String>, _: &()) -> garde::Result {
+    let Some(value) = value else { return Ok(()) };
+    let fault = || garde::Error::new("must be a URL such as `http://HOST:PORT`, without credentials");
+    let (scheme, rest) = value.split_once("://").ok_or_else(fault)?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let scheme_holds = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '.' | '-'));
+    let authority_holds = !authority.is_empty() && !authority.contains('@');
+    if scheme_holds && authority_holds && !rest.contains(char::is_whitespace) { Ok(()) } else { Err(fault()) }
+}
+
+/// [`worker_url`], for the schema.
+pub(super) fn worker_url_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "null"], "pattern": r"^[A-Za-z][0-9A-Za-z+.-]*://[^\s/@?#]+([/?#]\S*)?$" })
+}
+
+/// [`IpAddr`], where unset is allowed, for the schema.
+pub(super) fn ip_address_if_set(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": "string", "anyOf": [{ "format": "ipv4" }, { "format": "ipv6" }] }, { "type": "null" }] })
+}
+
+/// A rule between two members, reported at the one that the reader would change.
+pub(super) fn relation(path: &str, rule: &str, message: &str) -> Violation {
+    Violation::new(path, rule, message)
+}
+
+/// Moves the violations of a section into its parent.
+pub(super) fn nested(section: &str, violations: Vec<Violation>) -> impl Iterator<Item = Violation> {
+    let section = section.to_owned();
+    violations
+        .into_iter()
+        .map(move |violation| Violation { path: format!("{section}.{}", violation.path), ..violation })
+}
+
+/// The outcome of a check.
+pub(super) fn outcome(violations: Vec<Violation>) -> Result<(), Violations> {
+    if violations.is_empty() { Ok(()) } else { Err(violations.into()) }
+}

@@ -1,0 +1,228 @@
+//! The worker.
+
+use garde::Validate;
+use mlx_errors::Violation;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::rules::{nested, relation};
+use crate::check::positive;
+use crate::{Millis, WorkerId};
+
+/// The worker of this node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[garde(allow_unvalidated)]
+pub struct WorkerConfig {
+    /// The port of its own interface.
+    #[garde(range(min = 1024, max = 65535))]
+    pub port: u16,
+    /// Its id; generated at each start where unset.
+    pub worker_id: Option<WorkerId>,
+    /// Models to load before the first request.
+    #[garde(dive)]
+    pub pre_warming: PreWarmingConfig,
+    /// How much memory it may take.
+    #[garde(dive)]
+    pub resource_limits: ResourceLimitsConfig,
+    /// Requests that wait.
+    #[garde(dive)]
+    pub request_queue: RequestQueueConfig,
+    /// Requests that are computed together.
+    #[garde(dive)]
+    pub continuous_batching: ContinuousBatchingConfig,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            port: 8080,
+            worker_id: None,
+            pre_warming: PreWarmingConfig::default(),
+            resource_limits: ResourceLimitsConfig::default(),
+            request_queue: RequestQueueConfig::default(),
+            continuous_batching: ContinuousBatchingConfig::default(),
+        }
+    }
+}
+
+impl WorkerConfig {
+    pub(super) fn relations(&self) -> Vec<Violation> {
+        let limits = nested("resourceLimits", self.resource_limits.relations());
+        limits.chain(nested("continuousBatching", self.continuous_batching.relations())).collect()
+    }
+}
+
+/// Models to load before the first request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[garde(allow_unvalidated)]
+pub struct PreWarmingConfig {
+    /// Whether models are loaded before the first request.
+    pub enabled: bool,
+    /// Whether they are loaded at the same time.
+    pub parallel: bool,
+    /// The models.
+    #[garde(dive)]
+    pub models: Vec<PreWarmModel>,
+    /// How long one model may take, in ms.
+    pub timeout_per_model_ms: Millis,
+    /// When the worker registers: as soon as it begins, or when all are loaded.
+    pub register_when: RegisterWhen,
+}
+
+impl Default for PreWarmingConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            parallel: false,
+            models: Vec::new(),
+            timeout_per_model_ms: Millis::of::<30_000>(),
+            register_when: RegisterWhen::Warming,
+        }
+    }
+}
+
+/// A model to load before the first request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub struct PreWarmModel {
+    /// The model's id.
+    pub model: String,
+    /// How early it is loaded.
+    #[serde(default)]
+    pub priority: PreWarmPriority,
+}
+
+/// How early a model is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum PreWarmPriority {
+    /// Before all others.
+    High,
+    /// After those that are high.
+    #[default]
+    Medium,
+    /// After all others.
+    Low,
+}
+
+/// When a worker that loads models beforehand registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum RegisterWhen {
+    /// As soon as it begins.
+    #[default]
+    Warming,
+    /// When all are loaded.
+    Complete,
+}
+
+/// How much memory a worker may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[garde(allow_unvalidated)]
+pub struct ResourceLimitsConfig {
+    /// Whether the limits hold.
+    pub enabled: bool,
+    /// Memory in GB from which no model is loaded any more; below the hard limit.
+    #[serde(rename = "softMemoryLimitGB")]
+    #[garde(custom(positive))]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub soft_memory_limit_gb: f64,
+    /// Memory in GB from which models are unloaded.
+    #[serde(rename = "hardMemoryLimitGB")]
+    #[garde(custom(positive))]
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub hard_memory_limit_gb: f64,
+    /// How often memory is measured, in ms.
+    pub check_interval_ms: Millis,
+}
+
+impl Default for ResourceLimitsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            soft_memory_limit_gb: 8.0,
+            hard_memory_limit_gb: 10.0,
+            check_interval_ms: Millis::of::<5000>(),
+        }
+    }
+}
+
+impl ResourceLimitsConfig {
+    fn relations(&self) -> Vec<Violation> {
+        let (soft, hard) = (self.soft_memory_limit_gb, self.hard_memory_limit_gb);
+        if soft < hard {
+            return Vec::new();
+        }
+        let message = format!("must be below `worker.resourceLimits.hardMemoryLimitGB`, which is {hard}");
+        vec![relation("softMemoryLimitGB", "order", &message)]
+    }
+}
+
+/// Requests that wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[garde(allow_unvalidated)]
+pub struct RequestQueueConfig {
+    /// Whether requests may wait.
+    pub enabled: bool,
+    /// Whether a request that finds the queue full is refused at once.
+    pub reject_when_full: bool,
+    /// Requests that may wait at the most.
+    #[garde(range(min = 1))]
+    pub max_depth: u32,
+    /// Levels of priority, 2 to 5.
+    #[garde(range(min = 2, max = 5))]
+    pub priority_levels: u8,
+}
+
+impl Default for RequestQueueConfig {
+    fn default() -> Self {
+        Self { enabled: false, reject_when_full: true, max_depth: 100, priority_levels: 3 }
+    }
+}
+
+/// Requests that are computed together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[garde(allow_unvalidated)]
+pub struct ContinuousBatchingConfig {
+    /// Whether requests are computed together.
+    pub enabled: bool,
+    /// Whether the time to wait for a batch follows the load.
+    pub adaptive_timeout: bool,
+    /// Requests in a batch at the least; not above `maxBatchSize`.
+    #[garde(range(min = 1))]
+    pub min_batch_size: u32,
+    /// Requests in a batch at the most, 1 to 32.
+    #[garde(range(min = 1, max = 32))]
+    pub max_batch_size: u32,
+    /// How long to wait for a batch to fill, in ms.
+    pub batch_timeout_ms: Millis,
+}
+
+impl Default for ContinuousBatchingConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            adaptive_timeout: true,
+            min_batch_size: 1,
+            max_batch_size: 8,
+            batch_timeout_ms: Millis::of::<50>(),
+        }
+    }
+}
+
+impl ContinuousBatchingConfig {
+    fn relations(&self) -> Vec<Violation> {
+        if self.min_batch_size <= self.max_batch_size {
+            return Vec::new();
+        }
+        let message =
+            format!("must not be above `worker.continuousBatching.maxBatchSize`, which is {}", self.max_batch_size);
+        vec![relation("minBatchSize", "order", &message)]
+    }
+}

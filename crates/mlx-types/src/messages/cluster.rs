@@ -1,0 +1,64 @@
+//! What the controller tells everyone.
+
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::open_enum::open_enum;
+use crate::{Timestamp, WorkerId};
+
+/// Somebody came or went: on `cluster.announce`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase")]
+#[garde(allow_unvalidated)]
+pub struct ClusterAnnouncement {
+    /// What happened.
+    pub event: ClusterEvent,
+    /// The worker concerned, where it concerns one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_id: Option<WorkerId>,
+    /// When this was sent.
+    pub timestamp: Timestamp,
+}
+
+impl ClusterAnnouncement {
+    /// An announcement of now that concerns no worker.
+    pub fn new(event: ClusterEvent) -> Self {
+        Self { event, worker_id: None, timestamp: Timestamp::now() }
+    }
+}
+
+open_enum! {
+    /// What happened in the cluster.
+    ClusterEvent {
+        /// A worker takes requests.
+        WorkerOnline = "workerOnline",
+        /// A worker takes none any more.
+        WorkerOffline = "workerOffline",
+        /// A worker serves worse than it should.
+        WorkerDegraded = "workerDegraded",
+        /// A controller has started.
+        ControllerStarted = "controllerStarted",
+    }
+}
+
+/// The cluster goes down: on `cluster.shutdown`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase")]
+#[garde(allow_unvalidated)]
+pub struct ClusterShutdown {
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How long work under way may still take, in ms.
+    pub grace_period_ms: u64,
+    /// When this was sent.
+    pub timestamp: Timestamp,
+}
+
+impl ClusterShutdown {
+    /// A shutdown announced now, without a reason.
+    pub fn new(grace_period_ms: u64) -> Self {
+        Self { reason: None, grace_period_ms, timestamp: Timestamp::now() }
+    }
+}

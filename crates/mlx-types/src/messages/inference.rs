@@ -1,0 +1,175 @@
+//! Inference: the request, the tokens that answer it, and the cancellation.
+
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::open_enum::open_enum;
+use crate::check::{finite, finite_if_set};
+use crate::{RequestId, SessionId, WorkerId};
+
+/// A prompt to complete: on `worker.{workerId}.inference`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase")]
+#[garde(allow_unvalidated)]
+pub struct InferenceRequest {
+    /// The request; its tokens come on `response.{requestId}`.
+    pub request_id: RequestId,
+    /// The model to ask.
+    pub model_id: String,
+    /// The text to complete.
+    pub prompt: String,
+    /// Tokens to make at the most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(range(min = 1))]
+    pub max_tokens: Option<u64>,
+    /// How freely to sample, 0 to 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(range(min = 0.0, max = 2.0), custom(finite_if_set))]
+    pub temperature: Option<f64>,
+    /// The probability mass to sample from, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(range(min = 0.0, max = 1.0), custom(finite_if_set))]
+    pub top_p: Option<f64>,
+    /// The conversation it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    /// Whether tokens are wanted as they come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<bool>,
+}
+
+impl InferenceRequest {
+    /// A new request with a random id and every option unset.
+    pub fn new(model_id: impl Into<String>, prompt: impl Into<String>) -> Self {
+        Self {
+            request_id: RequestId::new(),
+            model_id: model_id.into(),
+            prompt: prompt.into(),
+            max_tokens: None,
+            temperature: None,
+            top_p: None,
+            session_id: None,
+            stream: None,
+        }
+    }
+}
+
+/// What a Rust worker answers in the request's reply inbox: it has taken the request on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase")]
+#[garde(allow_unvalidated)]
+pub struct InferenceAcceptance {
+    /// The request.
+    pub request_id: RequestId,
+    /// Who serves it.
+    pub worker_id: WorkerId,
+}
+
+/// A frame of a token stream: on `response.{requestId}`, told apart by `type`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[garde(allow_unvalidated)]
+pub enum StreamingResponse {
+    /// One token.
+    Token {
+        /// The request.
+        request_id: RequestId,
+        /// Its text.
+        token: String,
+        /// Its place, from 0.
+        index: u64,
+    },
+    /// Several tokens at once; sent only to a requester that offered to read them.
+    Tokens {
+        /// The request.
+        request_id: RequestId,
+        /// Their texts, at least one.
+        #[garde(length(min = 1))]
+        tokens: Vec<String>,
+        /// The place of the first, from 0.
+        index: u64,
+    },
+    /// The end: the completion is whole.
+    Done {
+        /// The request.
+        request_id: RequestId,
+        /// Tokens made; 0 is legal.
+        total_tokens: u64,
+        /// From the request to the last token, in ms.
+        #[garde(range(min = 0.0), custom(finite))]
+        latency_ms: f64,
+        /// Why it ended.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        finish_reason: Option<FinishReason>,
+    },
+    /// The end: it failed.
+    Error {
+        /// The request.
+        request_id: RequestId,
+        /// What happened, for people.
+        error: String,
+        /// A stable code, for programs.
+        code: String,
+    },
+}
+
+impl StreamingResponse {
+    /// The request that the frame answers.
+    pub fn request_id(&self) -> RequestId {
+        match self {
+            Self::Token { request_id, .. }
+            | Self::Tokens { request_id, .. }
+            | Self::Done { request_id, .. }
+            | Self::Error { request_id, .. } => *request_id,
+        }
+    }
+
+    /// Whether nothing may follow it.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self, Self::Done { .. } | Self::Error { .. })
+    }
+}
+
+open_enum! {
+    /// Why a completion ended.
+    FinishReason {
+        /// The model had no more to say, or was told to stop cleanly.
+        Stop = "stop",
+        /// `maxTokens` was reached.
+        Length = "length",
+        /// The requester cancelled it.
+        Cancelled = "cancelled",
+    }
+}
+
+/// The requester no longer wants the answer: on `worker.{workerId}.cancel`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase")]
+#[garde(allow_unvalidated)]
+pub struct InferenceCancel {
+    /// The request to end.
+    pub request_id: RequestId,
+    /// How to end it.
+    pub mode: CancelMode,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl InferenceCancel {
+    /// A cancellation without a reason.
+    pub fn new(request_id: RequestId, mode: CancelMode) -> Self {
+        Self { request_id, mode, reason: None }
+    }
+}
+
+/// How to end a request. Closed: a worker that took an unknown way for one of these would do the wrong thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum CancelMode {
+    /// Finish cleanly: send `done` with what was counted.
+    Stop,
+    /// Drop it now: send nothing more.
+    Kill,
+}

@@ -1,0 +1,72 @@
+//! Every payload that crosses the wire.
+//!
+//! One JSON object per message, members in camelCase. An unset optional member is left out; `null` reads as unset;
+//! unknown members are ignored, so that an older or newer peer is understood. Enums that a newer peer may extend keep
+//! a value they do not know in a variant `Unknown`.
+//!
+//! Fields are public, and literals may end in `..`: what a type cannot rule out, [`Message::check`] does, on sending and
+//! on receipt alike.
+
+mod cluster;
+mod health;
+mod inference;
+mod model;
+mod open_enum;
+mod worker;
+
+pub use cluster::{ClusterAnnouncement, ClusterEvent, ClusterShutdown};
+pub use health::{HealthCheck, HealthReport, WorkerMetricsReport};
+pub use inference::{
+    CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, StreamingResponse,
+};
+pub use model::{ModelCommand, ModelState, ModelStatus};
+pub use worker::{
+    HardwareProfile, ModelSkills, ModelTier, WorkerCapabilities, WorkerDeregistration, WorkerHeartbeat, WorkerMetrics,
+    WorkerRegistration, WorkerStatus,
+};
+
+use mlx_errors::Violations;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A payload: it has a name, crosses the wire as JSON, and knows its bounds.
+pub trait Message: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The name in schemas and reports, for example `WorkerHeartbeat`.
+    const NAME: &'static str;
+
+    /// Checks the bounds of every member.
+    ///
+    /// # Errors
+    /// All the bounds that are broken, each with the member's path as on the wire.
+    fn check(&self) -> Result<(), Violations>;
+}
+
+/// Makes payloads of types that derive their bounds.
+macro_rules! messages {
+    ($($name:ident),+ $(,)?) => {
+        $(impl Message for $name {
+            const NAME: &'static str = stringify!($name);
+
+            fn check(&self) -> Result<(), Violations> {
+                crate::check::bounds(self)
+            }
+        })+
+    };
+}
+
+messages!(
+    WorkerRegistration,
+    WorkerHeartbeat,
+    WorkerDeregistration,
+    InferenceRequest,
+    InferenceAcceptance,
+    StreamingResponse,
+    InferenceCancel,
+    ModelCommand,
+    ModelStatus,
+    HealthCheck,
+    HealthReport,
+    WorkerMetricsReport,
+    ClusterAnnouncement,
+    ClusterShutdown,
+);
