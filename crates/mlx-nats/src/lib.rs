@@ -1,1 +1,45 @@
-//! mlx-nats
+//! A typed NATS client that tells the truth about its connection.
+//!
+//! [`Client`] publishes, subscribes, asks, serves and streams tokens. What it says has been proved: a connection is
+//! `connected` after a round trip, a subscription is made when the server has it, a publish while the connection is
+//! down is an error at once, and a token stream ends in exactly one way.
+//!
+//! ```no_run
+//! use futures_util::StreamExt;
+//! use mlx_nats::Client;
+//! use mlx_types::{config::NatsConfig, subjects};
+//!
+//! # async fn example() -> mlx_nats::Result<()> {
+//! let client = Client::connect(&NatsConfig::default()).await?;
+//! let mut beats = client.subscribe(&subjects::WORKER_HEARTBEAT).await?;
+//! while let Some(beat) = beats.next().await {
+//!     let beat = beat?; // a malformed heartbeat is one error item, never the end of the subscription
+//!     println!("{} runs {} requests", beat.worker_id, beat.metrics.active_requests);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod address;
+mod client;
+mod codec;
+mod connection;
+mod headers;
+mod inbox;
+mod publish;
+mod registry;
+mod request;
+mod service;
+mod stream;
+mod subscribe;
+
+pub use address::{PublishTo, RequestTo, SubscribeTo};
+pub use client::{Client, ClientOptions};
+pub use connection::{CloseReason, ConnectionState};
+pub use headers::Headers;
+pub use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
+pub use registry::{WorkerEvent, WorkerInfo, Workers};
+pub use request::RequestOptions;
+pub use service::{Request, ServeOptions, Service};
+pub use stream::{InferenceOptions, InferenceService, StreamSummary, TokenFrame, TokenSink, TokenStream};
+pub use subscribe::{Received, SubscribeOptions, Subscription};

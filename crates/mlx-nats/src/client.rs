@@ -1,0 +1,253 @@
+//! The client: one cheap handle to one connection.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mlx_errors::{Error, ErrorKind, Result};
+use mlx_types::config::{ClusterConfig, DiscoveryConfig, NatsConfig, StreamingConfig};
+use tokio::runtime::Handle;
+use tokio::sync::{OnceCell, mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use crate::connection::{self, ConnectionState, Input, Link};
+use crate::inbox::Inbox;
+use crate::registry::Workers;
+
+/// Messages that a subscription holds for a slow reader before it drops, unless set otherwise.
+const SUBSCRIPTION_CAPACITY: usize = 65_536;
+
+/// A connection to NATS. Clones share it; the last one dropped closes it.
+///
+/// All methods can be called from any task. Dropping a handle, on any thread, inside or outside a runtime, neither
+/// blocks nor panics.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    nats: async_nats::Client,
+    inbox: Arc<Inbox>,
+    link: Arc<Link>,
+    inputs: mpsc::UnboundedSender<Input>,
+    options: ClientOptions,
+    request_timeout: Duration,
+    workers: OnceCell<Workers>,
+    runtime: Handle,
+    tasks: [AbortHandle; 2],
+}
+
+/// What a client does beyond its connection. Every field has a sensible default.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// The name shown by the server's monitoring; unset by default.
+    pub name: Option<String>,
+    /// Messages that a subscription holds for a slow reader; further ones are dropped and counted. 65,536.
+    pub subscription_capacity: usize,
+    /// How long a token stream may take to bring its first token. 60 s.
+    pub first_token_timeout: Duration,
+    /// How long a token stream may be silent between two tokens. 30 s.
+    pub inter_token_timeout: Duration,
+    /// How long a worker may be silent before it counts as lost. 15 s.
+    pub offline_timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self::from_sections(&StreamingConfig::default(), &DiscoveryConfig::default())
+    }
+}
+
+impl From<&ClusterConfig> for ClientOptions {
+    fn from(config: &ClusterConfig) -> Self {
+        Self::from_sections(&config.streaming, &config.discovery)
+    }
+}
+
+impl ClientOptions {
+    fn from_sections(streaming: &StreamingConfig, discovery: &DiscoveryConfig) -> Self {
+        Self {
+            name: None,
+            subscription_capacity: SUBSCRIPTION_CAPACITY,
+            first_token_timeout: streaming.first_token_timeout_ms.as_duration(),
+            inter_token_timeout: streaming.inter_token_timeout_ms.as_duration(),
+            offline_timeout: discovery.offline_timeout_ms.as_duration(),
+        }
+    }
+
+    /// The same, under a name.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+}
+
+impl Client {
+    /// Connects to the server, or to one of the servers, of `config`, and proves the connection by a round trip.
+    ///
+    /// In embedded mode without a URL that is the address at which the embedded server listens; it has to be running
+    /// already (`mlx_embedded::connect` starts it).
+    ///
+    /// # Errors
+    /// Within `connectTimeoutMs`: [`ErrorKind::Connection`] names the server and the step that failed,
+    /// [`ErrorKind::Authentication`] says that the credentials were refused.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the attempt up and leaves nothing behind.
+    pub async fn connect(config: &NatsConfig) -> Result<Self> {
+        Self::connect_with(config, ClientOptions::default()).await
+    }
+
+    /// [`connect`](Self::connect) with options of its own.
+    pub async fn connect_with(config: &NatsConfig, options: ClientOptions) -> Result<Self> {
+        let transport = connection::connect(config, &options).await?;
+        let nats = transport.nats;
+        let inbox = Arc::new(Inbox::new(&nats.new_inbox()));
+        let link = Arc::new(Link::new());
+        // Before the manager starts: its probes come back here.
+        let answers = nats.subscribe(inbox.pattern()).await.map_err(|error| {
+            Error::with_source(
+                ErrorKind::Subscription { subject: inbox.pattern(), reason: "the connection ended at once".to_owned() },
+                error.to_string(),
+            )
+        })?;
+        let manager =
+            connection::manage(nats.clone(), transport.inputs, Arc::clone(&inbox), Arc::clone(&link), config.reconnect);
+        let tasks =
+            [tokio::spawn(manager).abort_handle(), tokio::spawn(Arc::clone(&inbox).run(answers)).abort_handle()];
+        let client = Self {
+            inner: Arc::new(Inner {
+                nats,
+                inbox,
+                link,
+                inputs: transport.inputs_sender,
+                options,
+                request_timeout: config.request_timeout_ms.as_duration(),
+                workers: OnceCell::new(),
+                runtime: Handle::current(),
+                tasks,
+            }),
+        };
+        client.wait_connected(config.connect_timeout_ms.as_duration()).await?;
+        Ok(client)
+    }
+
+    /// The state of the connection now.
+    pub fn state(&self) -> ConnectionState {
+        self.inner.link.watch().borrow().clone()
+    }
+
+    /// The state of the connection and its changes. A watcher sees the latest value, not each one in between.
+    pub fn watch_state(&self) -> watch::Receiver<ConnectionState> {
+        self.inner.link.watch()
+    }
+
+    /// Waits until the connection is up.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Timeout`] after `limit`, [`ErrorKind::Closed`] when the client is closed for good.
+    pub async fn wait_connected(&self, limit: Duration) -> Result<()> {
+        let mut state = self.watch_state();
+        let settled = state.wait_for(|state| state.is_connected() || state.is_closed());
+        match timeout(limit, settled).await {
+            Ok(Ok(state)) if state.is_connected() => Ok(()),
+            Ok(_) => Err(self.inner.link.down("waiting for the connection")),
+            Err(_) => Err(Error::new(ErrorKind::Timeout { subject: "the NATS connection".to_owned(), timeout: limit })),
+        }
+    }
+
+    /// A round trip to the server: everything published before has arrived there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Disconnected`] when the connection dropped or was replaced meanwhile, so that what was published
+    /// before may be lost; [`ErrorKind::Timeout`] after `limit`.
+    pub async fn flush(&self, limit: Duration) -> Result<()> {
+        self.round_trip("flush", limit).await
+    }
+
+    /// Bytes that the server accepts as one payload, headers included.
+    pub fn max_payload(&self) -> usize {
+        self.inner.nats.max_payload()
+    }
+
+    /// Takes no more work, sends what is under way, and closes the connection, within `deadline`.
+    ///
+    /// Subscriptions end after their last message. Services should be stopped before, so that their handlers finish.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Timeout`] when the server did not take everything in time; the client is closed all the same.
+    pub async fn shutdown(&self, deadline: Duration) -> Result<()> {
+        let connected = self.inner.link.live(|| "shutdown".to_owned()).is_ok();
+        let flushed = if connected { self.round_trip("shutdown", deadline).await } else { Ok(()) };
+        let _ = self.inner.inputs.send(Input::ShutDown);
+        let mut state = self.watch_state();
+        // The manager answers at once; should it be gone already, so is the connection.
+        let _ = timeout(deadline, state.wait_for(ConnectionState::is_closed)).await;
+        flushed
+    }
+
+    /// Follows the workers of the cluster by their registrations and heartbeats; see [`Workers`].
+    ///
+    /// The first call subscribes; later ones share what it follows.
+    pub async fn workers(&self) -> Result<Workers> {
+        let workers = self.inner.workers.get_or_try_init(|| Workers::follow(self)).await?;
+        Ok(workers.clone())
+    }
+
+    pub(crate) async fn round_trip(&self, during: &str, limit: Duration) -> Result<()> {
+        let epoch = self.inner.link.live(|| during.to_owned())?;
+        let (waiter, subject) = self.inner.inbox.wait();
+        let trip = async {
+            self.nats().publish(subject, Bytes::new()).await.ok()?;
+            waiter.await
+        };
+        match timeout(limit, trip).await {
+            Ok(Some(_)) if self.inner.link.is_live(epoch) => Ok(()),
+            Ok(_) => Err(self.inner.link.down(during)),
+            Err(_) => Err(Error::new(ErrorKind::Timeout { subject: during.to_owned(), timeout: limit })),
+        }
+    }
+
+    pub(crate) fn nats(&self) -> &async_nats::Client {
+        &self.inner.nats
+    }
+
+    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
+        &self.inner.inbox
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.inner.link
+    }
+
+    pub(crate) fn options(&self) -> &ClientOptions {
+        &self.inner.options
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.inner.request_timeout
+    }
+
+    /// The runtime that the client was connected in: where work goes that a `Drop` outside any runtime leaves.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.inner.runtime
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! JSON in and out, with the rules of the payload's type.
+
+use bytes::Bytes;
+use mlx_errors::{Error, ErrorKind, Result, Violation, Violations};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A decoder's message is cut here: it may quote what a peer sent, which has no bounds.
+const MESSAGE_LIMIT: usize = 200;
+
+/// Checks and encodes a payload for `subject`.
+pub(crate) fn encode<M: Serialize + ?Sized>(
+    subject: &str,
+    payload: &M,
+    check: fn(&M) -> Result<(), Violations>,
+) -> Result<Bytes> {
+    check(payload).map_err(|violations| invalid(subject, violations))?;
+    match serde_json::to_vec(payload) {
+        Ok(json) => Ok(Bytes::from(json)),
+        Err(error) => Err(Error::new(ErrorKind::Publish {
+            subject: subject.to_owned(),
+            reason: format!("the payload cannot be written as JSON: {error}"),
+        })),
+    }
+}
+
+/// Decodes and checks a payload that came on `subject`.
+pub(crate) fn decode<M: DeserializeOwned>(
+    subject: &str,
+    json: &[u8],
+    check: fn(&M) -> Result<(), Violations>,
+) -> Result<M> {
+    match serde_json::from_slice(json) {
+        Ok(payload) => {
+            check(&payload).map_err(|violations| invalid(subject, violations))?;
+            Ok(payload)
+        }
+        Err(error) => Err(undecodable::<M>(subject, json, &error)),
+    }
+}
+
+fn invalid(subject: &str, violations: Violations) -> Error {
+    Error::new(ErrorKind::Validation { subject: subject.to_owned(), violations })
+}
+
+/// Decodes a second time, keeping track of the path: what a good message should not have to pay for.
+#[cold]
+fn undecodable<M: DeserializeOwned>(subject: &str, json: &[u8], error: &serde_json::Error) -> Error {
+    let mut decoder = serde_json::Deserializer::from_slice(json);
+    let violation = match serde_path_to_error::deserialize::<_, M>(&mut decoder) {
+        Err(tracked) => {
+            let path = tracked.path().to_string();
+            let path = if path == "." { String::new() } else { path };
+            Violation::new(path, "decode", shorten(tracked.inner().to_string()))
+        }
+        // Only what follows the value can be wrong when the value itself decodes.
+        Ok(_) => Violation::new("", "decode", shorten(error.to_string())),
+    };
+    Error::new(ErrorKind::Decode { subject: subject.to_owned(), violations: vec![violation].into() })
+}
+
+fn shorten(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE_LIMIT) {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_errors::ErrorCode;
+    use mlx_types::messages::{Message, StreamingResponse, WorkerHeartbeat};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn heartbeat(change: impl Fn(&mut serde_json::Value)) -> Vec<u8> {
+        let mut json = serde_json::json!({
+            "workerId": "6f2c1b9e-3d4a-4b8e-9a51-0c6f1de2a7b3",
+            "status": "online",
+            "metrics": {
+                "cpuUsagePercent": 12.5, "memoryUsedGB": 3.0, "gpuUtilizationPercent": 80.0, "activeRequests": 1,
+                "totalRequestsHandled": 7, "avgLatencyMs": 20.0, "modelsLoaded": ["m"]
+            },
+            "timestamp": 1_700_000_000_000_u64
+        });
+        change(&mut json);
+        serde_json::to_vec(&json).unwrap()
+    }
+
+    fn decode_heartbeat(json: &[u8]) -> Result<WorkerHeartbeat> {
+        decode("worker.heartbeat", json, WorkerHeartbeat::check)
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_by_its_path() {
+        let error = decode_heartbeat(&heartbeat(|json| json["metrics"]["activeRequests"] = "many".into())).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::MessageDecode);
+        assert!(error.to_string().contains("metrics.activeRequests"), "{error}");
+    }
+
+    #[test]
+    fn a_broken_bound_is_named_by_its_path() {
+        let error = decode_heartbeat(&heartbeat(|json| json["metrics"]["cpuUsagePercent"] = 101.into())).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::MessageValidation);
+        assert!(error.to_string().contains("metrics.cpuUsagePercent"), "{error}");
+    }
+
+    #[test]
+    fn unknown_members_and_nulls_are_fine() {
+        let beat = decode_heartbeat(&heartbeat(|json| {
+            json["epoch"] = serde_json::Value::Null;
+            json["novelty"] = 1.into();
+        }));
+        assert!(beat.unwrap().epoch.is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+            let _ = decode_heartbeat(&bytes);
+            let _ = decode::<StreamingResponse>("response.x", &bytes, StreamingResponse::check);
+        }
+    }
+}

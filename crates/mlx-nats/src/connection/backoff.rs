@@ -1,0 +1,53 @@
+//! How long to wait before the next attempt to connect.
+
+use std::time::Duration;
+
+/// No wait is longer than this, jitter aside.
+const CAP: Duration = Duration::from_secs(30);
+
+/// Exponential backoff from `first`, doubling up to half a minute, each wait spread by ±50 % so that a fleet that lost
+/// the same server does not come back in step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backoff {
+    first: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(first: Duration) -> Self {
+        Self { first }
+    }
+
+    /// The wait before attempt `attempt` (from 1); `chance` is uniform in 0..1 and decides the jitter.
+    pub(crate) fn delay(self, attempt: u32, chance: f64) -> Duration {
+        // 2^20 times a millisecond is already past the cap; a larger exponent would only overflow.
+        let doublings = attempt.saturating_sub(1).min(20);
+        let step = self.first.saturating_mul(1 << doublings).min(CAP.max(self.first));
+        step.mul_f64(0.5 + chance.clamp(0.0, 1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn c7_doubles_from_the_first_step_to_the_cap() {
+        let backoff = Backoff::new(Duration::from_secs(2));
+        let waits: Vec<u64> = (1..=6).map(|attempt| backoff.delay(attempt, 0.5).as_secs()).collect();
+        assert_eq!(waits, [2, 4, 8, 16, 30, 30]);
+    }
+
+    proptest! {
+        #[test]
+        fn c7_jitter_stays_within_half_of_the_step(first_ms in 1u64..120_000, attempt in 0u32..10_000, chance in 0.0f64..1.0) {
+            let backoff = Backoff::new(Duration::from_millis(first_ms));
+            let middle = backoff.delay(attempt, 0.5);
+            let delay = backoff.delay(attempt, chance);
+            prop_assert!(delay >= middle.mul_f64(0.5));
+            prop_assert!(delay <= middle.mul_f64(1.5));
+            prop_assert!(middle <= CAP.max(Duration::from_millis(first_ms)));
+        }
+    }
+}

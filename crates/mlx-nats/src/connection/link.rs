@@ -1,0 +1,68 @@
+//! What the rest of the client sees of the connection: one word to read on the hot path, a value to watch otherwise.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mlx_errors::{Error, ErrorKind, Result};
+use tokio::sync::watch;
+
+use super::ConnectionState;
+
+/// The connection's published state.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// The epoch while connected, 0 otherwise: what a publish looks at.
+    live_epoch: AtomicU64,
+    state: watch::Sender<ConnectionState>,
+}
+
+impl Link {
+    pub(crate) fn new() -> Self {
+        Self { live_epoch: AtomicU64::new(0), state: watch::Sender::new(ConnectionState::Connecting) }
+    }
+
+    /// The current state, and every change from now on.
+    pub(crate) fn watch(&self) -> watch::Receiver<ConnectionState> {
+        self.state.subscribe()
+    }
+
+    /// The epoch of the live connection, or at once the error of a call that needs one.
+    pub(crate) fn live(&self, during: impl FnOnce() -> String) -> Result<u64> {
+        match self.live_epoch.load(Ordering::Acquire) {
+            0 => Err(self.down(&during())),
+            epoch => Ok(epoch),
+        }
+    }
+
+    /// Whether the connection of `epoch` is still the live one.
+    pub(crate) fn is_live(&self, epoch: u64) -> bool {
+        self.live_epoch.load(Ordering::Acquire) == epoch
+    }
+
+    /// The error of a call that found the connection down.
+    pub(crate) fn down(&self, during: &str) -> Error {
+        match &*self.state.borrow() {
+            ConnectionState::Closed { reason } => Error::new(ErrorKind::Closed { reason: reason.to_string() }),
+            state => Error::new(ErrorKind::Disconnected { during: format!("{during} ({state})") }),
+        }
+    }
+
+    /// Resolves when the connection of `epoch` is no longer the live one, with the error that tells why.
+    pub(crate) async fn lost(&self, epoch: u64, during: &str) -> Error {
+        let mut state = self.watch();
+        while self.is_live(epoch) && state.changed().await.is_ok() {}
+        self.down(during)
+    }
+
+    /// Publishes a state. The word is written first, so that whoever is woken by the value finds it.
+    pub(super) fn set(&self, state: &ConnectionState) {
+        let epoch = if let ConnectionState::Connected { epoch } = state { *epoch } else { 0 };
+        self.live_epoch.store(epoch, Ordering::Release);
+        self.state.send_if_modified(|current| {
+            let changed = current != state;
+            if changed {
+                current.clone_from(state);
+            }
+            changed
+        });
+    }
+}

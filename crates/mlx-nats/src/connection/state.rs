@@ -1,0 +1,288 @@
+//! The connection's state as a pure machine: inputs in, a new state and what to do about it out.
+
+use std::fmt;
+
+/// Where the connection stands, as far as has been proved.
+///
+/// `Connected` is reached only after the subscriptions are back at the server and a message made the round trip,
+/// never on the word of an open socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// The connection dropped a moment ago; no attempt has been made yet.
+    Disconnected,
+    /// The first connection is being made.
+    Connecting,
+    /// A round trip succeeded on this connection.
+    Connected {
+        /// Counts connections from 1; a new one means that messages may have been missed in between.
+        epoch: u64,
+    },
+    /// Trying again.
+    Reconnecting {
+        /// Attempts since the connection dropped, from 1.
+        attempt: u32,
+    },
+    /// Over for good.
+    Closed {
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+impl ConnectionState {
+    /// Whether messages can be sent now.
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected { .. })
+    }
+
+    /// Whether the client is over for good.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed { .. })
+    }
+}
+
+impl fmt::Display for ConnectionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disconnected => f.write_str("disconnected"),
+            Self::Connecting => f.write_str("connecting"),
+            Self::Connected { epoch } => write!(f, "connected (epoch {epoch})"),
+            Self::Reconnecting { attempt } => write!(f, "reconnecting (attempt {attempt})"),
+            Self::Closed { reason } => write!(f, "closed ({reason})"),
+        }
+    }
+}
+
+/// Why a client is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// `shutdown` was called, or the last handle was dropped.
+    ShutDown,
+    /// The connection dropped and `nats.reconnect` is false.
+    ReconnectDisabled,
+    /// `nats.maxReconnectAttempts` attempts failed.
+    GaveUp {
+        /// How many were made.
+        attempts: u32,
+    },
+    /// The server refused the credentials twice in a row.
+    Authentication,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ShutDown => f.write_str("shut down"),
+            Self::ReconnectDisabled => f.write_str("the connection dropped, and `nats.reconnect` is false"),
+            Self::GaveUp { attempts } => write!(f, "gave up after {attempts} failed attempts to reconnect"),
+            Self::Authentication => f.write_str("the server refused the credentials twice"),
+        }
+    }
+}
+
+/// What can happen to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// A socket is open and the server took our credentials.
+    TransportUp,
+    /// The round trip that [`Effect::Probe`] asked for came back. Carries the epoch that it was sent for.
+    ProbeReturned(u64),
+    /// The socket is gone.
+    TransportDown,
+    /// An attempt to reconnect is about to be made.
+    Attempt(u32),
+    /// An attempt failed; whether the server refused the credentials.
+    AttemptFailed { authentication: bool },
+    /// The transport will make no further attempt.
+    GaveUp,
+    /// The user shut the client down.
+    ShutDown,
+}
+
+/// What the shell has to do after an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Send a message round, and come back with [`Input::ProbeReturned`].
+    Probe(u64),
+    /// Everything that waits for an answer will not get one.
+    FailPending,
+    /// Let go of the transport.
+    Close,
+}
+
+/// The machine. It knows neither sockets nor time.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    state: ConnectionState,
+    /// Counts transports, so that a probe of an earlier one proves nothing about this one.
+    epoch: u64,
+    attempts: u32,
+    refusals: u32,
+    reconnect: bool,
+}
+
+impl Machine {
+    pub(crate) fn new(reconnect: bool) -> Self {
+        Self { state: ConnectionState::Connecting, epoch: 0, attempts: 0, refusals: 0, reconnect }
+    }
+
+    pub(crate) fn state(&self) -> &ConnectionState {
+        &self.state
+    }
+
+    /// Takes one input. Afterwards [`state`](Self::state) is what users may be shown.
+    pub(crate) fn on(&mut self, input: Input) -> Option<Effect> {
+        if self.state.is_closed() {
+            return None;
+        }
+        match input {
+            Input::TransportUp => {
+                self.epoch += 1;
+                Some(Effect::Probe(self.epoch))
+            }
+            Input::ProbeReturned(epoch) => {
+                if epoch == self.epoch && self.state != ConnectionState::Disconnected {
+                    self.refusals = 0;
+                    self.attempts = 0;
+                    self.state = ConnectionState::Connected { epoch };
+                }
+                None
+            }
+            Input::TransportDown => {
+                if !self.reconnect {
+                    return Some(self.close(CloseReason::ReconnectDisabled));
+                }
+                // A probe still under way belongs to the connection that just went.
+                self.epoch += 1;
+                self.state = ConnectionState::Disconnected;
+                Some(Effect::FailPending)
+            }
+            Input::Attempt(attempt) => {
+                self.attempts = attempt;
+                if self.state != ConnectionState::Connecting {
+                    self.state = ConnectionState::Reconnecting { attempt };
+                }
+                None
+            }
+            Input::AttemptFailed { authentication: false } => {
+                self.refusals = 0;
+                None
+            }
+            Input::AttemptFailed { authentication: true } => {
+                self.refusals += 1;
+                (self.refusals >= 2).then(|| self.close(CloseReason::Authentication))
+            }
+            Input::GaveUp => {
+                let attempts = self.attempts;
+                Some(self.close(CloseReason::GaveUp { attempts }))
+            }
+            Input::ShutDown => Some(self.close(CloseReason::ShutDown)),
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason) -> Effect {
+        self.state = ConnectionState::Closed { reason };
+        Effect::Close
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn connected() -> Machine {
+        let mut machine = Machine::new(true);
+        assert_eq!(machine.on(Input::TransportUp), Some(Effect::Probe(1)));
+        machine.on(Input::ProbeReturned(1));
+        machine
+    }
+
+    #[test]
+    fn c6_connected_only_after_a_round_trip() {
+        let mut machine = Machine::new(true);
+        machine.on(Input::TransportUp);
+        assert_eq!(machine.state(), &ConnectionState::Connecting);
+        machine.on(Input::ProbeReturned(1));
+        assert_eq!(machine.state(), &ConnectionState::Connected { epoch: 1 });
+    }
+
+    #[test]
+    fn c6_a_probe_of_an_earlier_connection_proves_nothing() {
+        let mut machine = connected();
+        assert_eq!(machine.on(Input::TransportDown), Some(Effect::FailPending));
+        machine.on(Input::Attempt(1));
+        let Some(Effect::Probe(second)) = machine.on(Input::TransportUp) else { panic!("no probe") };
+        machine.on(Input::ProbeReturned(1));
+        assert_eq!(machine.state(), &ConnectionState::Reconnecting { attempt: 1 });
+        machine.on(Input::ProbeReturned(second));
+        assert_eq!(machine.state(), &ConnectionState::Connected { epoch: second });
+    }
+
+    #[test]
+    fn c7_the_second_refusal_in_a_row_closes() {
+        let mut machine = connected();
+        machine.on(Input::TransportDown);
+        assert_eq!(machine.on(Input::AttemptFailed { authentication: true }), None);
+        assert_eq!(machine.on(Input::AttemptFailed { authentication: true }), Some(Effect::Close));
+        assert_eq!(machine.state(), &ConnectionState::Closed { reason: CloseReason::Authentication });
+    }
+
+    #[test]
+    fn c7_giving_up_says_how_many_attempts_failed() {
+        let mut machine = connected();
+        machine.on(Input::TransportDown);
+        for attempt in 1..=10 {
+            machine.on(Input::Attempt(attempt));
+        }
+        assert_eq!(machine.on(Input::GaveUp), Some(Effect::Close));
+        assert_eq!(machine.state(), &ConnectionState::Closed { reason: CloseReason::GaveUp { attempts: 10 } });
+    }
+
+    #[test]
+    fn c6_without_reconnection_the_first_drop_closes() {
+        let mut machine = Machine::new(false);
+        machine.on(Input::TransportUp);
+        machine.on(Input::ProbeReturned(1));
+        assert_eq!(machine.on(Input::TransportDown), Some(Effect::Close));
+        assert_eq!(machine.state(), &ConnectionState::Closed { reason: CloseReason::ReconnectDisabled });
+    }
+
+    fn inputs() -> impl Strategy<Value = Input> {
+        prop_oneof![
+            Just(Input::TransportUp),
+            (0u64..6).prop_map(Input::ProbeReturned),
+            Just(Input::TransportDown),
+            (1u32..12).prop_map(Input::Attempt),
+            any::<bool>().prop_map(|authentication| Input::AttemptFailed { authentication }),
+            Just(Input::GaveUp),
+            Just(Input::ShutDown),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn c6_epochs_only_grow_and_closed_is_final(script in prop::collection::vec(inputs(), 0..64), reconnect: bool) {
+            let mut machine = Machine::new(reconnect);
+            let mut last_epoch = 0;
+            let mut closed = None;
+            for input in script {
+                machine.on(input);
+                if let Some(reason) = &closed {
+                    prop_assert_eq!(machine.state(), reason);
+                }
+                match machine.state() {
+                    ConnectionState::Connected { epoch } => {
+                        prop_assert!(*epoch >= last_epoch);
+                        last_epoch = *epoch;
+                    }
+                    state if state.is_closed() => closed = Some(state.clone()),
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Publishing.
+
+use bytes::Bytes;
+use mlx_errors::{Error, ErrorKind, Result};
+use serde::Serialize;
+
+use crate::address::PublishTo;
+use crate::codec;
+use crate::{Client, Headers};
+
+impl Client {
+    /// Publishes one message.
+    ///
+    /// `Ok` means that the message is on its way to the server, in the order of the calls; [`flush`](Client::flush)
+    /// tells when it has arrived. Waits only while the connection's own queue is full.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// client.publish("lab.test", &serde_json::json!({ "any": "thing" })).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Before anything is sent: [`ErrorKind::Validation`] for a payload that breaks a rule of its type,
+    /// [`ErrorKind::PayloadTooLarge`], [`ErrorKind::InvalidSubject`], and [`ErrorKind::Disconnected`] at once while
+    /// the connection is down.
+    ///
+    /// # Cancel safety
+    /// A dropped future has either queued the message or not touched it.
+    pub async fn publish<S, M>(&self, to: S, payload: &M) -> Result<()>
+    where
+        S: PublishTo<M>,
+        M: Serialize + ?Sized,
+    {
+        let name = to.name();
+        let json = codec::encode(name.as_str(), payload, S::check)?;
+        let subject = name.for_publish()?;
+        self.check_sendable(&subject, json.len())?;
+        let sent = self.nats().publish(subject.clone(), json).await;
+        sent.map_err(|error| self.unsent(&subject, &error))
+    }
+
+    /// [`publish`](Client::publish) with headers.
+    pub async fn publish_with_headers<S, M>(&self, to: S, payload: &M, headers: Headers) -> Result<()>
+    where
+        S: PublishTo<M>,
+        M: Serialize + ?Sized,
+    {
+        let name = to.name();
+        let json = codec::encode(name.as_str(), payload, S::check)?;
+        let subject = name.for_publish()?;
+        self.send(subject, None, Some(headers), json).await
+    }
+
+    /// Sends encoded bytes: what every way of publishing but the plainest comes down to.
+    pub(crate) async fn send(
+        &self,
+        subject: async_nats::Subject,
+        reply: Option<String>,
+        headers: Option<Headers>,
+        json: Bytes,
+    ) -> Result<()> {
+        let headers = headers.filter(|headers| !headers.is_empty());
+        let header_bytes = headers.as_ref().map_or(0, Headers::wire_len);
+        self.check_sendable(&subject, json.len() + header_bytes)?;
+        let nats = self.nats();
+        let to = subject.clone();
+        let sent = match (reply, headers) {
+            (None, None) => nats.publish(to, json).await,
+            (None, Some(headers)) => nats.publish_with_headers(to, headers.into_transport(), json).await,
+            (Some(reply), None) => nats.publish_with_reply(to, reply, json).await,
+            (Some(reply), Some(headers)) => {
+                nats.publish_with_reply_and_headers(to, reply, headers.into_transport(), json).await
+            }
+        };
+        sent.map_err(|error| self.unsent(&subject, &error))
+    }
+
+    /// Whether a message of `size` bytes can be sent now.
+    fn check_sendable(&self, subject: &async_nats::Subject, size: usize) -> Result<()> {
+        let limit = self.max_payload();
+        if size > limit {
+            return Err(Error::new(ErrorKind::PayloadTooLarge { subject: subject.to_string(), size, limit }));
+        }
+        self.link().live(|| format!("publish on `{subject}`"))?;
+        Ok(())
+    }
+
+    #[cold]
+    fn unsent(&self, subject: &async_nats::Subject, error: &async_nats::PublishError) -> Error {
+        match error.kind() {
+            // The transport's queue is closed: it ended between our look at the state and now.
+            async_nats::client::PublishErrorKind::Send => self.link().down(&format!("publish on `{subject}`")),
+            kind => Error::new(ErrorKind::Publish { subject: subject.to_string(), reason: kind.to_string() }),
+        }
+    }
+}

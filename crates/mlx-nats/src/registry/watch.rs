@@ -1,0 +1,204 @@
+//! The table kept up to date by the bus, shared by everyone who asks.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use mlx_errors::{Error, ErrorKind, Result};
+use mlx_types::messages::{WorkerDeregistration, WorkerHeartbeat, WorkerRegistration};
+use mlx_types::{WorkerId, subjects};
+use tokio::sync::{broadcast, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep_until, timeout};
+
+use super::table::Table;
+use super::{WorkerEvent, WorkerInfo};
+use crate::connection::ConnectionState;
+use crate::{Client, Subscription};
+
+/// Events that a slow listener may fall behind before it misses some.
+const EVENT_CAPACITY: usize = 1024;
+
+/// The workers of the cluster, as their registrations, heartbeats and farewells tell. Clones share one table.
+///
+/// A worker is online from its first sign of life, and lost after [`offline_timeout`](crate::ClientOptions) of
+/// silence. While the bus is down nobody is declared lost: after it everybody has a full timeout to be heard again.
+/// Signs of life of an older incarnation (a lower `epoch`) are ignored.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    shared: Arc<Shared>,
+    /// Ends the follower with the last clone.
+    _follower: Arc<Follower>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    table: Mutex<Table>,
+    /// Ticks at every sign of life, so that someone who waits for a worker looks again.
+    changes: watch::Sender<()>,
+    events: broadcast::Sender<WorkerEvent>,
+}
+
+#[derive(Debug)]
+struct Follower(AbortHandle);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Workers {
+    pub(crate) async fn follow(client: &Client) -> Result<Self> {
+        let sources = Sources {
+            registrations: client.subscribe(&subjects::WORKER_REGISTER).await?,
+            beats: client.subscribe(&subjects::WORKER_HEARTBEAT).await?,
+            farewells: client.subscribe(&subjects::WORKER_DEREGISTER).await?,
+            connection: client.watch_state(),
+        };
+        let shared = Arc::new(Shared {
+            table: Mutex::new(Table::new(client.options().offline_timeout)),
+            changes: watch::Sender::new(()),
+            events: broadcast::Sender::new(EVENT_CAPACITY),
+        });
+        let task = client.runtime().spawn(follow(Arc::clone(&shared), sources));
+        Ok(Self { shared, _follower: Arc::new(Follower(task.abort_handle())) })
+    }
+
+    /// The workers that are online now, by id.
+    pub fn list(&self) -> Vec<WorkerInfo> {
+        self.shared.table().list()
+    }
+
+    /// What is known of one worker, if it is online.
+    pub fn get(&self, id: WorkerId) -> Option<WorkerInfo> {
+        self.shared.table().get(id).cloned()
+    }
+
+    /// Changes from now on. A listener more than a thousand events behind is told how many it missed.
+    pub fn events(&self) -> broadcast::Receiver<WorkerEvent> {
+        self.shared.events.subscribe()
+    }
+
+    /// Waits until `ready` is satisfied with the workers that are online.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Timeout`] after `limit`.
+    pub async fn wait_until(&self, limit: Duration, ready: impl Fn(&[WorkerInfo]) -> bool) -> Result<Vec<WorkerInfo>> {
+        let mut changes = self.shared.changes.subscribe();
+        let waiting = async {
+            loop {
+                let workers = self.list();
+                if ready(&workers) || changes.changed().await.is_err() {
+                    return workers;
+                }
+            }
+        };
+        let Ok(workers) = timeout(limit, waiting).await else {
+            return Err(Error::new(ErrorKind::Timeout { subject: "workers".to_owned(), timeout: limit }));
+        };
+        Ok(workers)
+    }
+
+    /// Resolves when the worker leaves, falls silent or comes back as another process. From now on its silence counts,
+    /// even if it was never heard of.
+    pub(crate) fn departure(&self, id: WorkerId) -> impl Future<Output = ()> + Send + 'static {
+        let mut events = self.shared.events.subscribe();
+        self.shared.table().expect(id, Instant::now());
+        // The follower may be asleep until a later expiry than this worker's, or for ever.
+        self.shared.changes.send_replace(());
+        let shared = Arc::clone(&self.shared);
+        async move {
+            loop {
+                match events.recv().await {
+                    Ok(event) if event.departed() == Some(id) => return,
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Lagged(_)) if shared.table().contains(id) => {}
+                    Err(broadcast::error::RecvError::Lagged(_)) => return,
+                    // The follower ended with the client; whoever waits learns that from the connection.
+                    Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Every change of the table is a single step, so a poisoned one is whole.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, events: impl IntoIterator<Item = WorkerEvent>) {
+        for event in events {
+            tracing::info!(?event, "the cluster changed");
+            // Nobody listening is fine.
+            let _ = self.events.send(event);
+        }
+        self.changes.send_replace(());
+    }
+}
+
+struct Sources {
+    registrations: Subscription<WorkerRegistration>,
+    beats: Subscription<WorkerHeartbeat>,
+    farewells: Subscription<WorkerDeregistration>,
+    connection: watch::Receiver<ConnectionState>,
+}
+
+async fn follow(shared: Arc<Shared>, mut sources: Sources) {
+    let mut woken = shared.changes.subscribe();
+    loop {
+        let expiry = shared.table().next_expiry();
+        tokio::select! {
+            Some(registration) = sources.registrations.next() => match registration {
+                Ok(registration) => {
+                    let event = shared.table().registered(registration.into_payload(), Instant::now());
+                    shared.tell(event);
+                }
+                Err(error) => malformed(&error),
+            },
+            Some(beat) = sources.beats.next() => match beat {
+                Ok(beat) => {
+                    let event = shared.table().beat(beat.into_payload(), Instant::now());
+                    shared.tell(event);
+                }
+                Err(error) => malformed(&error),
+            },
+            Some(farewell) = sources.farewells.next() => match farewell {
+                Ok(farewell) => {
+                    let event = shared.table().left(farewell.worker_id, farewell.epoch);
+                    shared.tell(event);
+                }
+                Err(error) => malformed(&error),
+            },
+            changed = sources.connection.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let up = sources.connection.borrow_and_update().is_connected();
+                shared.table().bus(up, Instant::now());
+            }
+            () = wait(expiry) => {
+                let lost = shared.table().expire(Instant::now());
+                if !lost.is_empty() {
+                    shared.tell(lost);
+                }
+            }
+            // A worker that is newly expected may be the next to expire.
+            _ = woken.changed() => {}
+        }
+    }
+}
+
+async fn wait(until: Option<Instant>) {
+    match until {
+        // A little later than the moment itself, at which a silence is not yet too long.
+        Some(until) => sleep_until((until + Duration::from_millis(1)).into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn malformed(error: &Error) {
+    tracing::warn!(error = error as &dyn std::error::Error, "ignored a malformed message about a worker");
+}

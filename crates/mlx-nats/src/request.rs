@@ -1,0 +1,122 @@
+//! Requests: one question, one typed answer or one typed error.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mlx_errors::{Error, ErrorKind, RemoteError, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use crate::address::RequestTo;
+use crate::{Client, Headers, codec, headers};
+
+/// How to ask.
+#[derive(Clone, Debug, Default)]
+pub struct RequestOptions {
+    /// How long to wait for the answer; `requestTimeoutMs` of the configuration by default.
+    pub timeout: Option<Duration>,
+    /// When the answer is no longer of use. It travels with the request, and a receiver past it refuses the work.
+    pub deadline: Option<SystemTime>,
+    /// Headers to send along.
+    pub headers: Headers,
+}
+
+impl Client {
+    /// Asks, and waits for the answer up to `requestTimeoutMs`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoResponders`] at once when nobody listens, [`ErrorKind::Timeout`],
+    /// [`ErrorKind::Disconnected`] as soon as the connection drops, [`ErrorKind::Remote`] when the peer answers with
+    /// an error, and those of [`publish`](Client::publish).
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves nothing behind; the request may have been sent.
+    pub async fn request<S, Q, R>(&self, to: S, payload: &Q) -> Result<R>
+    where
+        S: RequestTo<Q, R>,
+        Q: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        self.request_with(to, payload, RequestOptions::default()).await
+    }
+
+    /// [`request`](Client::request) with options.
+    pub async fn request_with<S, Q, R>(&self, to: S, payload: &Q, options: RequestOptions) -> Result<R>
+    where
+        S: RequestTo<Q, R>,
+        Q: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        let name = to.name();
+        let json = codec::encode(name.as_str(), payload, S::check_request)?;
+        let subject = name.for_publish()?;
+        let (limit, headers) = self.limit_and_headers(&subject, options)?;
+
+        let epoch = self.link().live(|| format!("request on `{subject}`"))?;
+        let (waiter, reply) = self.inbox().wait();
+        let exchange = async {
+            self.send(subject.clone(), Some(reply), headers, json).await?;
+            // The table may have been emptied between the look at the state and the wait: then nobody will answer.
+            if !self.link().is_live(epoch) {
+                return Ok(None);
+            }
+            Ok::<_, Error>(waiter.await)
+        };
+        let Ok(answer) = timeout(limit, exchange).await else {
+            return Err(Error::new(ErrorKind::Timeout { subject: subject.to_string(), timeout: limit }));
+        };
+        let Some(message) = answer? else {
+            return Err(self.link().down(&format!("request on `{subject}`")));
+        };
+        check_answer(&subject, &message)?;
+        codec::decode(&subject, &message.payload, S::check_reply)
+    }
+
+    fn limit_and_headers(&self, subject: &str, options: RequestOptions) -> Result<(Duration, Option<Headers>)> {
+        let mut limit = options.timeout.unwrap_or_else(|| self.request_timeout());
+        let mut headers = options.headers;
+        if let Some(deadline) = options.deadline {
+            let Ok(left) = deadline.duration_since(SystemTime::now()) else {
+                return Err(Error::new(ErrorKind::DeadlineExceeded { subject: subject.to_owned() }));
+            };
+            limit = limit.min(left);
+            let since_epoch = deadline.duration_since(UNIX_EPOCH).unwrap_or_default();
+            headers.set(headers::DEADLINE, since_epoch.as_millis().to_string())?;
+        }
+        Ok((limit, Some(headers)))
+    }
+}
+
+/// Tells an answer from an error: the server's, one by headers, or one by body.
+pub(crate) fn check_answer(subject: &str, message: &async_nats::Message) -> Result<()> {
+    if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
+        return Err(Error::new(ErrorKind::NoResponders { subject: subject.to_owned() }));
+    }
+    match remote_error(message) {
+        Some(remote) => Err(Error::new(ErrorKind::Remote(remote))),
+        None => Ok(()),
+    }
+}
+
+/// The body of an error reply; with any further member it is some other type's, for example a `ModelStatus`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ErrorBody {
+    error: String,
+    code: Option<String>,
+}
+
+fn remote_error(message: &async_nats::Message) -> Option<RemoteError> {
+    let body = || serde_json::from_slice::<ErrorBody>(&message.payload).ok();
+    let code = headers::first(message, headers::ERROR_CODE);
+    let text = headers::first(message, headers::SERVICE_ERROR);
+    if code.is_some() || text.is_some() || headers::first(message, headers::SERVICE_ERROR_CODE).is_some() {
+        let body = body();
+        let said = text.map(str::to_owned).or_else(|| body.as_ref().map(|body| body.error.clone()));
+        let code = code.map(str::to_owned).or_else(|| body.and_then(|body| body.code));
+        return Some(RemoteError::from_parts(said.unwrap_or_else(|| "no message".to_owned()), code));
+    }
+    // On any other answer this stops at its first member.
+    let body = body()?;
+    Some(RemoteError::from_parts(body.error, body.code))
+}

@@ -1,0 +1,332 @@
+//! The asking side of a token stream.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::Stream;
+use mlx_errors::{Error, ErrorKind, Result};
+use mlx_types::messages::{CancelMode, FinishReason, InferenceCancel, InferenceRequest, Message, StreamingResponse};
+use mlx_types::{RequestId, WorkerId, subjects};
+use tokio::time::{Instant, Sleep};
+
+use super::assembly::{Assembly, Step};
+use crate::address::{PublishTo, SubscribeTo};
+use crate::inbox::Waiter;
+use crate::request::check_answer;
+use crate::subscribe::{RawSubscription, SubscribeOptions};
+use crate::{Client, codec};
+
+impl Client {
+    /// Asks a worker to answer a prompt, and streams the tokens back.
+    ///
+    /// Returns once the request is on its way; that nobody listens, or that the worker refuses, is the first item.
+    ///
+    /// ```no_run
+    /// use futures_util::StreamExt;
+    /// # async fn example(client: mlx_nats::Client, worker_id: mlx_types::WorkerId, request: mlx_types::messages::InferenceRequest) -> mlx_nats::Result<()> {
+    /// let mut tokens = client.infer(worker_id, &request).await?;
+    /// while let Some(frame) = tokens.next().await {
+    ///     print!("{}", frame?.text);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`publish`](Client::publish): the request is invalid, too large, or the connection is down.
+    pub async fn infer(&self, worker_id: WorkerId, request: &InferenceRequest) -> Result<TokenStream> {
+        let subject = subjects::worker_inference(worker_id);
+        let request_id = request.request_id;
+        let json = codec::encode(subject.as_str(), request, InferenceRequest::check)?;
+        let started = Instant::now();
+        let epoch = self.link().live(|| format!("inference on `{subject}`"))?;
+        let departure = self.workers().await?.departure(worker_id);
+
+        // Subscription and request go down one connection, whose messages the server handles in order: it knows the
+        // one before it sees the other, without a round trip in between. Should the connection drop between the two,
+        // the stream ends as disconnected.
+        let response = subjects::response(request_id);
+        let frames = self
+            .subscribe_raw(
+                SubscribeTo::<StreamingResponse>::name(&&response).for_subscribe()?,
+                SubscribeOptions::default(),
+            )
+            .await?;
+        let (acceptance, reply) = self.inbox().wait();
+        let to = PublishTo::<InferenceRequest>::name(&&subject).for_publish()?;
+        self.send(to, Some(reply), None, json).await?;
+
+        let link = Arc::clone(self.link());
+        let during = format!("inference on `{subject}`");
+        let fate = async move {
+            tokio::select! {
+                () = departure => Fate::WorkerLost,
+                error = link.lost(epoch, &during) => Fate::Disconnected(error),
+            }
+        };
+        let first_token_timeout = self.options().first_token_timeout;
+        Ok(TokenStream {
+            client: self.clone(),
+            worker_id,
+            request_id,
+            subject: subject.to_string(),
+            frames,
+            acceptance: Some(acceptance),
+            fate: Box::pin(fate),
+            silence: Box::pin(tokio::time::sleep(first_token_timeout)),
+            last_progress: started,
+            assembly: Assembly::default(),
+            ready: VecDeque::new(),
+            started,
+            first_token: None,
+            summary: None,
+        })
+    }
+}
+
+/// One token of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenFrame {
+    /// Its index, from 0, without gaps.
+    pub index: u64,
+    /// Its text.
+    pub text: String,
+}
+
+/// What a stream came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamSummary {
+    /// Tokens received.
+    pub tokens: u64,
+    /// From the request to the first token; unset when none came.
+    pub time_to_first_token: Option<Duration>,
+    /// From the request to the end.
+    pub duration: Duration,
+    /// Why the worker stopped, where it finished and said so.
+    pub finish_reason: Option<FinishReason>,
+}
+
+/// The tokens of one request, as a [`Stream`].
+///
+/// It ends in exactly one way: after the last token when the worker finished, or with one error item. It cannot hang:
+/// silence before the first token and between two is bounded (see [`ClientOptions`](crate::ClientOptions)), and a lost
+/// worker or connection ends it at once. Dropping it before its end tells the worker to stop.
+pub struct TokenStream {
+    client: Client,
+    worker_id: WorkerId,
+    request_id: RequestId,
+    /// Of the request, for errors.
+    subject: String,
+    frames: RawSubscription,
+    /// Until the worker accepts, refuses, or turns out not to listen.
+    acceptance: Option<Waiter>,
+    /// What ends the stream from outside.
+    fate: Pin<Box<dyn Future<Output = Fate> + Send>>,
+    /// Fires at the end of a silence that began earlier; see `poll_silence`.
+    silence: Pin<Box<Sleep>>,
+    last_progress: Instant,
+    assembly: Assembly,
+    ready: VecDeque<TokenFrame>,
+    started: Instant,
+    first_token: Option<Instant>,
+    /// Set at the end, and by nothing else.
+    summary: Option<StreamSummary>,
+}
+
+enum Fate {
+    WorkerLost,
+    Disconnected(Error),
+}
+
+impl TokenStream {
+    /// The request that is being answered.
+    pub fn request_id(&self) -> RequestId {
+        self.request_id
+    }
+
+    /// The worker that was asked.
+    pub fn worker_id(&self) -> WorkerId {
+        self.worker_id
+    }
+
+    /// What the stream came to, once it has ended.
+    pub fn summary(&self) -> Option<&StreamSummary> {
+        self.summary.as_ref()
+    }
+
+    /// Asks the worker to finish here. The stream goes on to its end, with what was still under way.
+    pub async fn stop(&self) -> Result<()> {
+        if self.summary.is_some() {
+            return Ok(());
+        }
+        cancel(&self.client, self.worker_id, self.request_id, CancelMode::Stop).await
+    }
+
+    /// Tells the worker to drop the request now, and ends the stream as cancelled.
+    pub async fn kill(&mut self) -> Result<()> {
+        if self.summary.is_some() {
+            return Ok(());
+        }
+        self.ready.clear();
+        self.end(None);
+        cancel(&self.client, self.worker_id, self.request_id, CancelMode::Kill).await
+    }
+
+    fn end(&mut self, finish_reason: Option<FinishReason>) {
+        self.summary = Some(StreamSummary {
+            tokens: self.assembly.received(),
+            time_to_first_token: self.first_token.map(|first| first - self.started),
+            duration: self.started.elapsed(),
+            finish_reason,
+        });
+    }
+
+    /// The end with an error; a worker that may still be at it is told to stop.
+    fn fail(&mut self, kind: impl Into<Error>, worker_goes_on: bool) -> Poll<Option<Result<TokenFrame>>> {
+        self.end(None);
+        if worker_goes_on {
+            self.cancel_in_background();
+        }
+        Poll::Ready(Some(Err(kind.into())))
+    }
+
+    fn cancel_in_background(&self) {
+        let (client, worker_id, request_id) = (self.client.clone(), self.worker_id, self.request_id);
+        // On the client's runtime: a stream may be dropped outside any.
+        self.client.runtime().spawn(async move {
+            if let Err(error) = cancel(&client, worker_id, request_id, CancelMode::Kill).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a cancellation could not be sent");
+            }
+        });
+    }
+
+    fn take(&mut self, message: &async_nats::Message) -> Option<Poll<Option<Result<TokenFrame>>>> {
+        let frame = match codec::decode(&message.subject, &message.payload, StreamingResponse::check) {
+            Ok(frame) => frame,
+            // A frame that cannot be read may have held tokens: going on would be a silent gap.
+            Err(error) => return Some(self.fail(error, true)),
+        };
+        self.last_progress = Instant::now();
+        match self.assembly.accept(frame) {
+            Step::Tokens { index, tokens } => {
+                self.first_token.get_or_insert(self.last_progress);
+                self.ready.extend((index..).zip(tokens).map(|(index, text)| TokenFrame { index, text }));
+                None
+            }
+            Step::Repeated => None,
+            Step::Done(finish_reason) => {
+                self.end(finish_reason);
+                Some(Poll::Ready(None))
+            }
+            Step::Failed(kind) => {
+                let worker_goes_on = matches!(kind, ErrorKind::StreamGap { .. });
+                Some(self.fail(kind, worker_goes_on))
+            }
+        }
+    }
+
+    fn poll_acceptance(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+        let Some(acceptance) = &mut self.acceptance else { return Poll::Pending };
+        let answer = ready!(Pin::new(acceptance).poll(context));
+        self.acceptance = None;
+        // Nothing means that the connection dropped, and then `fate` tells more.
+        match answer.map(|message| check_answer(&self.subject, &message)) {
+            Some(Err(error)) => Poll::Ready(error),
+            Some(Ok(())) | None => Poll::Pending,
+        }
+    }
+
+    /// Whether the worker has been silent for too long. The timer is moved only when it fires, not at every token.
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<ErrorKind> {
+        loop {
+            ready!(self.silence.as_mut().poll(context));
+            let options = self.client.options();
+            let (begin, timeout) = match self.first_token {
+                Some(_) => (self.last_progress, options.inter_token_timeout),
+                None => (self.started, options.first_token_timeout),
+            };
+            if begin + timeout > Instant::now() {
+                self.silence.as_mut().reset(begin + timeout);
+                continue;
+            }
+            let tokens = self.assembly.received();
+            return Poll::Ready(match self.first_token {
+                Some(_) => ErrorKind::InterTokenTimeout { timeout, tokens },
+                None => ErrorKind::FirstTokenTimeout { timeout },
+            });
+        }
+    }
+}
+
+impl Stream for TokenStream {
+    type Item = Result<TokenFrame>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(frame) = this.ready.pop_front() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if this.summary.is_some() {
+                return Poll::Ready(None);
+            }
+            // What has arrived comes before whatever ends the stream from outside.
+            match Pin::new(&mut this.frames).poll_next(context) {
+                Poll::Ready(Some(message)) => match this.take(&message) {
+                    Some(end) => return end,
+                    None => continue,
+                },
+                Poll::Ready(None) => {
+                    let error = this.client.link().down(&format!("inference on `{}`", this.subject));
+                    return this.fail(error, false);
+                }
+                Poll::Pending => {}
+            }
+            if let Poll::Ready(error) = this.poll_acceptance(context) {
+                return this.fail(error, false);
+            }
+            if let Poll::Ready(fate) = this.fate.as_mut().poll(context) {
+                let tokens = this.assembly.received();
+                return match fate {
+                    Fate::WorkerLost => {
+                        this.fail(ErrorKind::WorkerLost { worker: this.worker_id.to_string(), tokens }, false)
+                    }
+                    Fate::Disconnected(error) => this.fail(error, true),
+                };
+            }
+            return match this.poll_silence(context) {
+                Poll::Ready(kind) => this.fail(kind, true),
+                Poll::Pending => Poll::Pending,
+            };
+        }
+    }
+}
+
+impl Drop for TokenStream {
+    fn drop(&mut self) {
+        if self.summary.is_none() {
+            self.cancel_in_background();
+        }
+    }
+}
+
+impl fmt::Debug for TokenStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenStream")
+            .field("request_id", &self.request_id)
+            .field("worker_id", &self.worker_id)
+            .field("received", &self.assembly.received())
+            .field("summary", &self.summary)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn cancel(client: &Client, worker_id: WorkerId, request_id: RequestId, mode: CancelMode) -> Result<()> {
+    let cancel = InferenceCancel::new(request_id, mode);
+    client.publish(&subjects::worker_cancel(worker_id), &cancel).await
+}

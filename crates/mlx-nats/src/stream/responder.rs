@@ -1,0 +1,237 @@
+//! The answering side of token streams: one service for a worker's requests and their cancellations.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
+use mlx_types::messages::{CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, Message};
+use mlx_types::{RequestId, WorkerId, subjects};
+use tokio::task::AbortHandle;
+
+use super::TokenSink;
+use super::sink::OutgoingStream;
+use crate::address::SubscribeTo;
+use crate::service::{answer_error, deadline, isolated};
+use crate::{Client, ServeOptions, Service, Subscription, codec};
+
+/// How to serve inference.
+#[derive(Clone, Debug)]
+pub struct InferenceOptions {
+    /// Requests answered at once; further ones are refused as `OVERLOADED`. 4 by default.
+    pub max_concurrent: usize,
+}
+
+impl Default for InferenceOptions {
+    fn default() -> Self {
+        Self { max_concurrent: 4 }
+    }
+}
+
+impl Client {
+    /// Serves `worker.{workerId}.inference`: `handler` gets a request and a sink for its tokens, and returns why it
+    /// stopped, or an error.
+    ///
+    /// The service accepts or refuses in the requester's inbox, passes cancellations to the sink, and sends the one
+    /// frame that ends each stream.
+    ///
+    /// ```no_run
+    /// use mlx_nats::InferenceOptions;
+    /// use mlx_types::messages::FinishReason;
+    ///
+    /// # async fn example(client: mlx_nats::Client, worker_id: mlx_types::WorkerId) -> mlx_nats::Result<()> {
+    /// let service = client
+    ///     .serve_inference(worker_id, InferenceOptions::default(), |request, mut tokens| async move {
+    ///         for word in request.prompt.split_inclusive(' ') {
+    ///             tokens.send(word).await?; // fails once the requester has cancelled
+    ///         }
+    ///         Ok(FinishReason::Stop)
+    ///     })
+    ///     .await?;
+    /// # service.stop(std::time::Duration::from_secs(5)).await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`subscribe`](Client::subscribe).
+    pub async fn serve_inference<H, F>(
+        &self,
+        worker_id: WorkerId,
+        options: InferenceOptions,
+        handler: H,
+    ) -> Result<InferenceService>
+    where
+        H: Fn(InferenceRequest, TokenSink) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<FinishReason>> + Send + 'static,
+    {
+        let running = Arc::new(Running::default());
+        let cancellations = self.subscribe(&subjects::worker_cancel(worker_id)).await?;
+        let canceller = self.runtime().spawn(pass_on(cancellations, Arc::clone(&running)));
+        let canceller = AbortOnDrop(canceller.abort_handle());
+
+        let (client, handler) = (self.clone(), Arc::new(handler));
+        let answer = move |message: async_nats::Message| {
+            let (client, handler, running) = (client.clone(), Arc::clone(&handler), Arc::clone(&running));
+            async move {
+                if let Err(error) = answer(&client, worker_id, &running, &message, handler.as_ref()).await {
+                    refuse(&client, message, error).await;
+                }
+            }
+        };
+        let client = self.clone();
+        let overloaded = move |message, error| {
+            let client = client.clone();
+            async move { refuse(&client, message, error).await }
+        };
+        let subject = subjects::worker_inference(worker_id);
+        let subject = SubscribeTo::<InferenceRequest>::name(&&subject).for_subscribe()?;
+        let options = ServeOptions { limit: options.max_concurrent, queue_group: None };
+        let service = self.run_service(subject, options, answer, overloaded).await?;
+        Ok(InferenceService { service, _canceller: canceller })
+    }
+}
+
+/// A running inference service. Dropping it ends it and its streams at once; [`stop`](Self::stop) lets them finish.
+#[derive(Debug)]
+pub struct InferenceService {
+    service: Service,
+    _canceller: AbortOnDrop,
+}
+
+impl InferenceService {
+    /// Takes no more requests, and waits up to `deadline` for the streams under way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Timeout`] when some did not end in time; they are dropped.
+    pub async fn stop(self, deadline: Duration) -> Result<()> {
+        self.service.stop(deadline).await
+    }
+}
+
+/// Answers one request. An error is one from before the acceptance: the caller refuses with it.
+async fn answer<H, F>(
+    client: &Client,
+    worker_id: WorkerId,
+    running: &Arc<Running>,
+    message: &async_nats::Message,
+    handler: &H,
+) -> Result<()>
+where
+    H: Fn(InferenceRequest, TokenSink) -> F,
+    F: Future<Output = Result<FinishReason>>,
+{
+    deadline(message)?;
+    let request = codec::decode(&message.subject, &message.payload, InferenceRequest::check)?;
+    let request_id = request.request_id;
+    let stream = Arc::new(OutgoingStream::new(client.clone(), request_id));
+    let _entry = running.enter(request_id, &stream)?;
+    if let Some(reply) = &message.reply {
+        let acceptance = InferenceAcceptance { request_id, worker_id };
+        let json = codec::encode(reply, &acceptance, InferenceAcceptance::check)?;
+        client.send(reply.clone(), None, None, json).await?;
+    }
+    let sink = TokenSink::new(Arc::clone(&stream));
+    let ended = tokio::select! {
+        ended = isolated(async { handler(request, sink).await }) => ended,
+        // A killed handler is dropped where it stands, whatever it is waiting for.
+        () = stream.killed() => return Ok(()),
+    };
+    if let Err(error) = finish(&stream, ended).await {
+        // The requester finds out by its own timeouts.
+        tracing::warn!(%request_id, error = &error as &dyn std::error::Error, "the end of a stream could not be sent");
+    }
+    Ok(())
+}
+
+/// Sends the one frame that ends a stream, or none if the requester wants to hear no more.
+async fn finish(stream: &OutgoingStream, ended: Result<FinishReason>) -> Result<()> {
+    match (ended, stream.cancel_mode()) {
+        (_, Some(CancelMode::Kill)) => Ok(()), // killed while it was returning
+        (Ok(reason), _) => stream.done(reason).await,
+        (Err(error), Some(CancelMode::Stop)) if error.code() == ErrorCode::StreamCancelled => {
+            stream.done(FinishReason::Cancelled).await
+        }
+        (Err(error), _) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a stream ended with an error");
+            stream.failed(&error).await
+        }
+    }
+}
+
+/// Refuses a request where its requester listens: in its inbox, or, without one, on the stream itself.
+async fn refuse(client: &Client, message: async_nats::Message, error: Error) {
+    tracing::debug!(subject = %message.subject, error = &error as &dyn std::error::Error, "refused a request");
+    if let Some(reply) = message.reply {
+        return answer_error(client, reply, &error).await;
+    }
+    let Ok(asked) = serde_json::from_slice::<Asked>(&message.payload) else { return };
+    if let Err(error) = OutgoingStream::new(client.clone(), asked.request_id).failed(&error).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a refusal could not be sent");
+    }
+}
+
+/// Who asks: read leniently, because a request that is invalid otherwise may still say that.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Asked {
+    request_id: RequestId,
+}
+
+/// The streams under way, for their cancellations.
+#[derive(Debug, Default)]
+struct Running(Mutex<HashMap<RequestId, Arc<OutgoingStream>>>);
+
+impl Running {
+    fn enter(self: &Arc<Self>, id: RequestId, stream: &Arc<OutgoingStream>) -> Result<Entry> {
+        let mut streams = self.lock();
+        if streams.contains_key(&id) {
+            let reason = format!("request {id} is already being answered");
+            return Err(Error::new(ErrorKind::Publish { subject: subjects::response(id).to_string(), reason }));
+        }
+        streams.insert(id, Arc::clone(stream));
+        Ok(Entry { running: Arc::clone(self), id })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Arc<OutgoingStream>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes a stream from the table when its handler is done, or dropped.
+struct Entry {
+    running: Arc<Running>,
+    id: RequestId,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.running.lock().remove(&self.id);
+    }
+}
+
+async fn pass_on(mut cancellations: Subscription<InferenceCancel>, running: Arc<Running>) {
+    while let Some(cancellation) = cancellations.next().await {
+        match cancellation {
+            Ok(cancel) => {
+                // One for a stream that has ended is late, and fine.
+                if let Some(stream) = running.lock().get(&cancel.request_id) {
+                    stream.cancel(cancel.mode);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "ignored a malformed cancellation");
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
