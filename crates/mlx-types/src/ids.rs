@@ -82,6 +82,7 @@ macro_rules! id {
                     "description": concat!($($doc),+).trim_ascii(),
                     "type": "string",
                     "format": "uuid",
+                    "errorMessage": "must be a UUID, as 8-4-4-4-12 hexadecimal digits",
                     "pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
                 })
             }

@@ -20,12 +20,12 @@
 
 pub mod config;
 pub mod messages;
+pub mod schema;
 pub mod subjects;
 
 mod check;
 mod ids;
 mod nats_url;
-mod schema;
 mod secret;
 mod subject;
 mod time;

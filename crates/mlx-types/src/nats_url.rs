@@ -258,6 +258,8 @@ impl JsonSchema for NatsUrl {
         json_schema!({
             "description": "The URL of a NATS server: `nats://HOST:PORT` or `tls://HOST:PORT`, port 4222 where unset, credentials before the host as `USER:PASSWORD@` or `TOKEN@`.",
             "type": "string",
+            "format": "nats-url",
+            "errorMessage": "must be a URL such as `nats://HOST:PORT` or `tls://HOST:PORT`",
             "pattern": r"^([nN][aA][tT][sS]|[tT][lL][sS])://([^\s/?#]+@)?(\[[0-9a-fA-F:.]+\]|[0-9A-Za-z._-]+)(:[0-9]{1,5})?/?$",
             "examples": ["nats://127.0.0.1:4222", "tls://nats.example:4222"],
         })

@@ -154,6 +154,7 @@ impl JsonSchema for Millis {
         json_schema!({
             "description": "A span of time in milliseconds.",
             "type": "integer",
+            "errorMessage": "must be a whole number of milliseconds, at least 1",
             "minimum": 1,
             "maximum": u64::MAX,
         })

@@ -41,7 +41,7 @@ impl Default for ControllerConfig {
 #[garde(allow_unvalidated)]
 pub struct DiscoveryConfig {
     /// The controller's address, for workers that are not to look for it.
-    #[schemars(schema_with = "super::rules::ip_address_if_set")]
+    #[schemars(schema_with = "crate::schema::ip_address_if_set")]
     pub controller_ip: Option<IpAddr>,
     /// Whether workers announce themselves.
     pub enabled: bool,
@@ -102,7 +102,7 @@ pub struct StaticWorker {
     #[schemars(schema_with = "super::rules::worker_url_schema")]
     pub url: Option<String>,
     /// Its address; together with `port`.
-    #[schemars(schema_with = "super::rules::ip_address_if_set")]
+    #[schemars(schema_with = "crate::schema::ip_address_if_set")]
     pub ip: Option<IpAddr>,
     /// Its port; together with `ip`.
     #[garde(range(min = 1024, max = 65535))]

@@ -19,7 +19,11 @@ pub(super) fn host_or_address(value: &str, _: &()) -> garde::Result {
 
 /// [`host_or_address`], for the schema.
 pub(super) fn host_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "anyOf": [{ "pattern": "^[0-9A-Za-z._-]{1,253}$" }, { "format": "ipv6" }] })
+    json_schema!({
+        "type": "string",
+        "anyOf": [{ "pattern": "^[0-9A-Za-z._-]{1,253}$" }, { "format": "ipv6" }],
+        "errorMessage": "must be a host name or an address, without a port",
+    })
 }
 
 /// Whether only this machine can reach what is bound to `host`.
@@ -42,6 +46,7 @@ pub(super) fn port_or_free_schema(_: &mut SchemaGenerator) -> Schema {
         "type": "integer",
         "format": "uint16",
         "anyOf": [{ "const": 0 }, { "minimum": 1024, "maximum": 65535 }],
+        "errorMessage": "must be a port from 1024 to 65535, or 0 for a free one",
     })
 }
 
@@ -59,12 +64,11 @@ pub(super) fn worker_url(value: &Option<String>, _: &()) -> garde::Result {
 
 /// [`worker_url`], for the schema.
 pub(super) fn worker_url_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": ["string", "null"], "pattern": r"^[A-Za-z][0-9A-Za-z+.-]*://[^\s/@?#]+([/?#]\S*)?$" })
-}
-
-/// [`IpAddr`], where unset is allowed, for the schema.
-pub(super) fn ip_address_if_set(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "anyOf": [{ "type": "string", "anyOf": [{ "format": "ipv4" }, { "format": "ipv6" }] }, { "type": "null" }] })
+    json_schema!({
+        "type": ["string", "null"],
+        "pattern": r"^[A-Za-z][0-9A-Za-z+.-]*://[^\s/@?#]+([/?#]\S*)?$",
+        "errorMessage": "must be a URL such as `http://HOST:PORT`, without credentials",
+    })
 }
 
 /// A rule between two members, reported at the one that the reader would change.

@@ -1,0 +1,158 @@
+//! The environment: variables that files refer to, and variables that set a key.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use mlx_errors::Violation;
+
+use crate::field::{Field, Kind};
+use crate::source::Sources;
+use crate::suggest;
+use crate::tree::{Data, Entry, Node, Place, Step, dotted};
+use crate::yaml;
+
+/// What every variable that sets a key begins with.
+const PREFIX: &str = "MLX_";
+
+/// The variables, by name; `None` for a value that is not UTF-8.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment(BTreeMap<String, Option<String>>);
+
+/// The value of a variable is no text.
+pub(crate) struct NotUtf8;
+
+impl Environment {
+    pub(crate) fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let named = variables.into_iter().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        Self(named.map(|(name, value)| (name, value.into_string().ok())).collect())
+    }
+
+    /// The value of a variable, if it is set.
+    pub(crate) fn get(&self, name: &str) -> Result<Option<&str>, NotUtf8> {
+        self.0.get(name).map(|value| value.as_deref().ok_or(NotUtf8)).transpose()
+    }
+
+    /// A layer of the keys that variables set.
+    ///
+    /// A variable with `__` in its name that sets no key is a violation: it was meant to. One without is somebody
+    /// else's, `MLX_NATS_SERVER` for one, unless it names a key at the top.
+    pub(crate) fn layer(&self, root: &Field, sources: &mut Sources, violations: &mut Vec<(Place, Violation)>) -> Node {
+        let mut layer = Node::new(Data::Map(Vec::new()), Place::default());
+        let keys = keys(root);
+        for (name, value) in self.0.range(PREFIX.to_owned()..).take_while(|(name, _)| name.starts_with(PREFIX)) {
+            let known = keys.get(name.as_str());
+            if known.is_none() && !name.contains("__") {
+                continue;
+            }
+            let place = Place { source: sources.add_variable(name), ..Place::default() };
+            let fault = match (known, value) {
+                (None, _) => {
+                    let violation = Violation::new("", "unknownKey", format!("`{name}` sets no known key"));
+                    let near = suggest::nearest(name, keys.keys().map(String::as_str));
+                    Violation { suggestion: near.map(|near| format!("did you mean `{near}`?")), ..violation }
+                }
+                (Some((path, _)), None) => {
+                    let message = format!("the environment variable `{name}` is not UTF-8");
+                    Violation::new(dotted(path), "variable", message)
+                }
+                (Some((path, field)), Some(value)) => match value_node(value, field, name, place, sources) {
+                    Ok(node) => {
+                        insert(&mut layer, path, node);
+                        continue;
+                    }
+                    Err(message) => Violation::new(dotted(path), "type", message),
+                },
+            };
+            violations.push((place, fault));
+        }
+        layer
+    }
+}
+
+/// The name of the variable that sets the key at `path`: `MLX_NATS__EMBEDDED__PORT`.
+pub(crate) fn variable_name(path: &[Step]) -> String {
+    let mut name = PREFIX.to_owned();
+    for (index, step) in path.iter().enumerate() {
+        if index > 0 {
+            name.push_str("__");
+        }
+        let Step::Key(key) = step else { continue };
+        let mut after_lower = false;
+        for c in key.chars() {
+            if after_lower && c.is_uppercase() {
+                name.push('_');
+            }
+            after_lower = !c.is_uppercase();
+            name.extend(c.to_uppercase());
+        }
+    }
+    name
+}
+
+/// Puts `node` at `path`, making the maps on the way.
+pub(crate) fn insert(root: &mut Node, path: &[Step], node: Node) {
+    let layer = path.iter().rev().fold(node, |node, step| {
+        let Step::Key(key) = step else { return node };
+        let place = node.place;
+        Node::new(Data::Map(vec![Entry { key: key.clone(), key_place: place, node }]), place)
+    });
+    root.merge(layer);
+}
+
+/// A text takes the type of its field; for a list or a section it is YAML, as in `[nats://a:4222, nats://b:4222]`.
+fn value_node(value: &str, field: &Field, name: &str, place: Place, sources: &Sources) -> Result<Node, String> {
+    let mut node = Node::new(Data::Untyped(value.to_owned()), place);
+    node.variable = Some(name.to_owned());
+    if !matches!(field.kind, Kind::List(_) | Kind::Section(_)) {
+        return Ok(node);
+    }
+    let mut violations = Vec::new();
+    let parsed = yaml::parse(value, place.source, sources, &mut violations);
+    match parsed {
+        Ok(mut node) if violations.is_empty() => {
+            attribute(&mut node, name, place);
+            Ok(node)
+        }
+        _ => Err(format!("the environment variable `{name}` is not well-formed YAML, as in `[first, second]`")),
+    }
+}
+
+fn attribute(node: &mut Node, name: &str, place: Place) {
+    node.place = place;
+    node.variable = Some(name.to_owned());
+    match &mut node.data {
+        Data::List(items) => {
+            for item in items {
+                attribute(item, name, place);
+            }
+        }
+        Data::Map(entries) => {
+            for entry in entries {
+                entry.key_place = place;
+                attribute(&mut entry.node, name, place);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Every key below `root` that one variable can set, by that variable.
+fn keys(root: &Field) -> BTreeMap<String, (Vec<Step>, &Field)> {
+    fn collect<'a>(field: &'a Field, path: &mut Vec<Step>, keys: &mut BTreeMap<String, (Vec<Step>, &'a Field)>) {
+        match &field.kind {
+            Kind::Section(fields) => {
+                for (key, field) in fields {
+                    path.push(Step::Key(key.clone()));
+                    collect(field, path, keys);
+                    path.pop();
+                }
+            }
+            _ => {
+                keys.insert(variable_name(path), (path.clone(), field));
+            }
+        }
+    }
+    let mut keys = BTreeMap::new();
+    collect(root, &mut Vec::new(), &mut keys);
+    keys
+}

@@ -1,0 +1,143 @@
+//! What the schema says of each key, in a form that is quick to ask.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use crate::tree::Step;
+
+/// A key of the configuration, or an item of a list.
+#[derive(Debug)]
+pub(crate) struct Field {
+    pub(crate) kind: Kind,
+    /// What a value must be, to follow "expected".
+    pub(crate) expected: String,
+    /// Whether its value must never be shown.
+    pub(crate) secret: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Section(BTreeMap<String, Field>),
+    List(Box<Field>),
+    Choice(Vec<String>),
+    Text,
+    Integer,
+    Number,
+    Boolean,
+}
+
+/// The whole configuration.
+pub(crate) static ROOT: LazyLock<Field> = LazyLock::new(|| {
+    let schema = &*SCHEMA;
+    Field::from_schema(schema, schema)
+});
+
+/// The schema that documents are explained with.
+pub(crate) static SCHEMA: LazyLock<Value> = LazyLock::new(mlx_types::schema::config_without_nulls);
+
+impl Field {
+    /// The field at `steps` below this one.
+    pub(crate) fn at(&self, steps: &[Step]) -> Option<&Self> {
+        steps.iter().try_fold(self, |field, step| match (step, &field.kind) {
+            (Step::Key(key), Kind::Section(fields)) => fields.get(key),
+            (Step::Index(_), Kind::List(item)) => Some(&**item),
+            _ => None,
+        })
+    }
+
+    fn from_schema(schema: &Value, root: &Value) -> Self {
+        let resolved = resolve(schema, root);
+        let kind = Kind::from_schema(resolved, root);
+        let secret = [schema, resolved].iter().any(|schema| schema.get("writeOnly") == Some(&Value::Bool(true)))
+            || resolved.get("format").and_then(Value::as_str) == Some("nats-url");
+        Self { expected: expected(resolved, &kind), kind, secret }
+    }
+}
+
+impl Kind {
+    fn from_schema(schema: &Value, root: &Value) -> Self {
+        if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+            let fields = properties.iter().map(|(key, schema)| (key.clone(), Field::from_schema(schema, root)));
+            return Self::Section(fields.collect());
+        }
+        if let Some(choices) = choices(schema) {
+            return Self::Choice(choices);
+        }
+        match main_type(schema) {
+            Some("array") => {
+                let items = schema.get("items").unwrap_or(&Value::Null);
+                Self::List(Box::new(Field::from_schema(items, root)))
+            }
+            Some("integer") => Self::Integer,
+            Some("number") => Self::Number,
+            Some("boolean") => Self::Boolean,
+            _ => Self::Text,
+        }
+    }
+}
+
+/// Follows `$ref`, and takes the branch of an `anyOf` that is not `null`.
+fn resolve<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
+    if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
+        let target = reference.strip_prefix('#').and_then(|pointer| root.pointer(pointer));
+        return target.map_or(schema, |target| resolve(target, root));
+    }
+    let branches = schema.get("anyOf").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    match branches {
+        [branch, null] if null.get("type").and_then(Value::as_str) == Some("null") => resolve(branch, root),
+        _ => schema,
+    }
+}
+
+/// The type that is not `null`.
+fn main_type(schema: &Value) -> Option<&str> {
+    match schema.get("type")? {
+        Value::String(name) => Some(name),
+        Value::Array(names) => names.iter().filter_map(Value::as_str).find(|name| *name != "null"),
+        _ => None,
+    }
+}
+
+fn choices(schema: &Value) -> Option<Vec<String>> {
+    if let Some(options) = schema.get("enum").and_then(Value::as_array) {
+        return Some(options.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+    }
+    let branches = schema.get("oneOf").and_then(Value::as_array)?;
+    let nested = branches.iter().map(|branch| match branch.get("const") {
+        Some(Value::String(text)) => Some(vec![text.clone()]),
+        _ => choices(branch),
+    });
+    nested.collect::<Option<Vec<_>>>().map(|choices| choices.concat())
+}
+
+fn expected(schema: &Value, kind: &Kind) -> String {
+    if let Some(message) = schema.get("errorMessage").and_then(Value::as_str) {
+        return message.strip_prefix("must be ").unwrap_or(message).to_owned();
+    }
+    match kind {
+        Kind::Section(_) => "a section of keys".to_owned(),
+        Kind::List(_) if schema.get("minItems").is_some() => "a list with at least one item".to_owned(),
+        Kind::List(_) => "a list".to_owned(),
+        Kind::Choice(choices) => {
+            let quoted: Vec<String> = choices.iter().map(|choice| format!("`{choice}`")).collect();
+            format!("one of {}", quoted.join(", "))
+        }
+        Kind::Text => "a text".to_owned(),
+        Kind::Boolean => "`true` or `false`".to_owned(),
+        Kind::Integer => format!("a whole number{}", bounds(schema)),
+        Kind::Number => format!("a number{}", bounds(schema)),
+    }
+}
+
+fn bounds(schema: &Value) -> String {
+    let limit = |name: &str| schema.get(name).filter(|limit| limit.is_number());
+    match (limit("minimum"), limit("maximum"), limit("exclusiveMinimum")) {
+        (Some(min), Some(max), _) => format!(" from {min} to {max}"),
+        (Some(min), None, _) => format!(" of at least {min}"),
+        (None, Some(max), _) => format!(" of at most {max}"),
+        (None, None, Some(above)) => format!(" greater than {above}"),
+        (None, None, None) => String::new(),
+    }
+}

@@ -1,0 +1,238 @@
+//! The loader: from sources to a configuration that holds.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use mlx_errors::{Error, ErrorKind, Result, Violation, Violations};
+use mlx_types::ClusterConfig;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::env::{Environment, insert};
+use crate::explain::{self, Finding};
+use crate::field::ROOT;
+use crate::interpolate;
+use crate::source::{self, Origin, Sources};
+use crate::tree::{Data, Entry, Node, Place, Step};
+use crate::yaml;
+
+/// Loads a configuration from several sources.
+///
+/// Later sources win over earlier ones, the environment over all files and texts, overrides over everything.
+/// Sections are merged key by key; a list replaces the list before it.
+///
+/// ```
+/// use mlx_config::{Loader, Origin};
+///
+/// let loaded = Loader::new()
+///     .text("base.yaml", "nats:\n  embedded:\n    port: ${PORT}\n")
+///     .env_map([("PORT", "5222"), ("MLX_NATS__EMBEDDED__MONITORING", "false")])
+///     .set("nats.embedded.logLevel", "debug")
+///     .load()?;
+/// assert_eq!(loaded.config().nats.embedded.port, 5222);
+/// assert_eq!(loaded.origin("nats.embedded.monitoring").to_string(), "$MLX_NATS__EMBEDDED__MONITORING");
+/// assert_eq!(loaded.origin("nats.embedded.host"), Origin::Default);
+/// # Ok::<(), mlx_errors::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Loader {
+    layers: Vec<Layer>,
+    /// The process's own where unset.
+    environment: Option<Environment>,
+    overrides: Vec<(String, Value)>,
+}
+
+#[derive(Clone)]
+enum Layer {
+    File(PathBuf),
+    Text { name: PathBuf, yaml: String },
+}
+
+impl Loader {
+    /// A loader without files, with the environment of this process.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a file.
+    #[must_use]
+    pub fn file(mut self, path: impl AsRef<Path>) -> Self {
+        self.layers.push(Layer::File(path.as_ref().to_owned()));
+        self
+    }
+
+    /// Adds a text; `name` stands for the file name in reports.
+    #[must_use]
+    pub fn text(mut self, name: impl AsRef<Path>, yaml: impl Into<String>) -> Self {
+        self.layers.push(Layer::Text { name: name.as_ref().to_owned(), yaml: yaml.into() });
+        self
+    }
+
+    /// Takes these variables for the environment, instead of the process's own.
+    #[must_use]
+    pub fn env_map<K, V>(mut self, variables: impl IntoIterator<Item = (K, V)>) -> Self
+    where
+        K: Into<OsString>,
+        V: Into<OsString>,
+    {
+        self.environment = Some(Environment::new(variables.into_iter().map(|(key, value)| (key.into(), value.into()))));
+        self
+    }
+
+    /// Takes an empty environment: no variable sets a key, and every `${VAR}` is unset.
+    #[must_use]
+    pub fn without_env(mut self) -> Self {
+        self.environment = Some(Environment::default());
+        self
+    }
+
+    /// Overrides one key, for example `nats.embedded.port`. A text takes the type that the key wants.
+    #[must_use]
+    pub fn set(mut self, path: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.overrides.push((path.into(), value.into()));
+        self
+    }
+
+    /// Reads, merges and checks.
+    ///
+    /// # Errors
+    /// As [`load`](crate::load).
+    pub fn load(&self) -> Result<Loaded> {
+        let process;
+        let environment = if let Some(environment) = &self.environment {
+            environment
+        } else {
+            process = Environment::new(std::env::vars_os());
+            &process
+        };
+        let mut sources = Sources::default();
+        let mut findings = Vec::new();
+        let mut tree = Node::new(Data::Map(Vec::new()), Place { source: usize::MAX, ..Place::default() });
+        for layer in self.read(&mut sources, environment, &mut findings)? {
+            tree.merge(layer);
+        }
+        tree.merge(environment.layer(&ROOT, &mut sources, &mut findings));
+        for (path, value) in &self.overrides {
+            let place = Place { source: sources.add_override(), ..Place::default() };
+            match steps(path) {
+                Some(steps) => insert(&mut tree, &steps, from_value(value, place)),
+                None => findings.push((place, Violation::new(path, "path", "not a path of keys, as in `nats.mode`"))),
+            }
+        }
+        explain::take_types(&mut tree, Some(&ROOT));
+        if findings.is_empty()
+            && let Ok(config) = ClusterConfig::deserialize(tree.to_value())
+            && config.check().is_ok()
+        {
+            return Ok(Loaded { config, tree, sources });
+        }
+        let violations = explain::explain(tree, findings, &sources);
+        Err(Error::new(ErrorKind::ConfigValidation { violations }))
+    }
+
+    /// Reads every file and text into a layer of its own.
+    fn read(&self, sources: &mut Sources, environment: &Environment, findings: &mut Vec<Finding>) -> Result<Vec<Node>> {
+        let mut layers = Vec::new();
+        let mut malformed = Violations::default();
+        for layer in &self.layers {
+            let (name, text) = match layer {
+                Layer::File(path) => (path, source::read(path)?),
+                Layer::Text { name, yaml } => (name, source::text(yaml.clone().into_bytes(), name)?),
+            };
+            let source = sources.add_text(name.clone());
+            match yaml::parse(&text, source, sources, findings) {
+                Ok(mut node) => {
+                    interpolate::resolve(&mut node, environment, sources, findings);
+                    match node.data {
+                        Data::Map(_) => layers.push(node),
+                        _ => findings.push(explain::not_a_section(&node, sources)),
+                    }
+                }
+                Err(violation) => malformed.push(*violation),
+            }
+        }
+        if malformed.is_empty() {
+            Ok(layers)
+        } else {
+            Err(Error::new(ErrorKind::ConfigSyntax { violations: malformed }))
+        }
+    }
+}
+
+impl std::fmt::Debug for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The text may hold secrets.
+        match self {
+            Self::File(path) => write!(f, "File({path:?})"),
+            Self::Text { name, .. } => write!(f, "Text({name:?})"),
+        }
+    }
+}
+
+/// A configuration, and where each of its values comes from.
+pub struct Loaded {
+    config: ClusterConfig,
+    tree: Node,
+    sources: Sources,
+}
+
+impl Loaded {
+    /// The configuration.
+    pub fn config(&self) -> &ClusterConfig {
+        &self.config
+    }
+
+    /// The configuration by value; the origins are dropped.
+    pub fn into_config(self) -> ClusterConfig {
+        self.config
+    }
+
+    /// Where the value of a key comes from, for example of `nats.embedded.port` or `workers.static[0].url`.
+    ///
+    /// For a section or a list: where the last source that touched it began it. A key that does not exist is at its
+    /// default, as one that nobody set.
+    pub fn origin(&self, path: &str) -> Origin {
+        let node = steps(path).and_then(|steps| self.tree.at(&steps).map(|node| node.place));
+        node.map_or(Origin::Default, |place| self.sources.origin(place))
+    }
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Reads `workers.static[0].url`.
+pub(crate) fn steps(path: &str) -> Option<Vec<Step>> {
+    let mut steps = Vec::new();
+    for segment in path.split('.') {
+        let (key, indices) = segment.split_at(segment.find('[').unwrap_or(segment.len()));
+        if key.is_empty() {
+            return None;
+        }
+        steps.push(Step::Key(key.to_owned()));
+        for index in indices.split_inclusive(']').filter(|index| !index.is_empty()) {
+            let index = index.strip_prefix('[')?.strip_suffix(']')?;
+            steps.push(Step::Index(index.parse().ok()?));
+        }
+    }
+    Some(steps)
+}
+
+fn from_value(value: &Value, place: Place) -> Node {
+    let data = match value {
+        Value::Null => Data::Null,
+        Value::Bool(flag) => Data::Bool(*flag),
+        Value::Number(number) => Data::Number(number.clone()),
+        Value::String(text) => Data::Untyped(text.clone()),
+        Value::Array(items) => Data::List(items.iter().map(|item| from_value(item, place)).collect()),
+        Value::Object(members) => Data::Map(
+            members
+                .iter()
+                .map(|(key, value)| Entry { key: key.clone(), key_place: place, node: from_value(value, place) })
+                .collect(),
+        ),
+    };
+    Node::new(data, place)
+}

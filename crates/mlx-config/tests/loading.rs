@@ -1,0 +1,123 @@
+//! What loads, and as what.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use mlx_config::{ClusterConfig, Loader, Origin};
+
+fn load(yaml: &str) -> ClusterConfig {
+    Loader::new().text("test.yaml", yaml).without_env().load().unwrap().into_config()
+}
+
+fn report(loader: &Loader) -> Vec<String> {
+    match loader.load().unwrap_err().into_kind() {
+        mlx_errors::ErrorKind::ConfigValidation { violations } | mlx_errors::ErrorKind::ConfigSyntax { violations } => {
+            violations.iter().map(ToString::to_string).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn shipped(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config").join(name)
+}
+
+#[test]
+fn the_default_file_loads() {
+    let config = mlx_config::load(shipped("cluster.yaml")).unwrap();
+    let mut expected = ClusterConfig::default();
+    expected.discovery.heartbeat_interval_ms = mlx_types::Millis::new(1000).unwrap();
+    expected.discovery.offline_timeout_ms = mlx_types::Millis::new(5000).unwrap();
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn an_empty_map_is_the_defaults() {
+    assert_eq!(load("{}"), ClusterConfig::default());
+}
+
+#[test]
+fn f2_a_value_from_the_environment_stays_one_text() {
+    for value in
+        ["a: b\n- \"x\"", ">", "#", " # no comment", "\"", "'", "\n", "{", "[", "*x", "&x", "!!int 3", "null", "~", ""]
+    {
+        for yaml in ["nats:\n  user: ${V}\n  password: x\n", "nats:\n  user: \"${V}\"\n  password: x\n"] {
+            let loaded = Loader::new().text("t", yaml).env_map([("V", value)]).load().unwrap();
+            assert_eq!(loaded.config().nats.user.as_deref(), Some(value), "{yaml}");
+        }
+        let yaml = "nats:\n  user: x${V}y\n  password: x\n";
+        let loaded = Loader::new().text("t", yaml).env_map([("V", value)]).load().unwrap();
+        assert_eq!(loaded.config().nats.user.as_deref(), Some(format!("x{value}y").as_str()));
+    }
+}
+
+#[test]
+fn f2_variables_are_resolved() {
+    let yaml = r#"
+nats:
+  user: ${NAME:-nobody}
+  password: "$${not} $x ${EMPTY}${EMPTY:-default}"
+  reconnect: ${FLAG}
+  embedded:
+    port: ${PORT}
+    httpPort: "${HTTP_PORT:-9222}"
+worker:
+  resourceLimits:
+    hardMemoryLimitGB: ${GB:?give the memory}
+"#;
+    let variables = [("EMPTY", ""), ("FLAG", "false"), ("PORT", "0"), ("GB", "12.5")];
+    let config = Loader::new().text("t", yaml).env_map(variables).load().unwrap().into_config();
+    assert_eq!(config.nats.user.as_deref(), Some("nobody"));
+    assert_eq!(config.nats.password.unwrap().expose(), "${not} $x default");
+    assert!(!config.nats.reconnect);
+    assert_eq!((config.nats.embedded.port, config.nats.embedded.http_port), (0, 9222));
+    assert!((config.worker.resource_limits.hard_memory_limit_gb - 12.5).abs() < 1e-9);
+}
+
+#[test]
+fn f5_later_sources_win_and_the_origin_is_known() {
+    let loaded = Loader::new()
+        .text("a.yaml", "nats:\n  embedded:\n    port: 5000\n    httpPort: 5001\n  user: a\n  password: b\n")
+        .text("b.yaml", "nats:\n  embedded:\n    port: 6000\n    httpPort: null\n")
+        .env_map([
+            ("MLX_NATS__USER", "c"),
+            ("MLX_NATS__EMBEDDED__MAX_PAYLOAD_BYTES", "2048"),
+            ("MLX_NATS_SERVER", "/opt/nats-server"),
+            ("MLX_MODE", "worker"),
+            ("MLX_WORKER__RESOURCE_LIMITS__HARD_MEMORY_LIMIT_GB", "64"),
+            ("MLX_NATS__SERVERS", "[nats://a, nats://b:1]"),
+        ])
+        .set("nats.embedded.maxPayloadBytes", 4096)
+        .load()
+        .unwrap();
+    let config = loaded.config();
+    assert_eq!((config.nats.embedded.port, config.nats.embedded.http_port), (6000, 5001));
+    assert_eq!(config.nats.user.as_deref(), Some("c"));
+    assert_eq!(config.nats.embedded.max_payload_bytes, 4096);
+    assert_eq!(config.mode, mlx_types::config::Mode::Worker);
+    assert_eq!(config.nats.servers.as_ref().unwrap().len(), 2);
+    assert_eq!(loaded.origin("nats.embedded.port").to_string(), "b.yaml:3:11");
+    assert_eq!(loaded.origin("nats.embedded.httpPort").to_string(), "a.yaml:4:15");
+    assert_eq!(loaded.origin("nats.user"), Origin::Environment("MLX_NATS__USER".into()));
+    assert_eq!(loaded.origin("nats.servers[1]"), Origin::Environment("MLX_NATS__SERVERS".into()));
+    assert_eq!(loaded.origin("nats.embedded.maxPayloadBytes"), Origin::Override);
+    assert_eq!(loaded.origin("nats.token"), Origin::Default);
+}
+
+#[test]
+fn f1_everything_that_is_wrong_is_reported_in_one_pass() {
+    let yaml = "nats:\n  embedded:\n    prot: 4222\n    port: 80\nload_balancing: {}\nmode: dual\nmode: both\ndiscovery:\n  heartbeatIntervalMs: 5\n  offlineTimeoutMs: 5\n";
+    let report = report(&Loader::new().text("test.yaml", yaml).without_env());
+    assert_eq!(
+        report,
+        [
+            "test.yaml:3:5: nats.embedded.prot: there is no such key (did you mean `port`?)",
+            "test.yaml:4:11: nats.embedded.port: expected a port from 1024 to 65535, or 0 for a free one, found `80`",
+            "test.yaml:5:1: load_balancing: there is no such key (did you mean `loadBalancing`?)",
+            "test.yaml:6:7: mode: expected one of `controller`, `worker`, `both`, found the text \"dual\"",
+            "test.yaml:7:1: mode: this key is already given on line 6",
+            "test.yaml:10:21: discovery.offlineTimeoutMs: must be longer than `discovery.heartbeatIntervalMs`, which is 5",
+        ]
+    );
+}
