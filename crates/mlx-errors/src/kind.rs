@@ -279,6 +279,43 @@ impl ErrorKind {
         }
     }
 
+    /// The kind's own name, for example `Timeout`: finer than the code only for what a peer sent, which is `Remote`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Connection { .. } => "Connection",
+            Self::Authentication { .. } => "Authentication",
+            Self::Timeout { .. } => "Timeout",
+            Self::Publish { .. } => "Publish",
+            Self::Subscription { .. } => "Subscription",
+            Self::NoResponders { .. } => "NoResponders",
+            Self::PayloadTooLarge { .. } => "PayloadTooLarge",
+            Self::Disconnected { .. } => "Disconnected",
+            Self::Closed { .. } => "Closed",
+            Self::InvalidSubject { .. } => "InvalidSubject",
+            Self::Remote(_) => "Remote",
+            Self::Overloaded { .. } => "Overloaded",
+            Self::DeadlineExceeded { .. } => "DeadlineExceeded",
+            Self::Decode { .. } => "Decode",
+            Self::Validation { .. } => "Validation",
+            Self::StreamGap { .. } => "StreamGap",
+            Self::FirstTokenTimeout { .. } => "FirstTokenTimeout",
+            Self::InterTokenTimeout { .. } => "InterTokenTimeout",
+            Self::Cancelled { .. } => "Cancelled",
+            Self::WorkerLost { .. } => "WorkerLost",
+            Self::SlowConsumer { .. } => "SlowConsumer",
+            Self::ConfigRead { .. } => "ConfigRead",
+            Self::ConfigSyntax { .. } => "ConfigSyntax",
+            Self::ConfigValidation { .. } => "ConfigValidation",
+            Self::EmbeddedServer { .. } => "EmbeddedServer",
+            Self::ServerNotFound { .. } => "ServerNotFound",
+            Self::ServerVersion { .. } => "ServerVersion",
+            Self::ServerStart { .. } => "ServerStart",
+            Self::ServerFailed { .. } => "ServerFailed",
+            Self::Log { .. } => "Log",
+            Self::Internal { .. } => "Internal",
+        }
+    }
+
     /// Whether making the same call again may succeed.
     pub fn is_retryable(&self) -> bool {
         match self {

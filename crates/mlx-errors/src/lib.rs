@@ -23,10 +23,12 @@ mod code;
 mod error;
 mod kind;
 mod remote;
+mod report;
 mod violation;
 
 pub use code::{ErrorCode, UnknownErrorCode};
 pub use error::{BoxError, Error, Result};
 pub use kind::{ConnectStep, ErrorKind, TriedPath};
 pub use remote::RemoteError;
+pub use report::{Failure, Report, causes, report};
 pub use violation::{Location, Violation, Violations};
