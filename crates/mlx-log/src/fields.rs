@@ -1,0 +1,201 @@
+//! Fields on their way into a line's context: unique keys, values already rendered.
+
+use std::fmt;
+
+use crate::syntax::Syntax;
+
+/// A value as `tracing` hands it over.
+#[derive(Clone, Copy)]
+pub(crate) enum Value<'a> {
+    Bool(bool),
+    Signed(i64),
+    Unsigned(u64),
+    /// An `i128` or `u128`, in decimal, beyond the 64 bits that JSON readers agree on.
+    Wide(&'a str),
+    Float(f64),
+    Text(&'a str),
+    Debug(&'a dyn fmt::Debug),
+}
+
+impl Value<'_> {
+    /// Makes this value the whole of `text`.
+    pub(crate) fn replace(&self, text: &mut String) {
+        text.clear();
+        // Not `to_string`, which panics where a `Display` fails; what was written before stays.
+        let _ = fmt::write(text, format_args!("{self}"));
+    }
+
+    pub(crate) fn to_text(self) -> String {
+        let mut text = String::new();
+        self.replace(&mut text);
+        text
+    }
+}
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(value) => value.fmt(f),
+            Self::Signed(value) => value.fmt(f),
+            Self::Unsigned(value) => value.fmt(f),
+            Self::Wide(value) | Self::Text(value) => f.write_str(value),
+            Self::Float(value) => value.fmt(f),
+            Self::Debug(value) => value.fmt(f),
+        }
+    }
+}
+
+/// The methods of `tracing::field::Visit` in terms of a method `value(&Field, Value)`.
+macro_rules! record_values {
+    () => {
+        fn record_bool(&mut self, field: &Field, value: bool) {
+            self.value(field, Value::Bool(value));
+        }
+
+        fn record_i64(&mut self, field: &Field, value: i64) {
+            self.value(field, Value::Signed(value));
+        }
+
+        fn record_u64(&mut self, field: &Field, value: u64) {
+            self.value(field, Value::Unsigned(value));
+        }
+
+        fn record_i128(&mut self, field: &Field, value: i128) {
+            match i64::try_from(value) {
+                Ok(value) => self.value(field, Value::Signed(value)),
+                Err(_) => self.value(field, Value::Wide(&value.to_string())),
+            }
+        }
+
+        fn record_u128(&mut self, field: &Field, value: u128) {
+            match u64::try_from(value) {
+                Ok(value) => self.value(field, Value::Unsigned(value)),
+                Err(_) => self.value(field, Value::Wide(&value.to_string())),
+            }
+        }
+
+        fn record_f64(&mut self, field: &Field, value: f64) {
+            self.value(field, Value::Float(value));
+        }
+
+        fn record_str(&mut self, field: &Field, value: &str) {
+            self.value(field, Value::Text(value));
+        }
+
+        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+            self.value(field, Value::Debug(value));
+        }
+    };
+}
+pub(crate) use record_values;
+
+/// The context of one line as it grows: the event's own fields first, then those of the spans, nearest first.
+/// The first field of a name stays.
+#[derive(Default)]
+pub(crate) struct EventFields {
+    bytes: Vec<u8>,
+    keys: Vec<&'static str>,
+}
+
+impl EventFields {
+    pub(crate) fn add<S: Syntax>(&mut self, syntax: &S, name: &'static str, render: impl FnOnce(&mut Vec<u8>)) {
+        let key = context_key(name);
+        if self.keys.contains(&key) {
+            return;
+        }
+        syntax.key(&mut self.bytes, key);
+        render(&mut self.bytes);
+        self.keys.push(key);
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.keys.clear();
+    }
+}
+
+/// The fields of a span. The last value recorded under a name stays.
+#[derive(Default)]
+pub(crate) struct SpanFields {
+    /// The span's part of the component, empty for none.
+    pub(crate) component: String,
+    values: Vec<u8>,
+    /// Key and end of its value; a value begins where the one before it ends.
+    entries: Vec<(&'static str, usize)>,
+}
+
+impl SpanFields {
+    pub(crate) fn set(&mut self, name: &'static str, render: impl FnOnce(&mut Vec<u8>)) {
+        let key = context_key(name);
+        if self.entries.iter().any(|(known, _)| *known == key) {
+            let mut others = Self { component: std::mem::take(&mut self.component), ..Self::default() };
+            for (known, value) in self.iter().filter(|(known, _)| *known != key) {
+                others.append(known, |out| out.extend_from_slice(value));
+            }
+            *self = others;
+        }
+        self.append(key, render);
+    }
+
+    /// Takes over what was recorded later.
+    pub(crate) fn update(&mut self, later: Self) {
+        for (key, value) in later.iter() {
+            self.set(key, |out| out.extend_from_slice(value));
+        }
+        if !later.component.is_empty() {
+            self.component = later.component;
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        let mut start = 0;
+        self.entries.iter().map(move |(key, end)| {
+            let value = self.values.get(start..*end).unwrap_or_default();
+            start = *end;
+            (*key, value)
+        })
+    }
+
+    fn append(&mut self, key: &'static str, render: impl FnOnce(&mut Vec<u8>)) {
+        render(&mut self.values);
+        self.entries.push((key, self.values.len()));
+    }
+}
+
+/// The key of a field: its name, prefixed where it is the name of a line's own member, so that tools that lift the
+/// context to the top level of a line never overwrite one.
+fn context_key(name: &'static str) -> &'static str {
+    match name.strip_prefix("r#").unwrap_or(name) {
+        "timestamp" => "field_timestamp",
+        "level" => "field_level",
+        "component" => "field_component",
+        "message" => "field_message",
+        "context" => "field_context",
+        "error" => "field_error",
+        name => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l1_a_value_recorded_again_replaces_the_earlier_one() {
+        let mut fields = SpanFields { component: "nats".to_owned(), ..SpanFields::default() };
+        fields.set("a", |out| out.extend_from_slice(b"1"));
+        fields.set("b", |out| out.extend_from_slice(b"2"));
+        fields.set("a", |out| out.extend_from_slice(b"33"));
+        let mut later = SpanFields::default();
+        later.set("b", |out| out.extend_from_slice(b"44"));
+        later.set("level", |out| out.extend_from_slice(b"5"));
+        fields.update(later);
+        let all: Vec<_> = fields.iter().collect();
+        assert_eq!(all, [("a", &b"33"[..]), ("b", b"44"), ("field_level", b"5")]);
+        assert_eq!(fields.component, "nats");
+    }
+}
