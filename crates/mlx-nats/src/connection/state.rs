@@ -118,6 +118,8 @@ pub(crate) struct Machine {
     state: ConnectionState,
     /// Counts transports, so that a probe of an earlier one proves nothing about this one.
     epoch: u64,
+    /// Whether the transport of `epoch` still stands, as far as is known.
+    up: bool,
     attempts: u32,
     refusals: u32,
     reconnect: bool,
@@ -125,7 +127,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(reconnect: bool) -> Self {
-        Self { state: ConnectionState::Connecting, epoch: 0, attempts: 0, refusals: 0, reconnect }
+        Self { state: ConnectionState::Connecting, epoch: 0, up: false, attempts: 0, refusals: 0, reconnect }
     }
 
     pub(crate) fn state(&self) -> &ConnectionState {
@@ -140,31 +142,35 @@ impl Machine {
         match input {
             Input::TransportUp => {
                 self.epoch += 1;
+                self.up = true;
                 Some(Effect::Probe(self.epoch))
             }
             Input::ProbeReturned(epoch) => {
-                if epoch == self.epoch && self.state != ConnectionState::Disconnected {
+                if self.up && epoch == self.epoch {
                     self.refusals = 0;
                     self.attempts = 0;
                     self.state = ConnectionState::Connected { epoch };
                 }
                 None
             }
+            Input::TransportDown if !self.reconnect => Some(self.close(CloseReason::ReconnectDisabled)),
             Input::TransportDown => {
-                if !self.reconnect {
-                    return Some(self.close(CloseReason::ReconnectDisabled));
-                }
-                // A probe still under way belongs to the connection that just went.
-                self.epoch += 1;
-                self.state = ConnectionState::Disconnected;
+                self.up = false;
+                // The news of the drop and that of the first attempt travel apart, and either may come first.
+                self.state = match self.attempts {
+                    0 => ConnectionState::Disconnected,
+                    attempt => ConnectionState::Reconnecting { attempt },
+                };
                 Some(Effect::FailPending)
             }
             Input::Attempt(attempt) => {
                 self.attempts = attempt;
-                if self.state != ConnectionState::Connecting {
-                    self.state = ConnectionState::Reconnecting { attempt };
+                self.up = false;
+                if self.state == ConnectionState::Connecting || !self.reconnect {
+                    return None;
                 }
-                None
+                self.state = ConnectionState::Reconnecting { attempt };
+                Some(Effect::FailPending)
             }
             Input::AttemptFailed { authentication: false } => {
                 self.refusals = 0;
@@ -220,6 +226,17 @@ mod tests {
         assert_eq!(machine.state(), &ConnectionState::Reconnecting { attempt: 1 });
         machine.on(Input::ProbeReturned(second));
         assert_eq!(machine.state(), &ConnectionState::Connected { epoch: second });
+    }
+
+    #[test]
+    fn c6_an_attempt_that_is_heard_of_before_the_drop_changes_nothing_in_the_end() {
+        let mut machine = connected();
+        assert_eq!(machine.on(Input::Attempt(1)), Some(Effect::FailPending));
+        assert_eq!(machine.on(Input::TransportDown), Some(Effect::FailPending));
+        assert_eq!(machine.state(), &ConnectionState::Reconnecting { attempt: 1 });
+        machine.on(Input::TransportUp);
+        machine.on(Input::ProbeReturned(2));
+        assert_eq!(machine.state(), &ConnectionState::Connected { epoch: 2 });
     }
 
     #[test]
