@@ -1,10 +1,14 @@
 //! The subject table: where each message goes.
 
+mod table;
+
 use crate::messages::{
     ClusterAnnouncement, ClusterShutdown, HealthCheck, HealthReport, InferenceCancel, InferenceRequest, ModelCommand,
     ModelStatus, StreamingResponse, WorkerDeregistration, WorkerHeartbeat, WorkerMetricsReport, WorkerRegistration,
 };
 use crate::{Pattern, RequestId, RequestSubject, Subject, WorkerId};
+
+pub use table::{Payload, Role, Row, table};
 
 /// Worker to controller: a worker joins.
 pub static WORKER_REGISTER: Subject<WorkerRegistration> = Subject::from_static("worker.register");
