@@ -35,6 +35,10 @@ pub(crate) enum Command {
     #[command(after_help = LINT_HELP)]
     Lint(LintArguments),
 
+    /// Write the files that are generated from the types: schemas, docs/asyncapi.yaml, the tables of docs/configuration.md.
+    #[command(after_help = SCHEMA_HELP)]
+    Schema(SchemaArguments),
+
     /// Find a nats-server that will do, or fetch one into target/tools.
     #[command(after_help = NATS_HELP)]
     Nats(NatsArguments),
@@ -130,6 +134,23 @@ Examples:
 Exit codes:
   0  every step passed or was skipped, with the reason said
   1  a step found something
+  2  the command line is wrong";
+
+#[derive(Debug, Args)]
+pub(crate) struct SchemaArguments {
+    /// Write nothing, and show what differs, files that git does not know included.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+const SCHEMA_HELP: &str = "\
+Examples:
+  cargo xtask schema            after a change of a message or of the configuration
+  cargo xtask schema --check    as `cargo xtask lint` does
+
+Exit codes:
+  0  every file is what the types say
+  1  with --check, a file differs, is missing or is left over; or a file cannot be written
   2  the command line is wrong";
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ mod demo;
 mod lint;
 mod nats;
 mod process;
+mod schema;
 mod style;
 mod test;
 mod workspace;
@@ -35,6 +36,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
         Command::Test(arguments) => test::run(&workspace, &arguments),
         Command::Lint(arguments) => Ok(lint::run(&workspace, &arguments)),
+        Command::Schema(arguments) => schema::run(&workspace, &arguments),
         Command::Nats(arguments) => nats::run(&workspace, &arguments),
     }
 }

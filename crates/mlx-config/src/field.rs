@@ -15,6 +15,12 @@ pub(crate) struct Field {
     pub(crate) expected: String,
     /// Whether its value must never be shown.
     pub(crate) secret: bool,
+    /// What it is for.
+    pub(crate) about: String,
+    /// Its value where nobody sets it.
+    pub(crate) default: Option<Value>,
+    /// Whether it must be set where its section is.
+    pub(crate) required: bool,
 }
 
 #[derive(Debug)]
@@ -52,14 +58,26 @@ impl Field {
         let kind = Kind::from_schema(resolved, root);
         let secret = [schema, resolved].iter().any(|schema| schema.get("writeOnly") == Some(&Value::Bool(true)))
             || resolved.get("format").and_then(Value::as_str) == Some("nats-url");
-        Self { expected: expected(resolved, &kind), kind, secret }
+        let about = [schema, resolved].iter().find_map(|schema| schema.get("description")?.as_str());
+        Self {
+            expected: expected(resolved, &kind),
+            kind,
+            secret,
+            about: about.unwrap_or_default().to_owned(),
+            default: schema.get("default").cloned(),
+            required: false,
+        }
     }
 }
 
 impl Kind {
     fn from_schema(schema: &Value, root: &Value) -> Self {
         if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
-            let fields = properties.iter().map(|(key, schema)| (key.clone(), Field::from_schema(schema, root)));
+            let required = schema.get("required").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            let fields = properties.iter().map(|(key, schema)| {
+                let required = required.iter().any(|required| required == key);
+                (key.clone(), Field { required, ..Field::from_schema(schema, root) })
+            });
             return Self::Section(fields.collect());
         }
         if let Some(choices) = choices(schema) {
@@ -133,6 +151,10 @@ fn expected(schema: &Value, kind: &Kind) -> String {
 
 fn bounds(schema: &Value) -> String {
     let limit = |name: &str| schema.get(name).filter(|limit| limit.is_number());
+    // The end of an integer's type is no bound that anyone should have to read.
+    if limit("maximum").and_then(Value::as_u64).is_some_and(|max| max >= u64::from(u32::MAX)) {
+        return limit("minimum").map(|min| format!(" of at least {min}")).unwrap_or_default();
+    }
     match (limit("minimum"), limit("maximum"), limit("exclusiveMinimum")) {
         (Some(min), Some(max), _) => format!(" from {min} to {max}"),
         (Some(min), None, _) => format!(" of at least {min}"),

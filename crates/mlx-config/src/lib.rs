@@ -23,6 +23,7 @@ mod explain;
 mod field;
 mod interpolate;
 mod loader;
+mod reference;
 mod scalar;
 mod source;
 mod suggest;
@@ -33,6 +34,7 @@ use std::path::Path;
 
 pub use loader::{Loaded, Loader};
 pub use mlx_types::ClusterConfig;
+pub use reference::reference;
 pub use source::Origin;
 
 /// Loads a configuration file, with the environment of this process.

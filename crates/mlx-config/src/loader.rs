@@ -10,10 +10,11 @@ use serde_json::Value;
 
 use crate::env::{Environment, insert};
 use crate::explain::{self, Finding};
-use crate::field::ROOT;
+use crate::field::{Kind, ROOT};
 use crate::interpolate;
+use crate::reference;
 use crate::source::{self, Origin, Sources};
-use crate::tree::{Data, Entry, Node, Place, Step};
+use crate::tree::{Data, Entry, Node, Place, Step, dotted};
 use crate::yaml;
 
 /// Loads a configuration from several sources.
@@ -194,6 +195,22 @@ impl Loaded {
     pub fn origin(&self, path: &str) -> Origin {
         let node = steps(path).and_then(|steps| self.tree.at(&steps).map(|node| node.place));
         node.map_or(Origin::Default, |place| self.sources.origin(place))
+    }
+
+    /// Every key with its value and origin, in the order of the reference. Secrets are redacted.
+    pub fn values(&self) -> Vec<(String, Value, Origin)> {
+        let effective = serde_json::to_value(&self.config).unwrap_or_default();
+        let keys = reference::keys().into_iter().filter(|key| !matches!(key.field.kind, Kind::Section(_)));
+        keys.map(|key| {
+            let path = dotted(&key.path);
+            let value = key.path.iter().try_fold(&effective, |value, step| match step {
+                Step::Key(key) => value.get(key),
+                Step::Index(index) => value.get(index),
+            });
+            let origin = self.origin(&path);
+            (path, value.cloned().unwrap_or_default(), origin)
+        })
+        .collect()
     }
 }
 

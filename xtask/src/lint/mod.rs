@@ -11,6 +11,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 
 use crate::cli::LintArguments;
+use crate::schema;
 use crate::style;
 use crate::workspace::Workspace;
 
@@ -23,6 +24,8 @@ pub(crate) enum Step {
     Manifests,
     /// no file over 600 lines without a stated reason
     Length,
+    /// the generated files are what the types say
+    Schema,
     /// cargo fmt --check
     Fmt,
     /// cargo clippy, all members and targets, warnings denied
@@ -116,6 +119,8 @@ impl Step {
             Self::Layers => layers::check(workspace).map(Outcome::of),
             Self::Manifests => manifests::check(workspace).map(Outcome::of),
             Self::Length => length::check(workspace).map(Outcome::of),
+            Self::Schema => schema::drifts(workspace)
+                .map(|drifts| Outcome::of(drifts.iter().map(|drift| drift.describe(workspace)).collect())),
             Self::Fmt => tools::fmt(workspace),
             Self::Clippy => tools::clippy(workspace),
             Self::Doc => tools::doc(workspace),

@@ -2,6 +2,7 @@
 
 use garde::Validate;
 use mlx_errors::Violations;
+use mlx_log::LogConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,9 @@ pub struct ClusterConfig {
     /// Token streams.
     #[garde(dive)]
     pub streaming: StreamingConfig,
+    /// Log lines.
+    #[garde(dive)]
+    pub logging: LogConfig,
 }
 
 impl ClusterConfig {

@@ -60,7 +60,7 @@ impl Document {
             "messages": { row.payload.name: message_ref(row.payload.name) },
         });
         if let Some(parameter) = row.parameter {
-            let description = format!("The id that the payload carries as `{parameter}`, or the worker's own.");
+            let description = format!("The id of the {}, a UUID in lower case.", parameter.trim_end_matches("Id"));
             insert(&mut channel, "parameters", json!({ parameter: { "description": description } }));
         }
         self.channels.insert(id.clone(), channel);
