@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// Declares the codes once; everything that can be asked of a code is generated from this table.
 macro_rules! codes {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $text:literal, retryable: $retryable:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $text:literal, retryable: $retryable:literal, remedy: $remedy:literal;)+) => {
         /// A stable code: programs match on it, people search for it, peers send it.
         ///
         /// The text of a code never changes once released; new codes may be added.
@@ -33,73 +33,109 @@ macro_rules! codes {
             pub const fn description(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
             }
+
+            /// What a person can do about it, in a sentence or two.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy,)+ }
+            }
         }
     };
 }
 
 codes! {
     /// No connection to a NATS server could be made.
-    NatsConnection = "NATS_CONNECTION_ERROR", retryable: true;
+    NatsConnection = "NATS_CONNECTION_ERROR", retryable: true,
+        remedy: "Check that the server runs and that its address and port are the ones configured; the message names the step that failed.";
     /// The NATS server refused the credentials.
-    NatsAuthentication = "NATS_AUTHENTICATION_ERROR", retryable: false;
+    NatsAuthentication = "NATS_AUTHENTICATION_ERROR", retryable: false,
+        remedy: "Check `nats.user` and `nats.password`, the token or the credentials file against the server's own settings.";
     /// No reply arrived within the timeout.
-    NatsTimeout = "NATS_TIMEOUT_ERROR", retryable: true;
+    NatsTimeout = "NATS_TIMEOUT_ERROR", retryable: true,
+        remedy: "Try again, or raise `nats.requestTimeoutMs` where the answer takes longer than that by nature.";
     /// A message could not be published.
-    NatsPublish = "NATS_PUBLISH_ERROR", retryable: true;
+    NatsPublish = "NATS_PUBLISH_ERROR", retryable: true,
+        remedy: "Read the reason in the message, then try again.";
     /// A subscription could not be made, or ended with an error.
-    NatsSubscription = "NATS_SUBSCRIPTION_ERROR", retryable: true;
+    NatsSubscription = "NATS_SUBSCRIPTION_ERROR", retryable: true,
+        remedy: "Read the reason in the message; a permission of the server is the usual one.";
     /// Nobody listens on the subject.
-    NatsNoResponders = "NATS_NO_RESPONDERS", retryable: true;
+    NatsNoResponders = "NATS_NO_RESPONDERS", retryable: true,
+        remedy: "Check that a worker is up and serves this subject; try again once one is.";
     /// The payload is larger than the server accepts.
-    NatsPayloadTooLarge = "NATS_PAYLOAD_TOO_LARGE", retryable: false;
+    NatsPayloadTooLarge = "NATS_PAYLOAD_TOO_LARGE", retryable: false,
+        remedy: "Send less, or raise the server's limit (`nats.embedded.maxPayloadBytes`).";
     /// The connection is down, or dropped while the call was under way.
-    NatsDisconnected = "NATS_DISCONNECTED", retryable: true;
+    NatsDisconnected = "NATS_DISCONNECTED", retryable: true,
+        remedy: "Wait for the connection to come back, then try again; `nats.publishWhileDisconnected: buffer` holds publishes meanwhile.";
     /// The client was shut down, or gave up for good.
-    NatsClosed = "NATS_CLOSED", retryable: false;
+    NatsClosed = "NATS_CLOSED", retryable: false,
+        remedy: "Make a new client; the message says why this one closed.";
     /// A subject, or a token of one, is not valid.
-    SubjectInvalid = "SUBJECT_INVALID", retryable: false;
+    SubjectInvalid = "SUBJECT_INVALID", retryable: false,
+        remedy: "Use tokens without whitespace, `.`, `*` and `>`, none of them empty.";
     /// A peer answered with an error whose code this version does not know.
-    Remote = "REMOTE_ERROR", retryable: false;
+    Remote = "REMOTE_ERROR", retryable: false,
+        remedy: "Look the code and the message up in the peer's log; they are the peer's own.";
     /// The worker has no room for another request.
-    Overloaded = "OVERLOADED", retryable: true;
+    Overloaded = "OVERLOADED", retryable: true,
+        remedy: "Try another worker, or the same one a little later.";
     /// The deadline of the request had passed before the work was done.
-    DeadlineExceeded = "DEADLINE_EXCEEDED", retryable: false;
+    DeadlineExceeded = "DEADLINE_EXCEEDED", retryable: false,
+        remedy: "Give the request more time, or find out what took it.";
     /// A message is not the JSON that its subject carries.
-    MessageDecode = "MESSAGE_DECODE_ERROR", retryable: false;
+    MessageDecode = "MESSAGE_DECODE_ERROR", retryable: false,
+        remedy: "Compare the two nodes' versions; the message names the member that does not fit.";
     /// A message decodes, but breaks a rule of its type.
-    MessageValidation = "MESSAGE_VALIDATION_ERROR", retryable: false;
+    MessageValidation = "MESSAGE_VALIDATION_ERROR", retryable: false,
+        remedy: "Correct the member that the message names.";
     /// A frame of a token stream is missing.
-    StreamGap = "STREAM_GAP", retryable: false;
+    StreamGap = "STREAM_GAP", retryable: false,
+        remedy: "Send the request again from the start; what came before the gap is incomplete.";
     /// A token stream did not bring its first token in time.
-    StreamFirstTokenTimeout = "STREAM_FIRST_TOKEN_TIMEOUT", retryable: true;
+    StreamFirstTokenTimeout = "STREAM_FIRST_TOKEN_TIMEOUT", retryable: true,
+        remedy: "Try again, or raise `streaming.firstTokenTimeoutMs` where models load on the first request.";
     /// A token stream fell silent between two tokens.
-    StreamInterTokenTimeout = "STREAM_INTER_TOKEN_TIMEOUT", retryable: false;
+    StreamInterTokenTimeout = "STREAM_INTER_TOKEN_TIMEOUT", retryable: false,
+        remedy: "Look at the worker's log for the request; send the request again from the start.";
     /// A token stream was cancelled by its requester.
-    StreamCancelled = "STREAM_CANCELLED", retryable: false;
+    StreamCancelled = "STREAM_CANCELLED", retryable: false,
+        remedy: "Nothing: somebody asked for it.";
     /// The worker serving the request is gone.
-    WorkerLost = "WORKER_LOST", retryable: true;
+    WorkerLost = "WORKER_LOST", retryable: true,
+        remedy: "Send the request to another worker where no token has come yet; look at the lost worker's log.";
     /// The receiver was too slow and messages were dropped.
-    SlowConsumer = "SLOW_CONSUMER", retryable: false;
+    SlowConsumer = "SLOW_CONSUMER", retryable: false,
+        remedy: "Take messages faster, or spread them over more subscribers in a queue group.";
     /// A configuration file could not be read.
-    ConfigRead = "CONFIG_READ_ERROR", retryable: false;
+    ConfigRead = "CONFIG_READ_ERROR", retryable: false,
+        remedy: "Check that the file exists and may be read; the message names it.";
     /// A configuration file is not well-formed YAML.
-    ConfigSyntax = "CONFIG_SYNTAX_ERROR", retryable: false;
+    ConfigSyntax = "CONFIG_SYNTAX_ERROR", retryable: false,
+        remedy: "Correct the file at the line and column in the message.";
     /// A configuration breaks one or more rules.
-    ConfigValidation = "CONFIG_VALIDATION_ERROR", retryable: false;
+    ConfigValidation = "CONFIG_VALIDATION_ERROR", retryable: false,
+        remedy: "Correct the keys that the message names; all of them are listed at once.";
     /// The embedded NATS server failed in a way that no finer code names.
-    EmbeddedServer = "EMBEDDED_SERVER_ERROR", retryable: false;
+    EmbeddedServer = "EMBEDDED_SERVER_ERROR", retryable: false,
+        remedy: "Read the reason in the message and the server's own lines in the log.";
     /// No nats-server binary was found.
-    EmbeddedServerNotFound = "EMBEDDED_SERVER_NOT_FOUND", retryable: false;
+    EmbeddedServerNotFound = "EMBEDDED_SERVER_NOT_FOUND", retryable: false,
+        remedy: "Install nats-server, or name one in `nats.embedded.binary` or `MLX_NATS_SERVER`; the message lists where it was looked for.";
     /// The nats-server binary found has a version that is not supported.
-    EmbeddedServerVersion = "EMBEDDED_SERVER_VERSION", retryable: false;
+    EmbeddedServerVersion = "EMBEDDED_SERVER_VERSION", retryable: false,
+        remedy: "Install the version that the message asks for, or a newer one.";
     /// The embedded NATS server did not start.
-    EmbeddedServerStart = "EMBEDDED_SERVER_START_ERROR", retryable: false;
+    EmbeddedServerStart = "EMBEDDED_SERVER_START_ERROR", retryable: false,
+        remedy: "Read the server's last lines in the message; a port in use is the usual reason.";
     /// The embedded NATS server crashed more often than its restart budget allows.
-    EmbeddedServerFailed = "EMBEDDED_SERVER_FAILED", retryable: false;
+    EmbeddedServerFailed = "EMBEDDED_SERVER_FAILED", retryable: false,
+        remedy: "Read the server's last lines in the message; restart the node once the cause is gone.";
     /// Logging could not be set up.
-    Log = "LOG_ERROR", retryable: false;
+    Log = "LOG_ERROR", retryable: false,
+        remedy: "Check `logging.file`, the rights on its folder, and `MLX_LOG`.";
     /// A defect in this software, for example a handler that panicked.
-    Internal = "INTERNAL_ERROR", retryable: false;
+    Internal = "INTERNAL_ERROR", retryable: false,
+        remedy: "Report it, with the log lines around it.";
 }
 
 impl fmt::Display for ErrorCode {
@@ -110,7 +146,7 @@ impl fmt::Display for ErrorCode {
 
 /// The text is none of this version's codes; it may be one of a newer peer or of a TypeScript node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown error code `{0}`")]
+#[error("unknown error code `{}`", .0.escape_debug())]
 pub struct UnknownErrorCode(pub String);
 
 impl FromStr for ErrorCode {
@@ -121,8 +157,29 @@ impl FromStr for ErrorCode {
     }
 }
 
+impl TryFrom<&str> for ErrorCode {
+    type Error = UnknownErrorCode;
+
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<ErrorCode> for &'static str {
+    fn from(code: ErrorCode) -> Self {
+        code.as_str()
+    }
+}
+
 impl serde::Serialize for ErrorCode {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for ErrorCode {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }

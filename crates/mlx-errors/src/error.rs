@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::{ErrorCode, ErrorKind, RemoteError};
+use crate::{ErrorCode, ErrorKind, RemoteError, redact};
 
 /// A boxed cause.
 pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
@@ -16,6 +16,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// One word wide, so that `Result<T>` stays cheap on paths that succeed. `Display` tells this error alone;
 /// what caused it is [`source()`](StdError::source) and is not repeated.
 pub struct Error(Box<Inner>);
+
+const _: () = {
+    const fn usable_anywhere<T: Send + Sync + 'static>() {}
+    usable_anywhere::<Error>();
+    assert!(size_of::<Error>() == size_of::<usize>());
+};
 
 struct Inner {
     kind: ErrorKind,
@@ -56,7 +62,7 @@ impl Error {
         self.0.kind.is_retryable()
     }
 
-    /// What a peer may be told: the public message and code, without causes.
+    /// What a peer may be told: the public message and code, without causes. See [`RemoteError`].
     pub fn to_remote(&self) -> RemoteError {
         self.0.kind.to_remote()
     }
@@ -70,16 +76,19 @@ impl From<ErrorKind> for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0.kind, f)
+        f.write_str(&redact(&self.0.kind.to_string()))
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Causes come from other crates, whose `Debug` may hold what was dialled.
+        let kind = format!("{:?}", self.0.kind);
+        let source = self.0.source.as_ref().map(|source| format!("{source:?}"));
         f.debug_struct("Error")
             .field("code", &self.code().as_str())
-            .field("kind", &self.0.kind)
-            .field("source", &self.0.source)
+            .field("kind", &format_args!("{}", redact(&kind)))
+            .field("source", &source.as_deref().map(redact))
             .finish()
     }
 }

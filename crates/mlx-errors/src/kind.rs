@@ -4,10 +4,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::{ErrorCode, RemoteError, Violations};
+use crate::{ErrorCode, RemoteError, Violations, redact};
 
 /// What went wrong. The cause, where there is one, is on the [`Error`](crate::Error) around it.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+///
+/// Serialises to its fields alone; the JSON form of a whole error is that of [`Error`](crate::Error).
+#[derive(Clone, Debug, PartialEq, thiserror::Error, serde::Serialize)]
+#[serde(untagged, rename_all_fields = "camelCase")]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// No connection could be made.
@@ -34,6 +37,7 @@ pub enum ErrorKind {
         /// The subject asked, or what was waited for.
         subject: String,
         /// How long was waited.
+        #[serde(rename = "timeoutMs", serialize_with = "as_millis")]
         timeout: Duration,
     },
     /// A message could not be published.
@@ -131,12 +135,14 @@ pub enum ErrorKind {
     #[error("no first token within {} ms", .timeout.as_millis())]
     FirstTokenTimeout {
         /// How long was waited.
+        #[serde(rename = "timeoutMs", serialize_with = "as_millis")]
         timeout: Duration,
     },
     /// The stream fell silent.
     #[error("no further token within {} ms, after {tokens} tokens", .timeout.as_millis())]
     InterTokenTimeout {
         /// How long was waited.
+        #[serde(rename = "timeoutMs", serialize_with = "as_millis")]
         timeout: Duration,
         /// Tokens received before the silence.
         tokens: u64,
@@ -167,6 +173,7 @@ pub enum ErrorKind {
     #[error("cannot read the configuration file {}{}", .path.display(), and_hint(.hint))]
     ConfigRead {
         /// The file.
+        #[serde(serialize_with = "crate::json::lossy_path")]
         path: PathBuf,
         /// What to try; empty where nothing is known.
         hint: String,
@@ -201,6 +208,7 @@ pub enum ErrorKind {
     #[error("nats-server {found} at {} is too old: {needed} or newer is needed", .path.display())]
     ServerVersion {
         /// The binary.
+        #[serde(serialize_with = "crate::json::lossy_path")]
         path: PathBuf,
         /// Its version.
         found: String,
@@ -316,6 +324,17 @@ impl ErrorKind {
         }
     }
 
+    /// The rules broken, for the kinds that tell of a document or a message.
+    pub fn violations(&self) -> Option<&Violations> {
+        match self {
+            Self::Decode { violations, .. }
+            | Self::Validation { violations, .. }
+            | Self::ConfigSyntax { violations }
+            | Self::ConfigValidation { violations } => Some(violations),
+            _ => None,
+        }
+    }
+
     /// Whether making the same call again may succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -329,8 +348,10 @@ impl ErrorKind {
     pub fn to_remote(&self) -> RemoteError {
         let message = match self {
             Self::Remote(remote) => return remote.clone(),
-            // These tell of this machine (paths, process output, panics), which is nobody else's business.
-            Self::Internal { .. }
+            Self::Internal { .. } => "internal error".to_owned(),
+            // These tell of this machine (addresses, paths, process output), which is nobody else's business.
+            Self::Connection { .. }
+            | Self::Authentication { .. }
             | Self::ConfigRead { .. }
             | Self::ConfigSyntax { .. }
             | Self::ConfigValidation { .. }
@@ -339,8 +360,8 @@ impl ErrorKind {
             | Self::ServerVersion { .. }
             | Self::ServerStart { .. }
             | Self::ServerFailed { .. }
-            | Self::Log { .. } => "internal error".to_owned(),
-            public => public.to_string(),
+            | Self::Log { .. } => self.code().description().trim_end_matches('.').to_owned(),
+            public => redact(&public.to_string()).into_owned(),
         };
         RemoteError::new(message, self.code())
     }
@@ -376,6 +397,7 @@ impl fmt::Display for ConnectStep {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TriedPath {
     /// The file or the place, for example a path or `PATH`.
+    #[serde(serialize_with = "crate::json::lossy_path")]
     pub path: PathBuf,
     /// What was wrong, for example `not found`.
     pub problem: String,
@@ -398,4 +420,9 @@ fn places(tried: &[TriedPath]) -> String {
 
 fn indented(lines: &[String]) -> String {
     if lines.is_empty() { String::new() } else { format!("\n  {}", lines.join("\n  ")) }
+}
+
+/// Milliseconds as a whole number; a wait of half a billion years is as good as one without end.
+fn as_millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }

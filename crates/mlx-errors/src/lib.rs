@@ -21,14 +21,23 @@
 
 mod code;
 mod error;
+mod json;
 mod kind;
+mod redact;
 mod remote;
+mod render;
 mod report;
 mod violation;
 
 pub use code::{ErrorCode, UnknownErrorCode};
 pub use error::{BoxError, Error, Result};
 pub use kind::{ConnectStep, ErrorKind, TriedPath};
+pub use redact::{REDACTED, is_secret_name, redact};
 pub use remote::RemoteError;
 pub use report::{Failure, Report, causes, report};
 pub use violation::{Location, Violation, Violations};
+
+/// The README's example is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -4,18 +4,39 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ErrorCode;
+use crate::{Error, ErrorCode, ErrorKind};
 
 /// An error as it crosses the wire: `{"error": "<message>", "code": "<CODE>"}`.
 ///
-/// A TypeScript node sends `{"error": "<message>"}` alone; its code then reads `REMOTE_ERROR`.
+/// A TypeScript node sends `{"error": "<message>"}` alone; its code then reads `REMOTE_ERROR`. A code that is `null` or
+/// empty is none, and members that this version does not know are ignored.
 /// There is no place in it for a source, a path or an internal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// ```
+/// use mlx_errors::{Error, ErrorCode, RemoteError};
+///
+/// let received: RemoteError = serde_json::from_str(r#"{"error": "no such model"}"#)?;
+/// assert_eq!(received.code(), "REMOTE_ERROR");
+///
+/// let error = Error::from(RemoteError::new("queue is full", ErrorCode::Overloaded));
+/// assert_eq!(error.code(), ErrorCode::Overloaded);
+/// assert!(error.is_retryable());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "Received")]
 pub struct RemoteError {
     #[serde(rename = "error")]
     message: String,
-    #[serde(default = "unknown_code")]
     code: String,
+}
+
+/// What may arrive.
+#[derive(Deserialize)]
+struct Received {
+    error: String,
+    #[serde(default)]
+    code: Option<String>,
 }
 
 impl RemoteError {
@@ -26,10 +47,11 @@ impl RemoteError {
 
     /// An error as received; the code may be one that this version does not know.
     pub fn from_parts(message: impl Into<String>, code: Option<String>) -> Self {
-        Self { message: message.into(), code: code.unwrap_or_else(unknown_code) }
+        let code = code.filter(|code| !code.is_empty());
+        Self { message: message.into(), code: code.unwrap_or_else(|| ErrorCode::Remote.as_str().to_owned()) }
     }
 
-    /// The public message.
+    /// The public message, as the peer sent it.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -54,12 +76,52 @@ impl RemoteError {
     }
 }
 
-impl fmt::Display for RemoteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the peer answered {}: {}", self.code, self.message)
+impl From<Received> for RemoteError {
+    fn from(received: Received) -> Self {
+        Self::from_parts(received.error, received.code)
     }
 }
 
-fn unknown_code() -> String {
-    ErrorCode::Remote.as_str().to_owned()
+impl From<&Error> for RemoteError {
+    fn from(error: &Error) -> Self {
+        error.to_remote()
+    }
+}
+
+impl From<RemoteError> for ErrorKind {
+    fn from(remote: RemoteError) -> Self {
+        Self::Remote(remote)
+    }
+}
+
+impl From<RemoteError> for Error {
+    fn from(remote: RemoteError) -> Self {
+        Self::new(remote.into())
+    }
+}
+
+/// For people: control characters are spelt out, and a very long message is cut.
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the peer answered ")?;
+        write_foreign(f, &self.code)?;
+        f.write_str(": ")?;
+        write_foreign(f, &self.message)
+    }
+}
+
+/// A peer decides what it sends; it does not decide what it does to our terminal, nor how long our errors are.
+fn write_foreign(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    const LONGEST: usize = 2000;
+    for (index, char) in text.chars().enumerate() {
+        if index == LONGEST {
+            return write!(f, "... ({} bytes)", text.len());
+        }
+        if char.is_control() && char != '\n' {
+            write!(f, "{}", char.escape_default())?;
+        } else {
+            fmt::Write::write_char(f, char)?;
+        }
+    }
+    Ok(())
 }

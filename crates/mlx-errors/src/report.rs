@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::{BoxError, Error};
+use crate::{BoxError, Error, redact};
 
 /// An error for a person: its message and every cause below it, each told once.
 ///
@@ -28,21 +28,19 @@ pub fn report<'a>(error: &'a (dyn StdError + 'static)) -> Report<'a> {
 /// The messages of an error and of the causes below it, outermost first.
 ///
 /// Errors of other crates often repeat their cause in their own message; a cause that the message before it already
-/// ends with is left out.
+/// ends with is left out. Credentials in URLs are hidden, see [`redact`](crate::redact()).
 pub fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = String> + use<'a> {
     /// More than any real chain; an error that is its own source would otherwise never end.
     const LONGEST_CHAIN: usize = 64;
-    let mut told = String::new();
+    let mut told = None;
     std::iter::successors(Some(error), |&error| error.source()).take(LONGEST_CHAIN).filter_map(move |error| {
         let mut message = String::new();
         // Not `to_string`, which panics where a `Display` fails; what was written before stays.
         let _ = fmt::write(&mut message, format_args!("{error}"));
-        let first = told.is_empty();
-        if !first && (message.is_empty() || told.ends_with(&message)) {
-            return None;
-        }
-        told.clone_from(&message);
-        Some(message)
+        let message = redact(&message).into_owned();
+        let told_already = told.as_ref().is_some_and(|told: &String| told.ends_with(&message));
+        told = Some(message.clone());
+        Some(message).filter(|_| !told_already)
     })
 }
 
@@ -57,13 +55,25 @@ impl fmt::Display for Report<'_> {
             if index > 0 {
                 f.write_str(separator)?;
             }
-            f.write_str(&cause)?;
-            if let (0, true, Some(error)) = (index, f.alternate(), self.0.downcast_ref::<Error>()) {
-                write!(f, " [{}]", error.code())?;
+            match self.0.downcast_ref::<Error>() {
+                Some(error) if index == 0 && f.alternate() => headline(f, error, &cause)?,
+                Some(_) | None => f.write_str(&cause)?,
             }
         }
         Ok(())
     }
+}
+
+/// The message and the code, and broken rules a line each.
+fn headline(f: &mut fmt::Formatter<'_>, error: &Error, message: &str) -> fmt::Result {
+    let violations = error.kind().violations();
+    let listed = violations.map(ToString::to_string).unwrap_or_default();
+    let message = message.strip_suffix(&*redact(&listed)).map_or(message, |head| head.trim_end_matches(": "));
+    write!(f, "{message} [{}]", error.code())?;
+    for violation in violations.into_iter().flatten() {
+        write!(f, "\n  {}", redact(&violation.to_string()))?;
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Report<'_> {

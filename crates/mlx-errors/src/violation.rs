@@ -56,6 +56,7 @@ impl fmt::Display for Violation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Location {
     /// The file, as it was named by the caller.
+    #[serde(serialize_with = "crate::json::lossy_path")]
     pub file: PathBuf,
     /// The line, from 1.
     pub line: usize,

@@ -1,0 +1,181 @@
+//! Broken rules drawn for people: plain, or with the offending line.
+
+use std::path::Path;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+use crate::{Location, Violation, Violations, is_secret_name, redact};
+
+impl Violations {
+    /// One line for each, as `file:line:column: path: message (suggestion)`, with what was found and expected.
+    ///
+    /// ```
+    /// # use mlx_errors::{Violation, Violations};
+    /// let mut violation = Violation::new("nats.embedded.port", "range", "is out of range");
+    /// violation.found = Some("99".into());
+    /// violation.expected = Some("1024 to 65535".into());
+    /// assert_eq!(
+    ///     Violations::from(vec![violation]).render_plain(),
+    ///     "nats.embedded.port: is out of range; found 99, expected 1024 to 65535\n"
+    /// );
+    /// ```
+    pub fn render_plain(&self) -> String {
+        let mut text = String::new();
+        for violation in self {
+            text.push_str(&one_line(&violation.to_string()));
+            let details = details(violation);
+            if !details.is_empty() {
+                text.push_str("; ");
+                text.push_str(&one_line(&details));
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Each with its line of the file, the place marked; with terminal colours if `colour`.
+    ///
+    /// `source` gives the text of a file by the name in the violation's location; where it gives none, and for
+    /// violations without a location, the line is left out. It is left out too where it may hold a secret, in a key
+    /// with a secret's name or below one; credentials in URLs are hidden.
+    ///
+    /// ```
+    /// # use mlx_errors::{Location, Violation, Violations};
+    /// let mut violation = Violation::new("nats.prot", "unknownKey", "there is no such key");
+    /// violation.location = Some(Location { file: "cluster.yaml".into(), line: 2, column: 3 });
+    /// violation.suggestion = Some("did you mean `port`?".into());
+    /// let drawn = Violations::from(vec![violation]).render_annotated(|_| Some("nats:\n  prot: 4222\n".into()), false);
+    /// assert_eq!(drawn, "\
+    /// error[unknownKey]: nats.prot: there is no such key
+    ///  --> cluster.yaml:2:3
+    ///   |
+    /// 2 |   prot: 4222
+    ///   |   ^^^^
+    ///   |
+    ///   = help: did you mean `port`?
+    /// ");
+    /// ```
+    pub fn render_annotated(&self, source: impl Fn(&Path) -> Option<String>, colour: bool) -> String {
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let mut text = String::new();
+        for violation in self {
+            let shown = violation.location.as_ref().and_then(|location| {
+                let line = Line::of(&source(&location.file)?, location)?;
+                Some((location, line)).filter(|(_, line)| !line.secret && !concerns_secret(violation))
+            });
+            text.push_str(&renderer.render(&[group(violation, shown)]));
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn group<'a>(violation: &'a Violation, shown: Option<(&'a Location, Line)>) -> Group<'a> {
+    let path = if violation.path.is_empty() { String::new() } else { format!("{}: ", violation.path) };
+    let title = one_line(&format!("{path}{}", violation.message));
+    let group = Level::ERROR.primary_title(title).id(one_line(&violation.rule));
+    let found = details(violation);
+    let group = match (shown, &violation.location) {
+        (Some((location, line)), _) => {
+            let mark = AnnotationKind::Primary.span(line.mark);
+            let mark = if found.is_empty() { mark } else { mark.label(one_line(&found)) };
+            let snippet = Snippet::source(line.text)
+                .line_start(location.line)
+                .path(one_line(&location.file.to_string_lossy()))
+                .annotation(mark);
+            group.element(snippet)
+        }
+        (None, Some(location)) => {
+            let origin = Origin::path(one_line(&location.file.to_string_lossy()))
+                .line(location.line)
+                .char_column(location.column);
+            let group = group.element(origin);
+            if found.is_empty() { group } else { group.element(Level::NOTE.message(one_line(&found))) }
+        }
+        (None, None) if found.is_empty() => group.elements(Vec::<Origin<'_>>::new()),
+        (None, None) => group.element(Level::NOTE.message(one_line(&found))),
+    };
+    match &violation.suggestion {
+        Some(suggestion) => group.element(Level::HELP.message(one_line(suggestion))),
+        None => group,
+    }
+}
+
+/// `found 99, expected 1024 to 65535`, as far as known.
+fn details(violation: &Violation) -> String {
+    match (&violation.found, &violation.expected) {
+        (Some(found), Some(expected)) => format!("found {found}, expected {expected}"),
+        (Some(found), None) => format!("found {found}"),
+        (None, Some(expected)) => format!("expected {expected}"),
+        (None, None) => String::new(),
+    }
+}
+
+/// The line that a location names.
+struct Line {
+    text: String,
+    /// The bytes to mark: the word that begins at the column.
+    mark: std::ops::Range<usize>,
+    secret: bool,
+}
+
+impl Line {
+    fn of(source: &str, location: &Location) -> Option<Self> {
+        let mut above: Vec<&str> = source.lines().take(location.line).collect();
+        let line = above.pop().filter(|_| above.len() + 1 == location.line)?;
+        let secret = assigns_secret(line) || inside_secret(line, &above);
+        // The column counts in the line as it is written; hiding a password before it moves the place.
+        let column = location.column.saturating_sub(1);
+        let written = line.char_indices().nth(column).map_or(line.len(), |(at, _)| at);
+        let text = redact(line).into_owned();
+        let before = redact(line.get(..written).unwrap_or_default());
+        let (start, after) = match text.strip_prefix(&*before) {
+            Some(after) => (before.len(), after),
+            // The column lies within what is hidden: the line as a whole is meant.
+            None => (text.len() - text.trim_start().len(), text.trim_start()),
+        };
+        let ends_word = |char: char| char.is_whitespace() || matches!(char, ':' | ',' | '#' | ']' | '}');
+        let word = match after.chars().next() {
+            Some(quote @ ('"' | '\'')) => after.get(1..).and_then(|rest| rest.find(quote)).map(|at| at + 2),
+            _ => after.find(ends_word),
+        };
+        let first = after.chars().next().map_or(0, char::len_utf8);
+        let mark = start..start + word.unwrap_or_else(|| after.trim_end().len()).max(first);
+        Some(Self { text, mark, secret })
+    }
+}
+
+/// Whether the rule is about a secret: its key is one, or was meant to be.
+fn concerns_secret(violation: &Violation) -> bool {
+    let words = |text: &str| text.split(|char: char| !char.is_alphanumeric() && char != '_').any(is_secret_name);
+    words(&violation.path) || violation.suggestion.as_deref().is_some_and(words)
+}
+
+/// Whether a value is given to a key with a secret's name in this line.
+fn assigns_secret(line: &str) -> bool {
+    let mut keys: Vec<&str> = line.split([':', '=']).collect();
+    // What follows the last separator is no key.
+    keys.pop();
+    keys.iter().any(|key| is_secret_name(key.trim_end_matches(|char: char| !char.is_alphanumeric())))
+}
+
+/// Whether the line lies below a key with a secret's name, as the lines of a block scalar do.
+fn inside_secret(line: &str, above: &[&str]) -> bool {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut deepest = indent(line);
+    for parent in above.iter().rev().filter(|line| !line.trim().is_empty()) {
+        if indent(parent) < deepest {
+            if assigns_secret(parent) {
+                return true;
+            }
+            deepest = indent(parent);
+        }
+    }
+    false
+}
+
+/// Text from a document may hold what ends a line or steers a terminal.
+fn one_line(text: &str) -> String {
+    let text = redact(text);
+    text.chars().flat_map(|char| if char.is_control() { char.escape_default().collect() } else { vec![char] }).collect()
+}

@@ -1,0 +1,85 @@
+//! One error of each kind.
+
+use std::time::Duration;
+
+use mlx_errors::{ConnectStep, ErrorKind, Location, RemoteError, TriedPath, Violation, Violations};
+
+/// In the order of the table of codes.
+pub(crate) fn samples() -> Vec<ErrorKind> {
+    let subject = || "model.load".to_owned();
+    let worker = || "6f1c0e0a-2f6b-4a0e-9a53-0c6f0d7b8a11".to_owned();
+    vec![
+        ErrorKind::Connection {
+            server: "nats://127.0.0.1:4222".into(),
+            step: ConnectStep::Connect,
+            hint: "is the server running?".into(),
+        },
+        ErrorKind::Authentication { server: "nats://127.0.0.1:4222".into(), hint: String::new() },
+        ErrorKind::Timeout { subject: subject(), timeout: Duration::from_secs(5) },
+        ErrorKind::Publish { subject: subject(), reason: "permission denied".into() },
+        ErrorKind::Subscription { subject: subject(), reason: "permission denied".into() },
+        ErrorKind::NoResponders { subject: subject() },
+        ErrorKind::PayloadTooLarge { subject: subject(), size: 9_000_000, limit: 8_388_608 },
+        ErrorKind::Disconnected { during: "request on `model.load`".into() },
+        ErrorKind::Closed { reason: "shut down".into() },
+        ErrorKind::InvalidSubject { subject: "a..b".into(), reason: "a token is empty".into() },
+        ErrorKind::Remote(RemoteError::from_parts("no such model", Some("MODEL_NOT_FOUND".into()))),
+        ErrorKind::Overloaded { limit: 64 },
+        ErrorKind::DeadlineExceeded { subject: subject() },
+        ErrorKind::Decode {
+            subject: subject(),
+            violations: violations(&[Violation::new("requestId", "type", "is not a string")]),
+        },
+        ErrorKind::Validation {
+            subject: "worker.heartbeat".into(),
+            violations: violations(&[Violation::new("metrics.cpuUsagePercent", "range", "is over 100")]),
+        },
+        ErrorKind::StreamGap { expected: 7, got: 9 },
+        ErrorKind::FirstTokenTimeout { timeout: Duration::from_mins(1) },
+        ErrorKind::InterTokenTimeout { timeout: Duration::from_secs(30), tokens: 12 },
+        ErrorKind::Cancelled { tokens: 12 },
+        ErrorKind::WorkerLost { worker: worker(), tokens: 0 },
+        ErrorKind::SlowConsumer { subject: subject(), dropped: 128 },
+        ErrorKind::ConfigRead { path: "config/cluster.yaml".into(), hint: String::new() },
+        ErrorKind::ConfigSyntax {
+            violations: violations(&[placed(Violation::new("", "syntax", "a quote is not closed"))]),
+        },
+        ErrorKind::ConfigValidation { violations: violations(&[port()]) },
+        ErrorKind::EmbeddedServer { reason: "its log cannot be read".into() },
+        ErrorKind::ServerNotFound {
+            tried: vec![TriedPath { path: "target/tools/nats-server".into(), problem: "not found".into() }],
+            hint: "run `cargo xtask nats`".into(),
+        },
+        ErrorKind::ServerVersion {
+            path: "/usr/bin/nats-server".into(),
+            found: "2.9.25".into(),
+            needed: "2.10.0".into(),
+        },
+        ErrorKind::ServerStart {
+            reason: "port 4222 is in use; change `nats.embedded.port`".into(),
+            exit: Some("exit status: 1".into()),
+            last_lines: vec!["[FTL] listen tcp 127.0.0.1:4222: bind: address already in use".into()],
+        },
+        ErrorKind::ServerFailed { restarts: 5, reason: "signal: 9 (SIGKILL)".into(), last_lines: Vec::new() },
+        ErrorKind::Log { reason: "cannot open logs/mlx.log".into() },
+        ErrorKind::Internal { reason: "a handler panicked".into() },
+    ]
+}
+
+pub(crate) fn violations(violations: &[Violation]) -> Violations {
+    violations.iter().cloned().collect()
+}
+
+/// A violation with all of its fields.
+pub(crate) fn port() -> Violation {
+    Violation {
+        found: Some("99".into()),
+        expected: Some("1024 to 65535".into()),
+        suggestion: Some("0 picks a free port".into()),
+        ..placed(Violation::new("nats.embedded.port", "range", "is not a port"))
+    }
+}
+
+pub(crate) fn placed(violation: Violation) -> Violation {
+    Violation { location: Some(Location { file: "cluster.yaml".into(), line: 3, column: 11 }), ..violation }
+}
