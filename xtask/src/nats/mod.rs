@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use mlx_embedded::binary::BINARY_VARIABLE;
 use mlx_embedded::{Binary, Finder, Origin};
+use mlx_errors::{Error, ErrorKind};
 
 use crate::cli::NatsArguments;
 use crate::style;
@@ -73,7 +74,7 @@ fn check(workspace: &Workspace) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            anstream::println!("{}missing{}: {error}", style::BAD.render(), style::BAD.render_reset());
+            report(&error);
             match Pip::find() {
                 Some(pip) => anstream::println!(
                     "`cargo xtask nats` would fetch {} into {} with `{pip}`",
@@ -85,6 +86,20 @@ fn check(workspace: &Workspace) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error, with each place tried on a line of its own.
+fn report(error: &Error) {
+    let (bad, plain) = (style::BAD.render(), style::BAD.render_reset());
+    let ErrorKind::ServerNotFound { tried, hint } = error.kind() else {
+        anstream::println!("{bad}missing{plain}: {error}");
+        return;
+    };
+    anstream::println!("{bad}missing{plain}: no usable nats-server; tried");
+    for place in tried {
+        anstream::println!("  {}: {}", place.path.display(), place.problem);
+    }
+    anstream::println!("{hint}");
 }
 
 fn finder(workspace: &Workspace) -> Finder {

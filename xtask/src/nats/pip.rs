@@ -47,6 +47,14 @@ impl Pip {
         command
     }
 
+    /// What may help where it fails.
+    pub(super) fn advice(&self) -> &'static str {
+        if self.is_uv() {
+            return "";
+        }
+        "; a pip older than 20.3 does not know these wheels, and `python3 -m pip install --upgrade pip` helps"
+    }
+
     fn is_uv(&self) -> bool {
         self.words.first() == Some(&"uv")
     }
