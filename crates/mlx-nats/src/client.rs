@@ -9,12 +9,12 @@ use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::config::{ClusterConfig, DiscoveryConfig, NatsConfig, StreamingConfig};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, mpsc, watch};
-use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::connection::{self, ConnectionState, Input, Link};
 use crate::inbox::Inbox;
 use crate::registry::Workers;
+use crate::task::AbortOnDrop;
 
 /// Messages that a subscription holds for a slow reader before it drops, unless set otherwise.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
@@ -37,7 +37,8 @@ struct Inner {
     request_timeout: Duration,
     workers: OnceCell<Workers>,
     runtime: Handle,
-    tasks: [AbortHandle; 2],
+    /// The connection's manager and the inbox.
+    _tasks: [AbortOnDrop; 2],
 }
 
 /// What a client does beyond its connection. Every field has a sensible default.
@@ -117,8 +118,8 @@ impl Client {
         })?;
         let manager =
             connection::manage(nats.clone(), transport.inputs, Arc::clone(&inbox), Arc::clone(&link), config.reconnect);
-        let tasks =
-            [tokio::spawn(manager).abort_handle(), tokio::spawn(Arc::clone(&inbox).run(answers)).abort_handle()];
+        let tasks = [tokio::spawn(manager), tokio::spawn(Arc::clone(&inbox).run(answers))]
+            .map(|task| AbortOnDrop(task.abort_handle()));
         let client = Self {
             inner: Arc::new(Inner {
                 nats,
@@ -129,7 +130,7 @@ impl Client {
                 request_timeout: config.request_timeout_ms.as_duration(),
                 workers: OnceCell::new(),
                 runtime: Handle::current(),
-                tasks,
+                _tasks: tasks,
             }),
         };
         client.wait_connected(config.connect_timeout_ms.as_duration()).await?;
@@ -241,13 +242,5 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("state", &self.state()).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
     }
 }

@@ -32,6 +32,7 @@ mod request;
 mod service;
 mod stream;
 mod subscribe;
+mod task;
 
 pub use address::{PublishTo, RequestTo, SubscribeTo};
 pub use client::{Client, ClientOptions};

@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::address::RequestTo;
-use crate::subscribe::{RawSubscription, SubscribeOptions};
+use crate::subscribe::{ChangeKind, RawSubscription, SubscribeOptions};
 use crate::{Client, Headers, codec, headers};
 
 /// Requests that a service handles at once, unless set otherwise.
@@ -156,8 +156,8 @@ impl Client {
         E: Fn(async_nats::Message, Error) -> G + Send + Sync + 'static,
         G: Future<Output = ()> + Send + 'static,
     {
-        let subscription =
-            self.subscribe_raw(subject.clone(), SubscribeOptions { queue_group: options.queue_group }).await?;
+        let shared = SubscribeOptions { queue_group: options.queue_group, capacity: None };
+        let subscription = self.subscribe_raw(subject.clone(), &shared).await?;
         self.confirm(&subscription).await?;
         let (stop, stopped) = mpsc::channel(1);
         let task = self.runtime().spawn(dispatch(subscription, options.limit, handle, refuse, stopped));
@@ -226,7 +226,7 @@ async fn dispatch<H, F, E, G>(
             _ = stopped.recv(), if !stopping => {
                 stopping = true;
                 // What the server sent before it saw this is still handled: the stream ends behind it.
-                if subscription.unsubscribe().await.is_err() {
+                if subscription.apply(ChangeKind::Drain).await.is_err() {
                     break;
                 }
             }

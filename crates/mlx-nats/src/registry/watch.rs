@@ -8,12 +8,12 @@ use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::{WorkerDeregistration, WorkerHeartbeat, WorkerRegistration};
 use mlx_types::{WorkerId, subjects};
 use tokio::sync::{broadcast, watch};
-use tokio::task::AbortHandle;
 use tokio::time::{sleep_until, timeout};
 
 use super::table::Table;
 use super::{WorkerEvent, WorkerInfo};
 use crate::connection::ConnectionState;
+use crate::task::AbortOnDrop;
 use crate::{Client, Subscription};
 
 /// Events that a slow listener may fall behind before it misses some.
@@ -28,7 +28,7 @@ const EVENT_CAPACITY: usize = 1024;
 pub struct Workers {
     shared: Arc<Shared>,
     /// Ends the follower with the last clone.
-    _follower: Arc<Follower>,
+    _follower: Arc<AbortOnDrop>,
 }
 
 #[derive(Debug)]
@@ -37,15 +37,6 @@ struct Shared {
     /// Ticks at every sign of life, so that someone who waits for a worker looks again.
     changes: watch::Sender<()>,
     events: broadcast::Sender<WorkerEvent>,
-}
-
-#[derive(Debug)]
-struct Follower(AbortHandle);
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Workers {
@@ -62,7 +53,7 @@ impl Workers {
             events: broadcast::Sender::new(EVENT_CAPACITY),
         });
         let task = client.runtime().spawn(follow(Arc::clone(&shared), sources));
-        Ok(Self { shared, _follower: Arc::new(Follower(task.abort_handle())) })
+        Ok(Self { shared, _follower: Arc::new(AbortOnDrop(task.abort_handle())) })
     }
 
     /// The workers that are online now, by id.

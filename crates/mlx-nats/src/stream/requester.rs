@@ -54,7 +54,7 @@ impl Client {
         let frames = self
             .subscribe_raw(
                 SubscribeTo::<StreamingResponse>::name(&&response).for_subscribe()?,
-                SubscribeOptions::default(),
+                &SubscribeOptions::default(),
             )
             .await?;
         let (acceptance, reply) = self.inbox().wait();

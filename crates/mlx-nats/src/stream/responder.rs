@@ -9,12 +9,12 @@ use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
 use mlx_types::messages::{CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, Message};
 use mlx_types::{RequestId, WorkerId, subjects};
-use tokio::task::AbortHandle;
 
 use super::TokenSink;
 use super::sink::OutgoingStream;
 use crate::address::SubscribeTo;
 use crate::service::{answer_error, deadline, isolated};
+use crate::task::AbortOnDrop;
 use crate::{Client, ServeOptions, Service, Subscription, codec};
 
 /// How to serve inference.
@@ -224,14 +224,5 @@ async fn pass_on(mut cancellations: Subscription<InferenceCancel>, running: Arc<
                 tracing::warn!(error = &error as &dyn std::error::Error, "ignored a malformed cancellation");
             }
         }
-    }
-}
-
-#[derive(Debug)]
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

@@ -1,0 +1,233 @@
+//! Subscriptions: typed messages as a stream, made when the server has them.
+
+mod queue;
+mod raw;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::{Stream, StreamExt};
+use mlx_errors::{Error, ErrorKind, Result, Violations};
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use self::queue::{Found, Queue};
+use self::raw::Change;
+pub(crate) use self::raw::{ChangeKind, RawSubscription};
+use crate::address::SubscribeTo;
+use crate::task::AbortOnDrop;
+use crate::{Client, codec, headers};
+
+/// How to subscribe. The default is a subscription of its own with the client's capacity.
+#[derive(Clone, Debug, Default)]
+pub struct SubscribeOptions {
+    /// The queue group: each message goes to one member of it.
+    pub queue_group: Option<String>,
+    /// Messages held for a slow reader; further ones are dropped, counted and reported. Unset:
+    /// [`ClientOptions::subscription_capacity`](crate::ClientOptions::subscription_capacity).
+    pub capacity: Option<usize>,
+}
+
+impl Client {
+    /// Subscribes, and returns once the server has the subscription: what anyone publishes after that is delivered.
+    ///
+    /// Survives reconnections; what is published in between is missed. In a cluster of servers, the one that this
+    /// client is connected to has it; its news reaches the other servers a moment later.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidSubject`], [`ErrorKind::Disconnected`], or [`ErrorKind::Timeout`] when the server does not
+    /// confirm within `requestTimeoutMs`.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no subscription behind.
+    pub async fn subscribe<S, M>(&self, to: S) -> Result<Subscription<M>>
+    where
+        S: SubscribeTo<M>,
+        M: DeserializeOwned,
+    {
+        self.subscribe_with(to, SubscribeOptions::default()).await
+    }
+
+    /// [`subscribe`](Client::subscribe) with options.
+    pub async fn subscribe_with<S, M>(&self, to: S, options: SubscribeOptions) -> Result<Subscription<M>>
+    where
+        S: SubscribeTo<M>,
+        M: DeserializeOwned,
+    {
+        let subject = to.name().for_subscribe()?;
+        let raw = self.subscribe_raw(subject.clone(), &options).await?;
+        self.confirm(&raw).await?;
+        let capacity = options.capacity.unwrap_or(self.options().subscription_capacity);
+        let queue = Arc::new(Queue::new(capacity.max(1)));
+        let (changes, received_changes) = mpsc::channel(1);
+        let forwarder = self.runtime().spawn(queue::forward(raw, Arc::clone(&queue), received_changes));
+        Ok(Subscription {
+            subject,
+            queue,
+            own: VecDeque::new(),
+            dropped: 0,
+            reported: 0,
+            changes,
+            _forwarder: AbortOnDrop(forwarder.abort_handle()),
+            check: S::check,
+            payload: PhantomData,
+        })
+    }
+
+    /// Subscribes, and runs `handler` for each message, one after another, on a task of its own.
+    ///
+    /// For those who prefer a callback; a loop over [`subscribe`](Client::subscribe) does the same. The task ends with
+    /// the subscription, and when the handle returned is aborted; dropping the handle lets it run.
+    pub async fn on_message<S, M, H, F>(&self, to: S, mut handler: H) -> Result<JoinHandle<()>>
+    where
+        S: SubscribeTo<M>,
+        M: DeserializeOwned + Send + 'static,
+        H: FnMut(Result<Received<M>>) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut subscription = self.subscribe(to).await?;
+        Ok(self.runtime().spawn(async move {
+            while let Some(message) = subscription.next().await {
+                handler(message).await;
+            }
+        }))
+    }
+}
+
+/// The messages of one subscription, as a [`Stream`]. Dropping it unsubscribes.
+///
+/// Two things come as error items, after which the stream goes on: a message that does not decode or breaks a rule of
+/// its type, and [`ErrorKind::SlowConsumer`] at the place where messages were dropped because this reader was too
+/// slow. The stream ends when the client is closed, and after what the methods below say.
+pub struct Subscription<M> {
+    subject: async_nats::Subject,
+    queue: Arc<Queue>,
+    /// Taken from the queue in one go, so that the lock is not needed for each message.
+    own: VecDeque<async_nats::Message>,
+    /// Drops known when `own` was taken, and how many of them have been reported.
+    dropped: u64,
+    reported: u64,
+    changes: mpsc::Sender<Change>,
+    _forwarder: AbortOnDrop,
+    check: fn(&M) -> Result<(), Violations>,
+    payload: PhantomData<fn() -> M>,
+}
+
+impl<M> Subscription<M> {
+    /// The subject subscribed to.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Messages dropped so far because this reader was too slow.
+    pub fn dropped(&self) -> u64 {
+        self.queue.dropped()
+    }
+
+    /// Ends the subscription. What has arrived already can still be read, and then the stream ends.
+    pub async fn unsubscribe(&mut self) -> Result<()> {
+        self.change(ChangeKind::Unsubscribe).await
+    }
+
+    /// Ends the subscription after `count` messages in all, those already received included.
+    pub async fn unsubscribe_after(&mut self, count: u64) -> Result<()> {
+        self.change(ChangeKind::UnsubscribeAfter(count)).await
+    }
+
+    /// Ends the subscription at the server, and then, behind what the server had sent before, the stream.
+    pub async fn drain(&mut self) -> Result<()> {
+        self.change(ChangeKind::Drain).await
+    }
+
+    async fn change(&mut self, kind: ChangeKind) -> Result<()> {
+        let (done, applied) = oneshot::channel();
+        if self.changes.send(Change { kind, done }).await.is_err() {
+            return Ok(()); // it has ended already, which is what was asked for
+        }
+        applied.await.unwrap_or(Ok(()))
+    }
+}
+
+impl<M: DeserializeOwned> Stream for Subscription<M> {
+    type Item = Result<Received<M>>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(message) = this.own.pop_front() {
+                let decoded = codec::decode(&message.subject, &message.payload, this.check);
+                return Poll::Ready(Some(decoded.map(|payload| Received { payload, message })));
+            }
+            // Behind the last message that fitted is where the others are missing.
+            if this.dropped > this.reported {
+                this.reported = this.dropped;
+                let (subject, dropped) = (this.subject.to_string(), this.dropped);
+                return Poll::Ready(Some(Err(Error::new(ErrorKind::SlowConsumer { subject, dropped }))));
+            }
+            match ready!(this.queue.poll_take(&mut this.own, &mut this.dropped, context)) {
+                Found::Messages => {}
+                Found::Closed if this.dropped > this.reported => {}
+                Found::Closed => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl<M> fmt::Debug for Subscription<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("subject", &self.subject()).finish_non_exhaustive()
+    }
+}
+
+/// A received message: its payload, to which it dereferences, and what came with it.
+pub struct Received<M> {
+    /// The decoded payload.
+    pub payload: M,
+    message: async_nats::Message,
+}
+
+impl<M> Received<M> {
+    /// The subject that it was published on.
+    pub fn subject(&self) -> &str {
+        &self.message.subject
+    }
+
+    /// Where an answer is expected, if one is.
+    pub fn reply(&self) -> Option<&str> {
+        self.message.reply.as_deref()
+    }
+
+    /// The first value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        headers::first(&self.message, name)
+    }
+
+    /// The payload alone.
+    pub fn into_payload(self) -> M {
+        self.payload
+    }
+}
+
+impl<M> Deref for Received<M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        &self.payload
+    }
+}
+
+impl<M: fmt::Debug> fmt::Debug for Received<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received")
+            .field("subject", &self.subject())
+            .field("payload", &self.payload)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,210 @@
+//! The messages that wait for a reader: bounded, with an exact count of what did not fit.
+//!
+//! async-nats drops what its own queue cannot hold, and tells of it through a queue of events that drops too. So each
+//! subscription has a task that moves messages on as they come, and the bound, the count and the report are ours.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use futures_util::Stream;
+use tokio::sync::mpsc;
+
+use super::raw::{Change, RawSubscription};
+
+/// Messages moved at once, before other tasks get their turn.
+const BATCH: usize = 256;
+
+/// At most one line of log a subscription in this time.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Between the task that moves messages and the reader.
+#[derive(Debug)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    messages: VecDeque<async_nats::Message>,
+    /// Since the subscription was made.
+    dropped: u64,
+    closed: bool,
+    reader: Option<Waker>,
+    last_report: Option<Instant>,
+}
+
+/// What a reader finds.
+pub(super) enum Found {
+    /// Messages, in the reader's own queue now.
+    Messages,
+    /// Nothing, and nothing will come.
+    Closed,
+}
+
+impl Queue {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { state: Mutex::default(), capacity }
+    }
+
+    /// Messages that did not fit so far.
+    pub(super) fn dropped(&self) -> u64 {
+        self.lock().dropped
+    }
+
+    /// Takes what waits into `own`, which is empty, and the count of drops that came with it.
+    pub(super) fn poll_take(
+        &self,
+        own: &mut VecDeque<async_nats::Message>,
+        dropped: &mut u64,
+        context: &mut Context<'_>,
+    ) -> Poll<Found> {
+        let mut state = self.lock();
+        *dropped = state.dropped;
+        if !state.messages.is_empty() {
+            std::mem::swap(own, &mut state.messages);
+            return Poll::Ready(Found::Messages);
+        }
+        if state.closed {
+            return Poll::Ready(Found::Closed);
+        }
+        match &mut state.reader {
+            Some(reader) => reader.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    fn push(&self, batch: &mut Vec<async_nats::Message>, subject: &str) {
+        let mut state = self.lock();
+        let room = self.capacity.saturating_sub(state.messages.len()).min(batch.len());
+        state.messages.extend(batch.drain(..room));
+        if !batch.is_empty() {
+            state.dropped += batch.len() as u64;
+            batch.clear();
+            let now = Instant::now();
+            if state.last_report.is_none_or(|last| now.duration_since(last) >= REPORT_INTERVAL) {
+                state.last_report = Some(now);
+                let (dropped, capacity) = (state.dropped, self.capacity);
+                tracing::warn!(subject, dropped, capacity, "a subscription is too slow and loses messages");
+            }
+        }
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing inside the lock can panic half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Moves messages from the transport to the queue, and changes of the subscription the other way, until it ends.
+pub(super) async fn forward(mut source: RawSubscription, queue: Arc<Queue>, mut changes: mpsc::Receiver<Change>) {
+    let _closed_at_the_end = CloseOnDrop(Arc::clone(&queue));
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        tokio::select! {
+            more = std::future::poll_fn(|context| poll_batch(&mut source, &mut batch, context)) => {
+                let subject = source.subject.clone();
+                queue.push(&mut batch, &subject);
+                if !more {
+                    return;
+                }
+                // A flood must not keep the readers of the same thread from their turn.
+                tokio::task::coop::consume_budget().await;
+            }
+            Some(change) = changes.recv() => source.change(change).await,
+        }
+    }
+}
+
+/// Fills `batch` with what has arrived; false at the end of the subscription.
+fn poll_batch(
+    source: &mut RawSubscription,
+    batch: &mut Vec<async_nats::Message>,
+    context: &mut Context<'_>,
+) -> Poll<bool> {
+    let Some(first) = ready!(Pin::new(&mut *source).poll_next(context)) else { return Poll::Ready(false) };
+    batch.push(first);
+    while batch.len() < BATCH {
+        match Pin::new(&mut *source).poll_next(context) {
+            Poll::Ready(Some(message)) => batch.push(message),
+            Poll::Ready(None) => return Poll::Ready(false),
+            Poll::Pending => break,
+        }
+    }
+    Poll::Ready(true)
+}
+
+struct CloseOnDrop(Arc<Queue>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    fn messages(count: usize) -> Vec<async_nats::Message> {
+        let message = |index: usize| async_nats::Message {
+            subject: "lab.test".into(),
+            reply: None,
+            payload: index.to_string().into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        };
+        (0..count).map(message).collect()
+    }
+
+    fn take(queue: &Queue) -> (Vec<String>, u64) {
+        let (mut own, mut dropped) = (VecDeque::new(), 0);
+        let _ = queue.poll_take(&mut own, &mut dropped, &mut Context::from_waker(Waker::noop()));
+        let text = own.iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect();
+        (text, dropped)
+    }
+
+    #[test]
+    fn c12_what_does_not_fit_is_counted_exactly_and_the_oldest_stay() {
+        let queue = Queue::new(3);
+        queue.push(&mut messages(2), "lab.test");
+        assert_eq!(queue.dropped(), 0);
+        queue.push(&mut messages(5), "lab.test");
+        assert_eq!(take(&queue), (vec!["0".into(), "1".into(), "0".into()], 4));
+        queue.push(&mut messages(1), "lab.test");
+        assert_eq!(take(&queue), (vec!["0".into()], 4));
+    }
+
+    #[test]
+    fn a_closed_queue_is_still_read_to_its_end() {
+        let queue = Queue::new(3);
+        queue.push(&mut messages(1), "lab.test");
+        queue.close();
+        assert_eq!(take(&queue).0.len(), 1);
+        let found = queue.poll_take(&mut VecDeque::new(), &mut 0, &mut Context::from_waker(Waker::noop()));
+        assert!(matches!(found, Poll::Ready(Found::Closed)));
+    }
+}

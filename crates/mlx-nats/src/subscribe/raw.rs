@@ -1,0 +1,107 @@
+//! A subscription of the transport, undecoded.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use mlx_errors::{Error, ErrorKind, Result};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::SubscribeOptions;
+use crate::Client;
+
+impl Client {
+    /// A subscription on its way to the server: in order with what this client publishes after it, but not confirmed.
+    pub(crate) async fn subscribe_raw(
+        &self,
+        subject: async_nats::Subject,
+        options: &SubscribeOptions,
+    ) -> Result<RawSubscription> {
+        self.link().live(|| format!("subscribe to `{subject}`"))?;
+        let made = match &options.queue_group {
+            Some(group) => self.nats().queue_subscribe(subject.clone(), group.clone()).await,
+            None => self.nats().subscribe(subject.clone()).await,
+        };
+        match made {
+            Ok(subscriber) => {
+                Ok(RawSubscription { subject, subscriber: Some(subscriber), runtime: self.runtime().clone() })
+            }
+            Err(error) => Err(Error::new(ErrorKind::Subscription {
+                subject: subject.to_string(),
+                reason: error.kind().to_string(),
+            })),
+        }
+    }
+
+    /// A round trip behind the subscription on the same connection: the server handles both in order.
+    pub(crate) async fn confirm(&self, subscription: &RawSubscription) -> Result<()> {
+        let during = format!("subscribe to `{}`", subscription.subject);
+        self.round_trip(&during, self.request_timeout()).await
+    }
+}
+
+/// Undecoded messages of one subscription. Dropping it unsubscribes.
+pub(crate) struct RawSubscription {
+    pub(crate) subject: async_nats::Subject,
+    /// Taken only by `Drop`.
+    subscriber: Option<async_nats::Subscriber>,
+    runtime: Handle,
+}
+
+/// A change to a subscription that another task reads.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(super) kind: ChangeKind,
+    pub(super) done: oneshot::Sender<Result<()>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ChangeKind {
+    /// No further messages; what the transport holds already is still read.
+    Unsubscribe,
+    /// No further messages after so many in all.
+    UnsubscribeAfter(u64),
+    /// No further messages from the server; what it has sent already is still read.
+    Drain,
+}
+
+impl RawSubscription {
+    pub(crate) async fn apply(&mut self, kind: ChangeKind) -> Result<()> {
+        let Some(subscriber) = &mut self.subscriber else { return Ok(()) };
+        let applied = match kind {
+            ChangeKind::Unsubscribe => subscriber.unsubscribe().await,
+            ChangeKind::UnsubscribeAfter(count) => subscriber.unsubscribe_after(count).await,
+            ChangeKind::Drain => subscriber.drain().await,
+        };
+        applied.map_err(|_| {
+            let reason = "the connection has ended".to_owned();
+            Error::new(ErrorKind::Subscription { subject: self.subject.to_string(), reason })
+        })
+    }
+
+    pub(super) async fn change(&mut self, change: Change) {
+        let applied = self.apply(change.kind).await;
+        // Whoever asked may have lost interest.
+        let _ = change.done.send(applied);
+    }
+}
+
+impl Stream for RawSubscription {
+    type Item = async_nats::Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match &mut self.subscriber {
+            Some(subscriber) => Pin::new(subscriber).poll_next(context),
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+impl Drop for RawSubscription {
+    fn drop(&mut self) {
+        // async-nats unsubscribes by a task of its own when its queue is full, and needs a runtime for that.
+        let _runtime = self.runtime.enter();
+        self.subscriber = None;
+    }
+}
