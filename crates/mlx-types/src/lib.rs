@@ -2,7 +2,7 @@
 //!
 //! - [`messages`]: every payload, with its bounds. Decoding ignores unknown members; [`Message::check`] enforces the bounds.
 //! - [`subjects`]: the subject table. A [`Subject<M>`] carries its payload type, so a mix-up does not compile.
-//! - [`config`]: [`ClusterConfig`](config::ClusterConfig) and its parts, with defaults and rules.
+//! - [`config`]: [`ClusterConfig`] and its parts, with defaults and rules.
 //! - [`NatsUrl`] and [`Secret`]: credentials that no log, error or `Debug` output can show.
 //!
 //! ```
