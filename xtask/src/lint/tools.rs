@@ -13,7 +13,7 @@ pub(super) fn fmt(workspace: &Workspace) -> Result<Outcome> {
 }
 
 pub(super) fn clippy(workspace: &Workspace) -> Result<Outcome> {
-    cargo(workspace, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])
+    cargo(workspace, &["clippy", "--workspace", "--all-targets", "--keep-going", "--", "-D", "warnings"], &[])
 }
 
 pub(super) fn doc(workspace: &Workspace) -> Result<Outcome> {
@@ -21,7 +21,7 @@ pub(super) fn doc(workspace: &Workspace) -> Result<Outcome> {
         Ok(flags) => format!("{flags} -D warnings"),
         Err(_) => "-D warnings".to_owned(),
     };
-    cargo(workspace, &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", &flags)])
+    cargo(workspace, &["doc", "--workspace", "--no-deps", "--keep-going"], &[("RUSTDOCFLAGS", &flags)])
 }
 
 pub(super) fn deny(workspace: &Workspace) -> Result<Outcome> {
