@@ -1,7 +1,6 @@
 //! The command line: what may be said, and how `--help` teaches it.
 
 use std::ffi::OsString;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -47,6 +46,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct DemoArguments {
     /// What to ask, one prompt an argument [default: lines of standard input, or a built-in pair].
+    #[arg(value_name = "PROMPT")]
     pub(crate) prompts: Vec<OsString>,
 
     /// The configuration file [default: config/cluster.yaml of the workspace].
@@ -54,8 +54,8 @@ pub(crate) struct DemoArguments {
     pub(crate) config: Option<PathBuf>,
 
     /// How many worker processes to start [default: 2].
-    #[arg(long, value_name = "N")]
-    pub(crate) workers: Option<NonZeroU32>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) workers: Option<u32>,
 
     /// Kill one worker in the middle of its stream, to show what a controller then sees.
     #[arg(long)]
@@ -66,8 +66,8 @@ pub(crate) struct DemoArguments {
     pub(crate) tokens_per_second: Option<f64>,
 
     /// How many tokens an answer has at the most.
-    #[arg(long, value_name = "N")]
-    pub(crate) max_tokens: Option<NonZeroU32>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: Option<u32>,
 }
 
 const DEMO_HELP: &str = "\
