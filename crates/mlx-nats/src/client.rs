@@ -52,6 +52,8 @@ pub struct ClientOptions {
     pub first_token_timeout: Duration,
     /// How long a token stream may be silent between two tokens. 30 s.
     pub inter_token_timeout: Duration,
+    /// Offer to read frames of several tokens, and send them to a requester that offers to. True.
+    pub coalesce: bool,
     /// How long a worker may be silent before it counts as lost. 15 s.
     pub offline_timeout: Duration,
 }
@@ -75,6 +77,7 @@ impl ClientOptions {
             subscription_capacity: SUBSCRIPTION_CAPACITY,
             first_token_timeout: streaming.first_token_timeout_ms.as_duration(),
             inter_token_timeout: streaming.inter_token_timeout_ms.as_duration(),
+            coalesce: streaming.coalesce,
             offline_timeout: discovery.offline_timeout_ms.as_duration(),
         }
     }

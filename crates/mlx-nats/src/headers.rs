@@ -6,6 +6,8 @@ use std::str::FromStr;
 use async_nats::header::{HeaderName, HeaderValue};
 use mlx_errors::{Error, ErrorKind, Result};
 
+/// The kinds of frame that a requester reads beyond the plain ones, separated by commas.
+pub(crate) const ACCEPT: &str = "Mlx-Accept";
 /// The absolute deadline of a request, in milliseconds since the Unix epoch.
 pub(crate) const DEADLINE: &str = "Mlx-Deadline";
 /// The stable code of an error reply.

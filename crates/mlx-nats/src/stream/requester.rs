@@ -14,12 +14,13 @@ use mlx_types::messages::{CancelMode, FinishReason, InferenceCancel, InferenceRe
 use mlx_types::{RequestId, WorkerId, subjects};
 use tokio::time::{Instant, Sleep};
 
+use super::TOKENS;
 use super::assembly::{Assembly, Step};
 use crate::address::{PublishTo, SubscribeTo};
 use crate::inbox::Waiter;
 use crate::request::check_answer;
 use crate::subscribe::{RawSubscription, SubscribeOptions};
-use crate::{Client, codec};
+use crate::{Client, Headers, codec, headers};
 
 impl Client {
     /// Asks a worker to answer a prompt, and streams the tokens back.
@@ -59,7 +60,11 @@ impl Client {
             .await?;
         let (acceptance, reply) = self.inbox().wait();
         let to = PublishTo::<InferenceRequest>::name(&&subject).for_publish()?;
-        self.send(to, Some(reply), None, json).await?;
+        let mut headers = Headers::new();
+        if self.options().coalesce {
+            headers.set(headers::ACCEPT, TOKENS)?;
+        }
+        self.send(to, Some(reply), Some(headers), json).await?;
 
         let link = Arc::clone(self.link());
         let during = format!("inference on `{subject}`");

@@ -10,12 +10,12 @@ use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
 use mlx_types::messages::{CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, Message};
 use mlx_types::{RequestId, WorkerId, subjects};
 
-use super::TokenSink;
 use super::sink::OutgoingStream;
+use super::{TOKENS, TokenSink};
 use crate::address::SubscribeTo;
 use crate::service::{answer_error, deadline, isolated};
 use crate::task::AbortOnDrop;
-use crate::{Client, ServeOptions, Service, Subscription, codec};
+use crate::{Client, ServeOptions, Service, Subscription, codec, headers};
 
 /// How to serve inference.
 #[derive(Clone, Debug)]
@@ -125,7 +125,8 @@ where
     deadline(message)?;
     let request = codec::decode(&message.subject, &message.payload, InferenceRequest::check)?;
     let request_id = request.request_id;
-    let stream = Arc::new(OutgoingStream::new(client.clone(), request_id));
+    let coalesce = client.options().coalesce && offers_tokens(message);
+    let stream = Arc::new(OutgoingStream::new(client.clone(), request_id, coalesce));
     let _entry = running.enter(request_id, &stream)?;
     if let Some(reply) = &message.reply {
         let acceptance = InferenceAcceptance { request_id, worker_id };
@@ -134,15 +135,24 @@ where
     }
     let sink = TokenSink::new(Arc::clone(&stream));
     let ended = tokio::select! {
+        // The handler first: while it makes tokens without waiting, they gather into one frame.
+        biased;
         ended = isolated(async { handler(request, sink).await }) => ended,
         // A killed handler is dropped where it stands, whatever it is waiting for.
         () = stream.killed() => return Ok(()),
+        never = stream.pump() => match never {},
     };
     if let Err(error) = finish(&stream, ended).await {
         // The requester finds out by its own timeouts.
         tracing::warn!(%request_id, error = &error as &dyn std::error::Error, "the end of a stream could not be sent");
     }
     Ok(())
+}
+
+/// Whether the requester reads frames of several tokens.
+fn offers_tokens(message: &async_nats::Message) -> bool {
+    let accepted = headers::first(message, headers::ACCEPT).unwrap_or_default();
+    accepted.split(',').any(|kind| kind.trim().eq_ignore_ascii_case(TOKENS))
 }
 
 /// Sends the one frame that ends a stream, or none if the requester wants to hear no more.
@@ -167,7 +177,7 @@ async fn refuse(client: &Client, message: async_nats::Message, error: Error) {
         return answer_error(client, reply, &error).await;
     }
     let Ok(asked) = serde_json::from_slice::<Asked>(&message.payload) else { return };
-    if let Err(error) = OutgoingStream::new(client.clone(), asked.request_id).failed(&error).await {
+    if let Err(error) = OutgoingStream::new(client.clone(), asked.request_id, false).failed(&error).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "a refusal could not be sent");
     }
 }

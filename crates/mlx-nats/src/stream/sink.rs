@@ -1,5 +1,6 @@
 //! Where a worker puts its tokens.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -9,11 +10,14 @@ use mlx_types::messages::{CancelMode, FinishReason, StreamingResponse};
 use mlx_types::{RequestId, Subject, subjects};
 use tokio::sync::watch;
 
+use super::gather::Gather;
 use crate::Client;
 
 /// The answering side of one token stream.
 ///
-/// Give it tokens with [`send`](Self::send); the end is sent by the service when the handler returns.
+/// Give it tokens with [`send`](Self::send); the end is sent by the service when the handler returns. To a requester
+/// that reads frames of several tokens, those made while an earlier frame is still being written go out together; the
+/// first token, and any other that finds the line free, is sent at once.
 #[derive(Debug)]
 pub struct TokenSink {
     stream: Arc<OutgoingStream>,
@@ -26,11 +30,12 @@ impl TokenSink {
         Self { stream, cancelled }
     }
 
-    /// Sends the next token.
+    /// Sends the next token. Waits while the connection is behind by more than a few hundred tokens of this stream.
     ///
     /// # Errors
     /// [`ErrorKind::Cancelled`] when the requester no longer wants any: return it from the handler, which then ends
-    /// the stream the way that the requester asked for. Otherwise those of [`publish`](Client::publish).
+    /// the stream the way that the requester asked for. Otherwise those of [`publish`](Client::publish), of this token
+    /// or of an earlier one.
     ///
     /// # Cancel safety
     /// A token whose future is dropped may or may not have been sent; the handler should end then.
@@ -38,16 +43,12 @@ impl TokenSink {
         if self.cancelled.borrow().is_some() {
             return Err(self.stream.cancelled_error());
         }
-        let index = self.stream.sent.load(Ordering::Relaxed);
-        let frame = StreamingResponse::Token { request_id: self.stream.request_id, token: token.into(), index };
-        self.stream.publish(&frame).await?;
-        self.stream.sent.store(index + 1, Ordering::Relaxed);
-        Ok(())
+        self.stream.send(token.into()).await
     }
 
-    /// Tokens sent so far.
+    /// Tokens taken so far.
     pub fn sent(&self) -> u64 {
-        self.stream.sent.load(Ordering::Relaxed)
+        self.stream.taken.load(Ordering::Relaxed)
     }
 
     /// Resolves when the requester no longer wants any tokens, with the error to return from the handler.
@@ -68,17 +69,25 @@ pub(super) struct OutgoingStream {
     client: Client,
     request_id: RequestId,
     subject: Subject<StreamingResponse>,
-    /// Written by the one sink alone.
-    sent: AtomicU64,
+    /// Tokens taken from the handler. Written by the one sink alone.
+    taken: AtomicU64,
+    /// Tokens on their way into one frame; unset where the requester reads only plain frames.
+    gather: Option<Gather>,
     cancel: watch::Sender<Option<CancelMode>>,
     started: Instant,
 }
 
 impl OutgoingStream {
-    pub(super) fn new(client: Client, request_id: RequestId) -> Self {
-        let subject = subjects::response(request_id);
-        let (sent, cancel) = (AtomicU64::new(0), watch::Sender::new(None));
-        Self { client, request_id, subject, sent, cancel, started: Instant::now() }
+    pub(super) fn new(client: Client, request_id: RequestId, coalesce: bool) -> Self {
+        Self {
+            client,
+            request_id,
+            subject: subjects::response(request_id),
+            taken: AtomicU64::new(0),
+            gather: coalesce.then(Gather::default),
+            cancel: watch::Sender::new(None),
+            started: Instant::now(),
+        }
     }
 
     pub(super) fn cancel(&self, mode: CancelMode) {
@@ -97,11 +106,27 @@ impl OutgoingStream {
         debug_assert!(killed.is_ok());
     }
 
-    /// The clean end.
+    /// Sends gathered tokens whenever the line is free; runs beside the handler, in the same task.
+    pub(super) async fn pump(&self) -> Infallible {
+        let Some(gather) = &self.gather else { return std::future::pending().await };
+        loop {
+            gather.filled().await;
+            if let Err(error) = self.send_gathered(gather).await {
+                gather.fail(error);
+            }
+            // Not a round trip: only until the socket has taken what was written. Meanwhile tokens gather.
+            if self.client.nats().flush().await.is_err() {
+                return std::future::pending().await; // the transport has ended, as the next `send` will find
+            }
+        }
+    }
+
+    /// The clean end, behind every token.
     pub(super) async fn done(&self, finish_reason: FinishReason) -> Result<()> {
+        self.send_rest().await?;
         let frame = StreamingResponse::Done {
             request_id: self.request_id,
-            total_tokens: self.sent.load(Ordering::Relaxed),
+            total_tokens: self.taken.load(Ordering::Relaxed),
             latency_ms: self.started.elapsed().as_secs_f64() * 1000.0,
             finish_reason: Some(finish_reason),
         };
@@ -110,6 +135,7 @@ impl OutgoingStream {
 
     /// The end with an error: its public message and code.
     pub(super) async fn failed(&self, error: &Error) -> Result<()> {
+        self.send_rest().await?;
         let remote = error.to_remote();
         let frame = StreamingResponse::Error {
             request_id: self.request_id,
@@ -119,11 +145,41 @@ impl OutgoingStream {
         self.publish(&frame).await
     }
 
+    async fn send(&self, token: String) -> Result<()> {
+        let index = self.taken.load(Ordering::Relaxed);
+        match &self.gather {
+            Some(gather) if index > 0 => gather.put(index, token).await?,
+            _ => self.publish(&StreamingResponse::Token { request_id: self.request_id, token, index }).await?,
+        }
+        self.taken.store(index + 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn send_rest(&self) -> Result<()> {
+        let Some(gather) = &self.gather else { return Ok(()) };
+        while !gather.is_empty() {
+            self.send_gathered(gather).await?;
+        }
+        gather.take_error().map_or(Ok(()), Err)
+    }
+
+    async fn send_gathered(&self, gather: &Gather) -> Result<()> {
+        let Some(batch) = gather.next() else { return Ok(()) };
+        let (request_id, index) = (self.request_id, batch.index);
+        let frame = match batch.tokens.as_slice() {
+            [token] => StreamingResponse::Token { request_id, token: token.clone(), index },
+            tokens => StreamingResponse::Tokens { request_id, tokens: tokens.to_vec(), index },
+        };
+        self.publish(&frame).await?;
+        gather.sent();
+        Ok(())
+    }
+
     async fn publish(&self, frame: &StreamingResponse) -> Result<()> {
         self.client.publish(&self.subject, frame).await
     }
 
     fn cancelled_error(&self) -> Error {
-        Error::new(ErrorKind::Cancelled { tokens: self.sent.load(Ordering::Relaxed) })
+        Error::new(ErrorKind::Cancelled { tokens: self.taken.load(Ordering::Relaxed) })
     }
 }
