@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use mlx_errors::{REDACTED, is_secret_name};
+
 use crate::syntax::Syntax;
 
 /// A value as `tracing` hands it over.
@@ -23,6 +25,14 @@ impl Value<'_> {
         text.clear();
         // Not `to_string`, which panics where a `Display` fails; what was written before stays.
         let _ = fmt::write(text, format_args!("{self}"));
+    }
+
+    /// This value, unless it is text under a secret's name. Numbers are none: `token = 7` is a count or an index.
+    pub(crate) fn guarded(self, name: &str) -> Self {
+        match self {
+            Self::Text(_) | Self::Debug(_) if is_secret_name(name) => Self::Text(REDACTED),
+            value => value,
+        }
     }
 
     pub(crate) fn to_text(self) -> String {

@@ -164,3 +164,47 @@ const CLASS: [u8; 256] = {
     class[0xE2] = SUSPECT;
     class
 };
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn json(text: &str) -> String {
+        let mut out = Vec::new();
+        quoted(&mut out, text);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn l1_terminal_escapes_and_reordering_marks_are_spelt_out() {
+        assert_eq!(json("\u{1b}[2J\u{9b}\u{7f}"), r#""\u001b[2J\u009b\u007f""#);
+        assert_eq!(json("\u{202e}\u{2066}\u{200f}\u{2028}"), r#""\u202e\u2066\u200f\u2028""#);
+        assert_eq!(json("\"\\\n\t\r\u{8}\u{c}\0"), r#""\"\\\n\t\r\b\f\u0000""#);
+        // Neighbours of the harmful ones, and what people write.
+        assert_eq!(json("\u{a0}é–…\u{2010}\u{2065}\u{206a}語🦀"), "\"\u{a0}é–…\u{2010}\u{2065}\u{206a}語🦀\"");
+    }
+
+    #[test]
+    fn l1_every_character_reads_back() {
+        for char in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
+            let text = format!("a{char}b");
+            assert_eq!(serde_json::from_str::<String>(&json(&text)).unwrap(), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn l1_strings_read_back_as_they_were(text in any::<String>()) {
+            let json = json(&text);
+            prop_assert!(!json.chars().any(char::is_control), "{json:?}");
+            prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        }
+
+        #[test]
+        fn l1_plain_text_is_written_as_serde_json_does(text in "[ -~\n\r\t\u{8}\u{c}äöü語🦀]*") {
+            prop_assert_eq!(json(&text), serde_json::to_string(&text).unwrap());
+        }
+    }
+}

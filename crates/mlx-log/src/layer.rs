@@ -1,9 +1,11 @@
 //! From `tracing` to lines: collects what an event and the spans around it say, and hands the finished line on.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::error::Error as StdError;
 use std::sync::Arc;
 
+use memchr::{memchr, memmem};
 use tracing::field::{Field, Visit};
 use tracing::metadata::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
@@ -96,8 +98,20 @@ where
                 error: error.as_ref(),
             },
         );
+        hide_credentials(line);
         self.queue.push(line, *metadata.level() == Level::ERROR);
         scratch.give_back();
+    }
+}
+
+/// The net below types that do not show their secrets: credentials of URLs, whoever put them into the line.
+fn hide_credentials(line: &mut Vec<u8>) {
+    let url = memmem::find(line, b"://").and_then(|at| line.get(at..));
+    if url.is_some_and(|url| memchr(b'@', url).is_some())
+        && let Cow::Owned(hidden) = mlx_errors::redact(&String::from_utf8_lossy(line))
+    {
+        line.clear();
+        line.extend_from_slice(hidden.as_bytes());
     }
 }
 
@@ -155,7 +169,7 @@ impl<S: Syntax> EventVisitor<'_, S> {
             }
             "component" => value.replace(self.component),
             "error" => self.error = Some(Fault::from_text(value.to_text())),
-            name => self.fields.add(self.syntax, name, |out| self.syntax.value(out, &value)),
+            name => self.fields.add(self.syntax, name, |out| self.syntax.value(out, &value.guarded(name))),
         }
     }
 }
@@ -183,7 +197,7 @@ impl<S: Syntax> SpanVisitor<'_, S> {
         if field.name() == "component" {
             value.replace(&mut self.fields.component);
         } else {
-            self.fields.set(field.name(), |out| self.syntax.value(out, &value));
+            self.fields.set(field.name(), |out| self.syntax.value(out, &value.guarded(field.name())));
         }
     }
 }

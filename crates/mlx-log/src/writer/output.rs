@@ -28,15 +28,18 @@ impl Output {
         let count = match self {
             Self::Stderr => io::stderr().write(bytes),
             Self::File(file) => file.write(bytes),
-            // A panic here would end the writer, and with it the log.
-            Self::Writer(writer) => catch_unwind(AssertUnwindSafe(|| {
-                let count = writer.write(bytes)?;
-                writer.flush()?;
-                Ok(count)
-            }))
-            .unwrap_or_else(|_| Err(io::Error::other("the writer panicked"))),
+            Self::Writer(writer) => guarded(|| writer.write(bytes)),
         }?;
         if count == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(count) }
+    }
+
+    /// Passes on what the output itself has buffered.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        match self {
+            // Neither of them buffers.
+            Self::Stderr | Self::File(_) => Ok(()),
+            Self::Writer(writer) => guarded(|| writer.flush()),
+        }
     }
 
     pub(crate) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -48,7 +51,7 @@ impl Output {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        self.flush()
     }
 
     /// Says on standard error that lines wait: the log itself cannot.
@@ -61,6 +64,11 @@ impl Output {
         // Where standard error fails too there is nobody left to tell.
         let _ = writeln!(io::stderr(), "mlx-log: cannot write to {place}: {error}; trying again");
     }
+}
+
+/// A panic of a user's writer would end the writing thread, and with it the log.
+fn guarded<T>(write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(write)).unwrap_or_else(|_| Err(io::Error::other("the writer panicked")))
 }
 
 /// A file that is opened anew once its path names another one, so that rotation by renaming needs no signal.

@@ -244,9 +244,11 @@ impl Queue {
     /// Writes the whole batch, trying again while the output fails; false when that was given up at the end.
     fn write(&self, output: &mut Output, batch: &[u8]) -> bool {
         let mut rest = batch;
-        while !rest.is_empty() {
-            match output.write(rest) {
-                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+        loop {
+            let attempt = if rest.is_empty() { output.flush().map(|()| None) } else { output.write(rest).map(Some) };
+            match attempt {
+                Ok(Some(count)) => rest = rest.get(count..).unwrap_or_default(),
+                Ok(None) => return true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     let mut state = self.lock();
@@ -266,7 +268,6 @@ impl Queue {
                 }
             }
         }
-        true
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,16 +1,12 @@
 //! What a line says.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
-
-mod support;
-
 use std::error::Error as StdError;
 use std::io;
 
+use crate::support::TestLog;
 use mlx_errors::{Error, ErrorCode, ErrorKind, RemoteError};
 use mlx_log::{Format, Level, LogConfig, Setup};
 use serde_json::{Value, json};
-use support::TestLog;
 
 fn log() -> TestLog {
     TestLog::new(Setup::new(&LogConfig { level: Level::Debug, ..LogConfig::default() }))
