@@ -5,4 +5,21 @@ compile_error!("mlx-embedded supervises processes the Unix way; it supports Linu
 
 pub mod binary;
 
+mod diagnosis;
+mod folder;
+mod http;
+mod lock;
+mod logs;
+mod node;
+mod process;
+mod ready;
+mod server;
+mod settings;
+mod supervisor;
+mod thread;
+
 pub use binary::{Binary, Finder, Origin};
+pub use node::{Node, connect, connect_with};
+pub use process::OrphanGuard;
+pub use server::{Builder, EmbeddedServer};
+pub use supervisor::ServerState;

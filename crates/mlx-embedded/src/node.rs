@@ -1,0 +1,79 @@
+//! One handle for both modes: a server of our own and a client to it, or a client to a server elsewhere.
+
+use std::time::{Duration, Instant};
+
+use mlx_errors::Result;
+use mlx_nats::{Client, ClientOptions};
+use mlx_types::config::{NatsConfig, NatsMode};
+
+use crate::EmbeddedServer;
+
+/// Starts the embedded server and connects to it, or connects to the external one, as `config` says.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// # async fn example() -> mlx_errors::Result<()> {
+/// let config = mlx_types::config::NatsConfig::default(); // embedded mode
+/// let node = mlx_embedded::connect(&config).await?;
+/// println!("{}", node.client().state());
+/// node.shutdown(Duration::from_secs(5)).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Those of [`EmbeddedServer::start`] in embedded mode, and of [`Client::connect`] in both.
+///
+/// # Cancel safety
+/// Dropping the future stops a server that it has started.
+pub async fn connect(config: &NatsConfig) -> Result<Node> {
+    connect_with(config, ClientOptions::default()).await
+}
+
+/// [`connect`] with options for the client.
+pub async fn connect_with(config: &NatsConfig, options: ClientOptions) -> Result<Node> {
+    let server = match config.mode {
+        NatsMode::Embedded => Some(EmbeddedServer::start(config).await?),
+        NatsMode::External => None,
+    };
+    let client = match &server {
+        Some(server) => Client::connect_with(&server.client_config(), options).await?,
+        None => Client::connect_with(config, options).await?,
+    };
+    Ok(Node { client, server })
+}
+
+/// A connected node. Dropping it closes the connection and kills the embedded server; [`shutdown`](Self::shutdown)
+/// does the same in good order.
+#[derive(Debug)]
+pub struct Node {
+    client: Client,
+    server: Option<EmbeddedServer>,
+}
+
+impl Node {
+    /// The client. It can be cloned and outlives nothing: it closes with the node.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The embedded server, in embedded mode.
+    pub fn server(&self) -> Option<&EmbeddedServer> {
+        self.server.as_ref()
+    }
+
+    /// Sends what is under way, closes the connection, and stops the embedded server, all within `deadline`.
+    ///
+    /// # Errors
+    /// The first of the two that did not end cleanly; both have ended all the same.
+    pub async fn shutdown(self, deadline: Duration) -> Result<()> {
+        let by = Instant::now() + deadline;
+        let closed = self.client.shutdown(deadline).await;
+        let stopped = match self.server {
+            Some(server) => server.stop(by.saturating_duration_since(Instant::now())).await,
+            None => Ok(()),
+        };
+        closed.and(stopped)
+    }
+}

@@ -1,0 +1,309 @@
+//! The handle of one embedded server.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use mlx_errors::{Error, ErrorKind, Result, Violation};
+use mlx_types::config::{NatsConfig, NatsMode};
+use mlx_types::{NatsUrl, Scheme, Secret};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::instrument::WithSubscriber as _;
+
+use crate::process::OrphanGuard;
+use crate::ready::Endpoints;
+use crate::settings::Settings;
+use crate::supervisor::{Launcher, Order, ServerState, Shared, supervise};
+use crate::{Binary, Finder, thread};
+
+/// How long a drop may block for a process to be killed. It takes a few ms.
+const DROP_LIMIT: Duration = Duration::from_secs(2);
+
+/// A nats-server of this process's own: started, supervised, and gone when this is dropped.
+///
+/// Dropping it kills the server, and blocks for the few ms that takes; [`EmbeddedServer::stop`] lets it end in good
+/// order. Its supervision needs no runtime of the caller's and outlives the one it was started on.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use mlx_embedded::EmbeddedServer;
+/// use mlx_types::config::NatsConfig;
+///
+/// # async fn example() -> mlx_errors::Result<()> {
+/// let mut config = NatsConfig::default();
+/// config.embedded.port = 0; // any free port
+/// let server = EmbeddedServer::start(&config).await?;
+/// println!("listening on {}", server.client_url());
+/// server.stop(Duration::from_secs(5)).await
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct EmbeddedServer {
+    orders: mpsc::Sender<Order>,
+    shared: Arc<Shared>,
+    endpoints: Endpoints,
+    url: NatsUrl,
+    config: NatsConfig,
+    binary: Binary,
+}
+
+impl EmbeddedServer {
+    /// Starts a server and waits until it answers; see [`Builder`] for what can be chosen beyond the configuration.
+    ///
+    /// # Errors
+    /// `CONFIG_VALIDATION_ERROR` for a configuration that breaks a rule, a bind wider than loopback without credentials
+    /// among them; `EMBEDDED_SERVER_NOT_FOUND`, `EMBEDDED_SERVER_VERSION`; `EMBEDDED_SERVER_START_ERROR` with the
+    /// server's last lines, and the setting to change where there is one.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends what it has started.
+    pub async fn start(config: &NatsConfig) -> Result<Self> {
+        Self::builder(config).start().await
+    }
+
+    /// A server to be started, with more to choose.
+    pub fn builder(config: &NatsConfig) -> Builder {
+        Builder { config: config.clone(), guard: OrphanGuard::default(), finder: None, private: false }
+    }
+
+    /// The URL for clients, without credentials. It stays the same over restarts.
+    pub fn client_url(&self) -> NatsUrl {
+        self.url.clone()
+    }
+
+    /// Where clients on this machine connect. It stays the same over restarts.
+    pub fn client_addr(&self) -> SocketAddr {
+        self.endpoints.client
+    }
+
+    /// Where monitoring answers over HTTP, on loopback only; `None` where it is switched off.
+    pub fn monitoring_addr(&self) -> Option<SocketAddr> {
+        self.endpoints.monitoring
+    }
+
+    /// The configuration for a client of this server: external mode, its URL, its credentials.
+    pub fn client_config(&self) -> NatsConfig {
+        NatsConfig {
+            mode: NatsMode::External,
+            server_url: Some(self.client_url()),
+            servers: None,
+            ..self.config.clone()
+        }
+    }
+
+    /// The binary that runs.
+    pub fn binary(&self) -> &Binary {
+        &self.binary
+    }
+
+    /// The process id; `None` between two runs, and after the last.
+    pub fn pid(&self) -> Option<u32> {
+        Some(self.shared.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
+    /// What it is doing, now and from now on.
+    pub fn state(&self) -> watch::Receiver<ServerState> {
+        self.shared.state.subscribe()
+    }
+
+    /// Its last log lines, 100 at the most, the oldest first.
+    pub fn last_lines(&self) -> Vec<String> {
+        self.shared.lines.last(usize::MAX)
+    }
+
+    /// Has the running server take on what it can of `config`: credentials, certificates, the largest payload, the log
+    /// level. Connections whose credentials are no longer valid are closed, all others stay.
+    ///
+    /// # Errors
+    /// If `config` breaks a rule, changes what a running server cannot change, or is refused by the server; it then
+    /// runs on as before.
+    pub async fn reload(&mut self, config: &NatsConfig) -> Result<()> {
+        check(config)?;
+        let (done, current) = oneshot::channel();
+        let not_running = || failed("it is not running, so that it cannot reload its settings".to_owned());
+        self.orders.send(Order::Settings { done }).await.map_err(|_| not_running())?;
+        let current = current.await.map_err(|_| not_running())?;
+        let settings = Box::new(current.reloaded(config).map_err(|keys| {
+            failed(format!("a running server cannot change {}; stop it and start another", keys.join(", ")))
+        })?);
+        let (done, outcome) = oneshot::channel();
+        let log_level = config.embedded.log_level;
+        self.orders.send(Order::Reload { settings, log_level, done }).await.map_err(|_| not_running())?;
+        outcome.await.map_err(|_| not_running())??;
+        self.config = config.clone();
+        Ok(())
+    }
+
+    /// Ends the server in good order, or by force if it is not gone within `deadline`. Returns when it is gone.
+    ///
+    /// One that has failed or ended before is no error.
+    ///
+    /// # Cancel safety
+    /// Dropping the future kills the server.
+    pub async fn stop(self, deadline: Duration) -> Result<()> {
+        let (done, stopped) = oneshot::channel();
+        let deadline = Instant::now() + deadline;
+        if self.orders.send(Order::Stop { deadline, done }).await.is_ok() {
+            // An error means that it was gone before the order came.
+            let _ = stopped.await;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for EmbeddedServer {
+    fn drop(&mut self) {
+        kill(&self.orders);
+    }
+}
+
+/// Kills what the supervisor at the other end of `orders` runs, and waits for it.
+fn kill(orders: &mpsc::Sender<Order>) {
+    let (done, killed) = std::sync::mpsc::sync_channel(1);
+    // A full channel or none at all: the supervisor ends by itself as soon as the last sender is gone.
+    if orders.try_send(Order::Kill { done }).is_ok() {
+        let _ = killed.recv_timeout(DROP_LIMIT);
+    }
+}
+
+/// A server to be started.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    config: NatsConfig,
+    guard: OrphanGuard,
+    finder: Option<Finder>,
+    private: bool,
+}
+
+impl Builder {
+    /// Searches for the binary with `finder`, instead of through this process's environment.
+    #[must_use]
+    pub fn finder(mut self, finder: Finder) -> Self {
+        self.finder = Some(finder);
+        self
+    }
+
+    /// What ends the server if this process dies; the platform's best by default.
+    #[must_use]
+    pub fn orphan_guard(mut self, guard: OrphanGuard) -> Self {
+        self.guard = guard;
+        self
+    }
+
+    /// Where the configuration has no credentials, makes up a user and a password that only
+    /// [`EmbeddedServer::client_config`] knows, so that no other user of this machine can connect.
+    #[must_use]
+    pub fn generate_credentials(mut self) -> Self {
+        self.private = true;
+        self
+    }
+
+    /// Starts the server and waits until it answers; see [`EmbeddedServer::start`] for errors and cancel safety.
+    pub async fn start(self) -> Result<EmbeddedServer> {
+        let Self { mut config, guard, finder, private } = self;
+        if private && config.user.is_none() && config.token.is_none() {
+            config.user = Some(format!("embedded-{}", uuid::Uuid::new_v4().simple()));
+            config.password = Some(generated_password());
+        }
+        check(&config)?;
+        let finder = finder.unwrap_or_else(|| Finder::from_process(config.embedded.binary.clone()));
+        let settings = Settings::new(&config);
+
+        let shared = Arc::new(Shared::new());
+        let (orders, received) = mpsc::channel(8);
+        let (found, binary) = oneshot::channel();
+        let (started, endpoints) = oneshot::channel();
+        let embedded = config.embedded.clone();
+        let task = {
+            let shared = Arc::clone(&shared);
+            async move {
+                let prepared = prepare(finder, settings, guard, &embedded, &shared).await;
+                match prepared {
+                    Ok((binary, launcher)) => {
+                        let _ = found.send(binary);
+                        supervise(launcher, embedded.restart, received, shared, started).await;
+                    }
+                    Err(error) => {
+                        shared.state.send_replace(ServerState::Failed(Arc::new(Error::new(error.kind().clone()))));
+                        let _ = started.send(Err(error));
+                    }
+                }
+            }
+        };
+        // Events go where those of the caller go, and not only where those of the supervising thread do.
+        thread::handle()?.spawn(task.with_current_subscriber());
+
+        // A caller that goes away takes `orders` with it, which ends the task.
+        let lost = || failed("its supervisor was lost".to_owned());
+        let endpoints = endpoints.await.map_err(|_| lost())??;
+        let binary = binary.await.map_err(|_| lost())?;
+        let url = client_url(&config, endpoints.client)?;
+        Ok(EmbeddedServer { orders, shared, endpoints, url, config, binary })
+    }
+}
+
+async fn prepare(
+    finder: Finder,
+    settings: Settings,
+    guard: OrphanGuard,
+    embedded: &mlx_types::config::EmbeddedConfig,
+    shared: &Arc<Shared>,
+) -> Result<(Binary, Launcher)> {
+    let find = tracing::dispatcher::get_default(Clone::clone);
+    let found = tokio::task::spawn_blocking(move || tracing::dispatcher::with_default(&find, || finder.find())).await;
+    let binary = found.map_err(|error| Error::with_source(internal("the search for nats-server"), error))??;
+    tracing::debug!(path = %binary.path.display(), version = %binary.version, origin = %binary.origin, "found nats-server");
+    let start_timeout = embedded.start_timeout_ms.as_duration();
+    let shared = Arc::clone(shared);
+    let launcher = Launcher::prepare(binary.path.clone(), settings, guard, start_timeout, embedded.log_level, shared)?;
+    Ok((binary, launcher))
+}
+
+/// The rules of the configuration, and those of embedded mode.
+fn check(config: &NatsConfig) -> Result<()> {
+    let mut violations: Vec<Violation> = config.check().err().iter().flatten().cloned().collect();
+    let mut refuse = |path: &str, rule: &str, message: &str| {
+        violations.push(Violation::new(path, rule, message));
+    };
+    if config.mode == NatsMode::External {
+        refuse("mode", "embedded", "external mode connects to a server that runs elsewhere, and starts none");
+    }
+    for (path, set) in
+        [("credentialsFile", config.credentials_file.is_some()), ("nkeySeedFile", config.nkey_seed_file.is_some())]
+    {
+        if set {
+            let message =
+                "an embedded server takes `nats.user` and `nats.password`, or `nats.token`; this is for external mode";
+            refuse(path, "embedded", message);
+        }
+    }
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let in_file = |violation: Violation| Violation { path: format!("nats.{}", violation.path), ..violation };
+    Err(Error::new(ErrorKind::ConfigValidation { violations: violations.into_iter().map(in_file).collect() }))
+}
+
+fn client_url(config: &NatsConfig, address: SocketAddr) -> Result<NatsUrl> {
+    let scheme = if config.tls.cert_file.is_some() { Scheme::Tls } else { Scheme::Nats };
+    // A certificate is made out to a name, so a name stays; an address may be one that only binds, like 0.0.0.0.
+    let host = Some(config.embedded.host.clone()).filter(|host| host.parse::<IpAddr>().is_err());
+    let host = host.unwrap_or_else(|| address.ip().to_string());
+    NatsUrl::new(scheme, &host, address.port()).map_err(|error| {
+        Error::with_source(ErrorKind::Internal { reason: "a bound address makes no URL".into() }, error)
+    })
+}
+
+/// 244 random bits, in letters and digits.
+fn generated_password() -> Secret<String> {
+    Secret::new(format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()))
+}
+
+fn failed(reason: String) -> Error {
+    Error::new(ErrorKind::EmbeddedServer { reason })
+}
+
+fn internal(what: &str) -> ErrorKind {
+    ErrorKind::Internal { reason: format!("{what} panicked") }
+}

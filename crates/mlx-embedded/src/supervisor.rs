@@ -1,0 +1,233 @@
+//! Keeping one nats-server alive, and ending it.
+
+mod budget;
+mod launcher;
+
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Instant;
+
+use mlx_errors::{Error, ErrorKind, Result};
+use mlx_types::config::{EmbeddedLogLevel, RestartConfig};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+
+use crate::diagnosis;
+use crate::logs::LastLines;
+use crate::ready::Endpoints;
+use crate::settings::Settings;
+use budget::{Budget, Verdict};
+pub(crate) use launcher::Launcher;
+
+/// Lines of the server that go into the error of one that is given up.
+const LINES_TOLD: usize = 10;
+
+/// What an embedded server is doing.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ServerState {
+    /// It has been asked to start, for the first time.
+    Starting,
+    /// It answers.
+    Ready,
+    /// It ended by itself, and is started again on the same port.
+    Restarting {
+        /// Which restart within the window this is, from 1.
+        attempt: u32,
+        /// How it ended.
+        reason: String,
+    },
+    /// It did not start, or ended more often than the budget allows. Nothing follows.
+    Failed(Arc<Error>),
+    /// It was stopped. Nothing follows.
+    Stopped,
+}
+
+/// What the supervisor shares with its handle.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) state: watch::Sender<ServerState>,
+    /// 0 while there is no process.
+    pub(crate) pid: AtomicU32,
+    pub(crate) lines: LastLines,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Self {
+        Self { state: watch::Sender::new(ServerState::Starting), pid: AtomicU32::new(0), lines: LastLines::default() }
+    }
+
+    fn set(&self, state: ServerState) {
+        self.state.send_replace(state);
+    }
+}
+
+/// What a handle asks of its supervisor. When every handle is gone, so is the server.
+pub(crate) enum Order {
+    /// End in good order by the deadline.
+    Stop { deadline: Instant, done: oneshot::Sender<()> },
+    /// End now; whoever asks is blocked until it is done.
+    Kill { done: std::sync::mpsc::SyncSender<()> },
+    /// Take on these settings.
+    Reload { settings: Box<Settings>, log_level: EmbeddedLogLevel, done: oneshot::Sender<Result<()>> },
+    /// Tell the settings in force.
+    Settings { done: oneshot::Sender<Settings> },
+}
+
+/// An order to end, or nobody left to give one.
+enum End {
+    Stop { deadline: Instant, done: oneshot::Sender<()> },
+    Kill { done: std::sync::mpsc::SyncSender<()> },
+    Abandoned,
+}
+
+/// Runs a server until it is stopped, or fails for good.
+pub(crate) async fn supervise(
+    mut launcher: Launcher,
+    restart: RestartConfig,
+    mut orders: mpsc::Receiver<Order>,
+    shared: Arc<Shared>,
+    started: oneshot::Sender<Result<Endpoints>>,
+) {
+    let first = tokio::select! {
+        first = launcher.launch() => Ok(first),
+        end = until_end(&mut orders) => Err(end),
+    };
+    let ending = match first {
+        Ok(Ok(endpoints)) => {
+            shared.set(ServerState::Ready);
+            // Nobody waiting means that the handle is gone, which the next order tells.
+            let _ = started.send(Ok(endpoints));
+            Supervisor { launcher: &mut launcher, budget: Budget::new(&restart), orders: &mut orders, shared: &shared }
+                .run()
+                .await
+        }
+        Ok(Err(error)) => {
+            launcher.kill().await;
+            // The folder goes before the answer: a start that failed has left nothing behind when it says so.
+            drop(launcher);
+            shared.set(ServerState::Failed(Arc::new(Error::new(error.kind().clone()))));
+            let _ = started.send(Err(error));
+            return;
+        }
+        Err(end) => Some(end),
+    };
+    let deadline = match &ending {
+        Some(End::Stop { deadline, .. }) => Some(*deadline),
+        Some(End::Kill { .. } | End::Abandoned) => None,
+        // Failed: the state says why, and there is no process.
+        None => return,
+    };
+    match deadline {
+        Some(deadline) => launcher.stop(deadline).await,
+        None => launcher.kill().await,
+    }
+    // The folder and the lock are gone by the time the caller goes on.
+    drop(launcher);
+    shared.set(ServerState::Stopped);
+    match ending {
+        Some(End::Stop { done, .. }) => drop(done.send(())),
+        Some(End::Kill { done }) => drop(done.try_send(())),
+        Some(End::Abandoned) | None => {}
+    }
+}
+
+/// A server that has been ready once.
+struct Supervisor<'a> {
+    launcher: &'a mut Launcher,
+    budget: Budget,
+    orders: &'a mut mpsc::Receiver<Order>,
+    shared: &'a Shared,
+}
+
+impl Supervisor<'_> {
+    /// Until it has to end; `None` after it failed.
+    async fn run(mut self) -> Option<End> {
+        loop {
+            let reason = match self.watch().await {
+                Ok(status) => status.map_or_else(|| "it was lost sight of".to_owned(), diagnosis::describe),
+                Err(end) => return Some(end),
+            };
+            warn!(reason, "the embedded nats-server ended by itself");
+            match self.restart(reason).await {
+                Ok(true) => self.shared.set(ServerState::Ready),
+                Ok(false) => return None,
+                Err(end) => return Some(end),
+            }
+        }
+    }
+
+    /// Until the process ends by itself.
+    async fn watch(&mut self) -> Result<Option<ExitStatus>, End> {
+        loop {
+            tokio::select! {
+                status = self.launcher.ended() => return Ok(status),
+                order = self.orders.recv() => match order {
+                    None => return Err(End::Abandoned),
+                    Some(Order::Stop { deadline, done }) => return Err(End::Stop { deadline, done }),
+                    Some(Order::Kill { done }) => return Err(End::Kill { done }),
+                    Some(Order::Settings { done }) => drop(done.send(self.launcher.settings().clone())),
+                    Some(Order::Reload { settings, log_level, done }) => {
+                        drop(done.send(self.launcher.reload(*settings, log_level).await));
+                    }
+                },
+            }
+        }
+    }
+
+    /// Until it is up again; `false` if it is given up.
+    async fn restart(&mut self, mut reason: String) -> Result<bool, End> {
+        loop {
+            let (after, attempt) = match self.budget.ended(Instant::now()) {
+                Verdict::Restart { after, attempt } => (after, attempt),
+                Verdict::GiveUp { restarts } => {
+                    let last_lines = self.shared.lines.last(LINES_TOLD);
+                    let failure = Error::new(ErrorKind::ServerFailed { restarts, reason, last_lines });
+                    error!(code = failure.code().as_str(), "{failure}");
+                    self.shared.set(ServerState::Failed(Arc::new(failure)));
+                    return Ok(false);
+                }
+            };
+            self.shared.set(ServerState::Restarting { attempt, reason: reason.clone() });
+            let again = async {
+                tokio::time::sleep(after).await;
+                self.launcher.launch().await
+            };
+            let outcome = tokio::select! {
+                outcome = again => outcome,
+                end = until_end(self.orders) => return Err(end),
+            };
+            match outcome {
+                Ok(_) => {
+                    info!(attempt, "the embedded nats-server is up again");
+                    return Ok(true);
+                }
+                Err(error) => {
+                    self.launcher.kill().await;
+                    reason = match error.kind() {
+                        ErrorKind::ServerStart { reason, .. } => reason.clone(),
+                        _ => error.to_string(),
+                    };
+                    warn!(attempt, reason, "the embedded nats-server did not come up again");
+                }
+            }
+        }
+    }
+}
+
+/// Until it has to end, turning away what needs a running server.
+async fn until_end(orders: &mut mpsc::Receiver<Order>) -> End {
+    loop {
+        match orders.recv().await {
+            None => return End::Abandoned,
+            Some(Order::Stop { deadline, done }) => return End::Stop { deadline, done },
+            Some(Order::Kill { done }) => return End::Kill { done },
+            Some(Order::Settings { done }) => drop(done),
+            Some(Order::Reload { done, .. }) => {
+                let reason = "it is not running, so that it cannot reload its settings".to_owned();
+                let _ = done.send(Err(Error::new(ErrorKind::EmbeddedServer { reason })));
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! One server: started, watched, told to reload and ended, as often as need be, always on the same ports.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use mlx_errors::{Error, ErrorKind, Result};
+use mlx_types::config::EmbeddedLogLevel;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::instrument::WithSubscriber as _;
+use tracing::{debug, info, warn};
+
+use super::{ServerState, Shared};
+use crate::folder::PrivateFolder;
+use crate::lock::FolderLock;
+use crate::logs::{self, Line, Threshold};
+use crate::process::{OrphanGuard, Process};
+use crate::ready::{self, Endpoints};
+use crate::settings::Settings;
+use crate::{diagnosis, http};
+
+/// How long the last lines of a server that has ended may take to be read.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
+/// How long a reload may take to be confirmed.
+const RELOAD: Duration = Duration::from_secs(5);
+
+/// How long a SIGKILL may take; part of every deadline is kept back for it.
+const KILL: Duration = Duration::from_millis(50);
+
+/// What a server is started with.
+pub(crate) struct Launcher {
+    binary: PathBuf,
+    settings: Settings,
+    guard: OrphanGuard,
+    start_timeout: Duration,
+    threshold: Arc<Threshold>,
+    shared: Arc<Shared>,
+    folder: PrivateFolder,
+    running: Option<Running>,
+    _store: Option<FolderLock>,
+}
+
+struct Running {
+    process: Process,
+    log: JoinHandle<()>,
+    reloads: mpsc::UnboundedReceiver<Result<(), String>>,
+}
+
+impl Launcher {
+    /// Takes the folders that the server needs.
+    pub(crate) fn prepare(
+        binary: PathBuf,
+        settings: Settings,
+        guard: OrphanGuard,
+        start_timeout: Duration,
+        log_level: EmbeddedLogLevel,
+        shared: Arc<Shared>,
+    ) -> Result<Self> {
+        let store = settings.jetstream.as_ref().map(|jetstream| FolderLock::take(&jetstream.store_dir)).transpose()?;
+        let folder = PrivateFolder::create().map_err(|error| {
+            let place = std::env::temp_dir();
+            diagnosis::not_started(&format!("create a private folder in {} (see TMPDIR)", place.display()), error)
+        })?;
+        let threshold = Arc::new(Threshold::new(log_level));
+        Ok(Self { binary, settings, guard, start_timeout, threshold, shared, folder, running: None, _store: store })
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Starts the server and waits until it answers. From then on its ports are settled.
+    ///
+    /// After an error, or if this is dropped half-way, [`Launcher::kill`] ends what may be left of it.
+    pub(crate) async fn launch(&mut self) -> Result<Endpoints> {
+        let begun = Instant::now();
+        self.folder.forget_ports();
+        self.write_settings()?;
+        let (process, stderr) = Process::spawn(&self.binary, &self.folder.settings(), self.guard)
+            .map_err(|error| diagnosis::not_started(&format!("run {}", self.binary.display()), error))?;
+        self.shared.pid.store(process.id(), Ordering::Relaxed);
+        let (outcomes, reloads) = mpsc::unbounded_channel();
+        let shared = Arc::clone(&self.shared);
+        let ready = move || matches!(*shared.state.borrow(), ServerState::Ready);
+        let log = logs::follow(stderr, Arc::clone(&self.threshold), self.shared.lines.clone(), ready, move |line| {
+            if let Some(outcome) = reload_outcome(line) {
+                // Nobody waits for one that was not asked for.
+                let _ = outcomes.send(outcome);
+            }
+        });
+        let log = tokio::spawn(log.with_current_subscriber());
+        let running = self.running.insert(Running { process, log, reloads });
+
+        let mut progress = Progress::Ports;
+        let ready = until_ready(&self.folder, &self.settings, &mut progress);
+        let endpoints = tokio::select! {
+            // An end says more about what went wrong than what the end did to a connection.
+            biased;
+            status = running.process.wait() => return Err(self.ended_early(status.ok()).await),
+            ready = tokio::time::timeout(self.start_timeout, ready) => match ready {
+                Ok(Ok(endpoints)) => endpoints,
+                Ok(Err(error)) => return Err(diagnosis::not_started("connect to it", error)),
+                Err(_) => {
+                    self.kill().await;
+                    return Err(diagnosis::too_slow(self.start_timeout, progress.text(), &self.shared.lines));
+                }
+            },
+        };
+        self.settle(endpoints)?;
+        let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(address = %endpoints.client, pid = self.shared.pid.load(Ordering::Relaxed), took_ms = took, "the embedded nats-server is ready");
+        Ok(endpoints)
+    }
+
+    /// Waits until the process ends by itself; at once where there is none. Cancel safe.
+    pub(crate) async fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.running.as_mut()?.process.wait().await.ok();
+        self.bury().await;
+        status
+    }
+
+    /// Has the running server take on `settings`; after an error it runs on with those it had.
+    pub(crate) async fn reload(&mut self, settings: Settings, log_level: EmbeddedLogLevel) -> Result<()> {
+        let before = std::mem::replace(&mut self.settings, settings);
+        let outcome = self.try_reload().await;
+        if outcome.is_ok() {
+            self.threshold.set(log_level);
+        } else {
+            self.settings = before;
+            self.write_settings()?;
+        }
+        outcome
+    }
+
+    /// Asks the process to end, and kills it shortly before `deadline` if it has not.
+    pub(crate) async fn stop(&mut self, deadline: Instant) {
+        let Some(running) = &mut self.running else { return };
+        if let Err(error) = running.process.terminate() {
+            debug!(%error, "the embedded nats-server could not be asked to end");
+        }
+        let patience = deadline.saturating_duration_since(Instant::now()).saturating_sub(KILL);
+        if tokio::time::timeout(patience, running.process.wait()).await.is_err() {
+            warn!("the embedded nats-server did not end in time and is killed");
+        }
+        self.kill().await;
+    }
+
+    /// Ends the process at once, if there is one.
+    pub(crate) async fn kill(&mut self) {
+        if let Some(running) = &mut self.running
+            && let Err(error) = running.process.kill().await
+        {
+            debug!(%error, "the embedded nats-server was gone before it was killed");
+        }
+        self.bury().await;
+    }
+
+    /// Reads what a process that has ended wrote last, and forgets it.
+    async fn bury(&mut self) {
+        let Some(mut running) = self.running.take() else { return };
+        self.shared.pid.store(0, Ordering::Relaxed);
+        // Bounded, since whatever inherited its standard error keeps that open.
+        if tokio::time::timeout(LAST_LINES, &mut running.log).await.is_err() {
+            running.log.abort();
+        }
+    }
+
+    async fn ended_early(&mut self, status: Option<ExitStatus>) -> Error {
+        self.bury().await;
+        diagnosis::ended(&self.settings, status, &self.shared.lines).await
+    }
+
+    /// Makes the ports taken those of every later start, and of every reload.
+    fn settle(&mut self, endpoints: Endpoints) -> Result<()> {
+        let taken = |port: &mut u16, taken: u16| std::mem::replace(port, taken) != taken;
+        let mut changed = taken(&mut self.settings.port, endpoints.client.port());
+        if let (Some(listen), Some(address)) = (&mut self.settings.monitoring, endpoints.monitoring) {
+            changed |= taken(&mut listen.port, address.port());
+        }
+        if changed { self.write_settings() } else { Ok(()) }
+    }
+
+    fn write_settings(&self) -> Result<()> {
+        let text = self.settings.render(self.folder.path());
+        self.folder.write_settings(&text).map_err(|error| diagnosis::not_started("write its settings file", error))
+    }
+
+    async fn try_reload(&mut self) -> Result<()> {
+        let failed = |reason: String| Error::new(ErrorKind::EmbeddedServer { reason });
+        self.write_settings()?;
+        let Some(running) = &mut self.running else { return Err(failed("it is not running".to_owned())) };
+        while running.reloads.try_recv().is_ok() {}
+        running.process.reload().map_err(|error| failed(format!("it cannot be told to reload: {error}")))?;
+        match tokio::time::timeout(RELOAD, running.reloads.recv()).await {
+            Ok(Some(Ok(()))) => Ok(()),
+            Ok(Some(Err(reason))) => Err(failed(format!("it did not take on the new settings: {reason}"))),
+            Ok(None) => Err(failed("it ended while it reloaded its settings".to_owned())),
+            Err(_) => Err(failed(format!("it did not confirm a reload within {} ms", RELOAD.as_millis()))),
+        }
+    }
+}
+
+/// How far a start has got.
+#[derive(Clone, Copy)]
+enum Progress {
+    Ports,
+    Answer,
+    JetStream,
+}
+
+impl Progress {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Ports => "it has not said which ports it listens on",
+            Self::Answer => "it listens, but does not answer",
+            Self::JetStream => "it answers, but JetStream is not ready",
+        }
+    }
+}
+
+async fn until_ready(folder: &PrivateFolder, settings: &Settings, progress: &mut Progress) -> io::Result<Endpoints> {
+    const AGAIN: Duration = Duration::from_millis(5);
+    let endpoints = ready::endpoints(folder).await;
+    *progress = Progress::Answer;
+    loop {
+        match ready::round_trip(endpoints.client, &settings.access).await {
+            Ok(()) => break,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(_) => tokio::time::sleep(AGAIN).await,
+        }
+    }
+    if let (Some(_), Some(monitoring)) = (&settings.jetstream, endpoints.monitoring) {
+        *progress = Progress::JetStream;
+        while !http::get(monitoring, "/healthz", Duration::from_secs(1)).await.is_ok_and(|answer| answer.status == 200)
+        {
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+    Ok(endpoints)
+}
+
+fn reload_outcome(line: &Line<'_>) -> Option<Result<(), String>> {
+    if line.message.starts_with("Reloaded server configuration") {
+        return Some(Ok(()));
+    }
+    let reason = line.message.strip_prefix("Failed to reload server configuration")?;
+    Some(Err(reason.trim_start_matches(':').trim().to_owned()))
+}
