@@ -38,7 +38,12 @@ impl<M> Subject<M> {
     /// A subject known when the program is built.
     ///
     /// # Panics
-    /// At build time, where it initialises a constant or a static, if the subject is not a concrete one.
+    /// At build time, where it initialises a constant or a static, if the subject is not a concrete one:
+    ///
+    /// ```compile_fail
+    /// # use mlx_types::{Subject, messages::HealthCheck};
+    /// static WIDE: Subject<HealthCheck> = Subject::from_static("lab.*");
+    /// ```
     pub const fn from_static(subject: &'static str) -> Self {
         assert!(is_static_subject(subject, Wildcards::Refused), "not a concrete subject");
         Self { text: Cow::Borrowed(subject), payload: PhantomData }

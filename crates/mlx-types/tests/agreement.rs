@@ -1,0 +1,96 @@
+//! The schema of a message and its type accept and refuse the same documents, and what is accepted survives a round trip.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "test data")]
+
+#[path = "support/documents.rs"]
+mod documents;
+
+use std::fmt::Debug;
+
+use mlx_types::messages::{
+    ClusterAnnouncement, ClusterShutdown, HealthCheck, HealthReport, InferenceAcceptance, InferenceCancel,
+    InferenceRequest, Message, ModelCommand, ModelStatus, StreamingResponse, WorkerDeregistration, WorkerHeartbeat,
+    WorkerMetricsReport, WorkerRegistration,
+};
+use proptest::prelude::*;
+use schemars::JsonSchema;
+use serde_json::Value;
+
+use documents::{Choices, mutate, sample};
+
+/// How often each message is tried.
+const ROUNDS: u32 = 3000;
+
+macro_rules! agreement {
+    ($($test:ident: $message:ty,)+) => {
+        $(#[test]
+        fn $test() {
+            agrees::<$message>();
+        })+
+
+        /// A message that nobody listed here would go untested.
+        #[test]
+        fn every_message_of_the_contract_is_tried() {
+            let mut tried = [$(<$message>::NAME),+];
+            let mut known: Vec<&str> = mlx_types::schema::messages().iter().map(|message| message.name).collect();
+            tried.sort_unstable();
+            known.sort_unstable();
+            assert_eq!(tried, known.as_slice());
+        }
+    };
+}
+
+agreement! {
+    worker_registration: WorkerRegistration,
+    worker_heartbeat: WorkerHeartbeat,
+    worker_deregistration: WorkerDeregistration,
+    inference_request: InferenceRequest,
+    inference_acceptance: InferenceAcceptance,
+    streaming_response: StreamingResponse,
+    inference_cancel: InferenceCancel,
+    model_command: ModelCommand,
+    model_status: ModelStatus,
+    health_check: HealthCheck,
+    health_report: HealthReport,
+    worker_metrics_report: WorkerMetricsReport,
+    cluster_announcement: ClusterAnnouncement,
+    cluster_shutdown: ClusterShutdown,
+}
+
+fn agrees<M: Message + JsonSchema + PartialEq + Debug>() {
+    let schema = mlx_types::schema::of::<M>();
+    let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
+    let (mut accepted, mut refused) = (0, 0);
+    let seeds = any::<u64>();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(ROUNDS));
+    let outcome = runner.run(&seeds, |seed| {
+        let mut choices = Choices::new(seed);
+        let mut document = sample(&schema, &schema, &mut choices);
+        mutate(&mut document, &mut choices);
+        let by_type = accept::<M>(&document);
+        let by_schema = validator.validate(&document).map_err(|error| error.to_string());
+        prop_assert_eq!(by_type.is_ok(), by_schema.is_ok(), "{}\n{:?}\n{:?}", document, by_type, by_schema);
+        let Ok(message) = by_type else { return Ok(()) };
+        let text = serde_json::to_string(&message).unwrap();
+        prop_assert_eq!(&accept::<M>(&serde_json::from_str(&text).unwrap()).unwrap(), &message);
+        prop_assert!(!text.contains("null"), "an unset member is left out: {}", text);
+        Ok(())
+    });
+    outcome.unwrap();
+    // A test that only ever sees one of both would prove nothing.
+    for seed in 0..500 {
+        let mut choices = Choices::new(seed);
+        let mut document = sample(&schema, &schema, &mut choices);
+        mutate(&mut document, &mut choices);
+        *if validator.is_valid(&document) { &mut accepted } else { &mut refused } += 1;
+    }
+    assert!(accepted > 20 && refused > 20, "{}: {accepted} accepted, {refused} refused", M::NAME);
+}
+
+fn accept<M: Message>(document: &Value) -> Result<M, String> {
+    // As text, since that is how it comes in.
+    let message: M = serde_json::from_str(&document.to_string()).map_err(|error| error.to_string())?;
+    message.check().map_err(|violations| violations.to_string())?;
+    Ok(message)
+}

@@ -1,0 +1,10 @@
+use mlx_types::messages::{HealthReport, Message, ModelCommand};
+use mlx_types::{RequestSubject, subjects};
+
+fn request<Q: Message, R: Message>(_: &RequestSubject<Q, R>, _: &Q) -> R {
+    unimplemented!()
+}
+
+fn main() {
+    let _: HealthReport = request(&subjects::MODEL_LOAD, &ModelCommand::new("llama-3"));
+}
