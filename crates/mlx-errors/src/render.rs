@@ -7,7 +7,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 use crate::{Location, Violation, Violations, is_secret_name, redact};
 
 impl Violations {
-    /// One line for each, as `file:line:column: path: message (suggestion)`, with what was found and expected.
+    /// One line for each, as `file:line:column: path: message; found X, expected Y (suggestion)`.
     ///
     /// ```
     /// # use mlx_errors::{Violation, Violations};
@@ -23,11 +23,6 @@ impl Violations {
         let mut text = String::new();
         for violation in self {
             text.push_str(&one_line(&violation.to_string()));
-            let details = details(violation);
-            if !details.is_empty() {
-                text.push_str("; ");
-                text.push_str(&one_line(&details));
-            }
             text.push('\n');
         }
         text

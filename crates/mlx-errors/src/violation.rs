@@ -45,6 +45,12 @@ impl fmt::Display for Violation {
             write!(f, "{}: ", self.path)?;
         }
         f.write_str(&self.message)?;
+        match (&self.found, &self.expected) {
+            (Some(found), Some(expected)) => write!(f, "; found {found}, expected {expected}")?,
+            (Some(found), None) => write!(f, "; found {found}")?,
+            (None, Some(expected)) => write!(f, "; expected {expected}")?,
+            (None, None) => {}
+        }
         if let Some(suggestion) = &self.suggestion {
             write!(f, " ({suggestion})")?;
         }

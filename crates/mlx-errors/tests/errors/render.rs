@@ -38,12 +38,12 @@ fn f1_a_violation_is_told_plainly() {
     let two = violations(&[port(), Violation::new("", "type", "is not a map")]);
     assert_eq!(
         two.render_plain(),
-        "cluster.yaml:3:11: nats.embedded.port: is not a port (0 picks a free port); found 99, expected 1024 to 65535\n\
+        "cluster.yaml:3:11: nats.embedded.port: is not a port; found 99, expected 1024 to 65535 (0 picks a free port)\n\
          is not a map\n"
     );
     assert_eq!(
         two.to_string(),
-        "cluster.yaml:3:11: nats.embedded.port: is not a port (0 picks a free port); is not a map"
+        "cluster.yaml:3:11: nats.embedded.port: is not a port; found 99, expected 1024 to 65535 (0 picks a free port); is not a map"
     );
     assert_eq!((two.len(), two.is_empty(), two.iter().count()), (2, false, 2));
     let only = |found: Option<&str>, expected: Option<&str>| Violation {
@@ -172,7 +172,7 @@ fn a_report_lists_broken_rules_and_causes_line_by_line() {
     let all = violations(&[port(), Violation::new("nats.prot", "unknownKey", "there is no such key")]);
     let error = Error::with_source(ErrorKind::ConfigValidation { violations: all }, io::Error::other("below"));
     let expected = "the configuration is not valid [CONFIG_VALIDATION_ERROR]\n  \
-        cluster.yaml:3:11: nats.embedded.port: is not a port (0 picks a free port)\n  \
+        cluster.yaml:3:11: nats.embedded.port: is not a port; found 99, expected 1024 to 65535 (0 picks a free port)\n  \
         nats.prot: there is no such key\n  caused by: below";
     assert_eq!(format!("{:#}", report(&error)), expected);
     let failure = Failure::from(error);
