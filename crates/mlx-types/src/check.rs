@@ -32,23 +32,18 @@ pub(crate) fn positive(value: &f64, context: &()) -> garde::Result {
 
 fn violation((path, error): &(garde::Path, garde::Error)) -> Violation {
     let text = error.message();
-    let (rule, expected) = if let Some(limit) = text.strip_prefix("lower than ") {
-        ("range", Some(format!("at least {limit}")))
+    let (rule, message) = if let Some(limit) = text.strip_prefix("lower than ") {
+        ("range", format!("must be at least {limit}"))
     } else if let Some(limit) = text.strip_prefix("greater than ") {
-        ("range", Some(format!("at most {limit}")))
+        ("range", format!("must be at most {limit}"))
     } else if let Some(limit) = text.strip_prefix("length is lower than ") {
-        ("length", Some(format!("a length of at least {limit}")))
+        ("length", format!("must have a length of at least {limit}"))
     } else if let Some(limit) = text.strip_prefix("length is greater than ") {
-        ("length", Some(format!("a length of at most {limit}")))
+        ("length", format!("must have a length of at most {limit}"))
     } else {
-        ("value", None)
+        ("value", text.to_owned())
     };
-    let message = match &expected {
-        Some(expected) if rule == "length" => format!("must have {expected}"),
-        Some(expected) => format!("must be {expected}"),
-        None => text.to_owned(),
-    };
-    Violation { expected, ..Violation::new(wire_path(&path.to_string()), rule, message) }
+    Violation::new(wire_path(&path.to_string()), rule, message)
 }
 
 /// `skills.total_model_size` to `skills.totalModelSize`; the unit `gb` keeps its capitals.

@@ -63,7 +63,10 @@ fn agrees<M: Message + JsonSchema + PartialEq + Debug>() {
     let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
     let (mut accepted, mut refused) = (0, 0);
     let seeds = any::<u64>();
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(ROUNDS));
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(ROUNDS)
+    });
     let outcome = runner.run(&seeds, |seed| {
         let mut choices = Choices::new(seed);
         let mut document = sample(&schema, &schema, &mut choices);

@@ -71,7 +71,8 @@ impl DiscoveryConfig {
             "must be longer than `discovery.heartbeatIntervalMs`, which is {}",
             self.heartbeat_interval_ms.get()
         );
-        vec![relation("offlineTimeoutMs", "order", &message)]
+        let found = Some(format!("`{}`", self.offline_timeout_ms.get()));
+        vec![Violation { found, ..relation("offlineTimeoutMs", "order", &message) }]
     }
 }
 

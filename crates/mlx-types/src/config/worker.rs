@@ -158,7 +158,7 @@ impl ResourceLimitsConfig {
             return Vec::new();
         }
         let message = format!("must be below `worker.resourceLimits.hardMemoryLimitGB`, which is {hard}");
-        vec![relation("softMemoryLimitGB", "order", &message)]
+        vec![Violation { found: Some(format!("`{soft}`")), ..relation("softMemoryLimitGB", "order", &message) }]
     }
 }
 
@@ -223,6 +223,7 @@ impl ContinuousBatchingConfig {
         }
         let message =
             format!("must not be above `worker.continuousBatching.maxBatchSize`, which is {}", self.max_batch_size);
-        vec![relation("minBatchSize", "order", &message)]
+        let found = Some(format!("`{}`", self.min_batch_size));
+        vec![Violation { found, ..relation("minBatchSize", "order", &message) }]
     }
 }
