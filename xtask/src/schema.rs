@@ -89,6 +89,7 @@ pub(crate) fn drifts(workspace: &Workspace) -> Result<Vec<Drift>> {
         };
         wanted.insert(workspace.root().join(name), text);
     }
+    wanted.insert(workspace.root().join("config").join("cluster.example.yaml"), mlx_config::example());
     let page = workspace.root().join("docs").join("configuration.md");
     let found = fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
     wanted.insert(page, with_reference(&found)?);

@@ -46,6 +46,11 @@ impl Environment {
             }
             let place = Place { source: sources.add_variable(name), ..Place::default() };
             let fault = match (known, value) {
+                (None, _)
+                    if keys.keys().any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with("__"))) =>
+                {
+                    Violation::new("", "unknownKey", format!("`{name}` names a section; set its keys one by one"))
+                }
                 (None, _) => {
                     let violation = Violation::new("", "unknownKey", format!("`{name}` sets no known key"));
                     let near = suggest::nearest(name, keys.keys().map(String::as_str));

@@ -19,47 +19,41 @@ use crate::{scalar, suggest};
 pub(crate) type Finding = (Place, Violation);
 
 /// Gives scalars that came from outside, and whole numbers written as `8080.0`, the type of their field.
-pub(crate) fn take_types(node: &mut Node, field: Option<&Field>) {
+///
+/// Returns whether every section is a map: serde would read one from a list as well.
+pub(crate) fn take_types(node: &mut Node, field: Option<&Field>) -> bool {
     let kind = field.map(|field| &field.kind);
+    if let Data::Untyped(text) = &mut node.data {
+        let typed = match kind {
+            Some(Kind::Integer | Kind::Number) => scalar::number(text).map(Data::Number),
+            Some(Kind::Boolean) => Some(scalar::resolve(text)).filter(|data| matches!(data, Data::Bool(_))),
+            _ => None,
+        };
+        node.data = typed.unwrap_or_else(|| Data::Text(std::mem::take(text)));
+    }
     match &mut node.data {
-        Data::Untyped(text) => {
-            let typed = match kind {
-                Some(Kind::Integer | Kind::Number) => scalar::number(text).map(Data::Number),
-                Some(Kind::Boolean) => match scalar::resolve(text) {
-                    flag @ Data::Bool(_) => Some(flag),
-                    _ => None,
-                },
-                _ => None,
-            };
-            node.data = typed.unwrap_or_else(|| Data::Text(std::mem::take(text)));
-            if matches!(node.data, Data::Number(_)) {
-                take_types(node, field);
-            }
-        }
         Data::Number(number) if matches!(kind, Some(Kind::Integer)) => {
             if let Some(whole) = whole(number) {
                 *number = whole;
             }
+            true
         }
         Data::List(items) => {
-            let item_field = match kind {
-                Some(Kind::List(item)) => Some(&**item),
-                _ => None,
-            };
+            let item_field = field.and_then(Field::item);
+            let mut sound = !matches!(kind, Some(Kind::Section(_)));
             for item in items {
-                take_types(item, item_field);
+                sound &= take_types(item, item_field);
             }
+            sound
         }
         Data::Map(entries) => {
+            let mut sound = true;
             for entry in entries {
-                let field = match kind {
-                    Some(Kind::Section(fields)) => fields.get(&entry.key),
-                    _ => None,
-                };
-                take_types(&mut entry.node, field);
+                sound &= take_types(&mut entry.node, field.and_then(|field| field.key(&entry.key)));
             }
+            sound
         }
-        _ => {}
+        _ => true,
     }
 }
 
@@ -102,7 +96,7 @@ impl Explainer<'_> {
     }
 
     fn against_schema(&mut self) {
-        let value = self.tree.to_value();
+        let value = self.tree.to_value(Some(&ROOT));
         let Some(validator) = &*VALIDATOR else { return };
         for error in validator.iter_errors(&value) {
             let path: Vec<Step> = error
@@ -162,7 +156,7 @@ impl Explainer<'_> {
     fn against_types(&mut self) {
         // Each turn leaves one value out, so that the loop ends; a schema and types that agree need one turn.
         for _ in 0..100 {
-            let value = self.pruned().to_value();
+            let value = self.pruned().to_value(Some(&ROOT));
             let config: ClusterConfig = match serde_path_to_error::deserialize(value) {
                 Ok(config) => config,
                 Err(error) => {
@@ -250,11 +244,11 @@ fn collect_broken(node: &Node, path: &mut Vec<Step>, broken: &mut Vec<Vec<Step>>
 /// A value that is not what its field wants.
 fn mismatch(path: &str, node: &Node, field: &Field) -> Violation {
     let found = found(node, field);
-    let message = match (&node.data, url_fault(node, field)) {
-        (Data::Text(_), Some(fault)) => fault,
-        _ => format!("expected {}, found {found}", field.expected),
+    let (rule, message) = if is_kind(&node.data, &field.kind) {
+        ("value", url_fault(node, field).unwrap_or_else(|| "not a valid value".to_owned()))
+    } else {
+        ("type", "not of the right type".to_owned())
     };
-    let rule = if is_kind(&node.data, &field.kind) { "value" } else { "type" };
     Violation {
         found: Some(found),
         expected: Some(field.expected.clone()),
@@ -287,6 +281,7 @@ fn found(node: &Node, field: &Field) -> String {
     const SHOWN: usize = 40;
     match &node.data {
         Data::Null | Data::Broken => "nothing".to_owned(),
+        Data::List(items) if items.is_empty() => "an empty list".to_owned(),
         Data::List(_) => "a list".to_owned(),
         Data::Map(_) => "a section of keys".to_owned(),
         _ if node.variable.is_some() => {

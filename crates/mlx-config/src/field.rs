@@ -46,11 +46,26 @@ pub(crate) static SCHEMA: LazyLock<Value> = LazyLock::new(mlx_types::schema::con
 impl Field {
     /// The field at `steps` below this one.
     pub(crate) fn at(&self, steps: &[Step]) -> Option<&Self> {
-        steps.iter().try_fold(self, |field, step| match (step, &field.kind) {
-            (Step::Key(key), Kind::Section(fields)) => fields.get(key),
-            (Step::Index(_), Kind::List(item)) => Some(&**item),
-            _ => None,
+        steps.iter().try_fold(self, |field, step| match step {
+            Step::Key(key) => field.key(key),
+            Step::Index(_) => field.item(),
         })
+    }
+
+    /// The field of a key of this section.
+    pub(crate) fn key(&self, key: &str) -> Option<&Self> {
+        match &self.kind {
+            Kind::Section(fields) => fields.get(key),
+            _ => None,
+        }
+    }
+
+    /// The field of the items of this list.
+    pub(crate) fn item(&self) -> Option<&Self> {
+        match &self.kind {
+            Kind::List(item) => Some(item),
+            _ => None,
+        }
     }
 
     fn from_schema(schema: &Value, root: &Value) -> Self {

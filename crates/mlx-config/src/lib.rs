@@ -34,7 +34,7 @@ use std::path::Path;
 
 pub use loader::{Loaded, Loader};
 pub use mlx_types::ClusterConfig;
-pub use reference::reference;
+pub use reference::{example, reference};
 pub use source::Origin;
 
 /// Loads a configuration file, with the environment of this process.

@@ -120,15 +120,34 @@ impl Loader {
                 None => findings.push((place, Violation::new(path, "path", "not a path of keys, as in `nats.mode`"))),
             }
         }
-        explain::take_types(&mut tree, Some(&ROOT));
-        if findings.is_empty()
-            && let Ok(config) = ClusterConfig::deserialize(tree.to_value())
+        let sound = explain::take_types(&mut tree, Some(&ROOT));
+        if sound
+            && findings.is_empty()
+            && let Ok(config) = ClusterConfig::deserialize(tree.to_value(Some(&ROOT)))
             && config.check().is_ok()
         {
             return Ok(Loaded { config, tree, sources });
         }
         let violations = explain::explain(tree, findings, &sources);
         Err(Error::new(ErrorKind::ConfigValidation { violations }))
+    }
+
+    /// An error of [`load`](Self::load) for a terminal: every violation with its line of the file, the place marked.
+    ///
+    /// Lines that may hold a secret are left out.
+    pub fn draw(&self, error: &Error, colour: bool) -> String {
+        let (ErrorKind::ConfigSyntax { violations } | ErrorKind::ConfigValidation { violations }) = error.kind() else {
+            return format!("{:#}\n", mlx_errors::report(error));
+        };
+        let source = |file: &Path| {
+            let text = self.layers.iter().find_map(|layer| match layer {
+                Layer::Text { name, yaml } if name == file => Some(yaml.clone()),
+                Layer::File(path) if path == file => source::read(path).ok(),
+                _ => None,
+            });
+            text.map(|text| source::without_secrets(&text))
+        };
+        violations.render_annotated(source, colour)
     }
 
     /// Reads every file and text into a layer of its own.

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use mlx_errors::{Error, ErrorKind, Location, Result, Violation};
+use mlx_errors::{Error, ErrorKind, Location, Result, Violation, is_secret_name};
 
 use crate::suggest;
 use crate::tree::Place;
@@ -134,6 +134,25 @@ pub(crate) fn text(bytes: Vec<u8>, name: &Path) -> Result<String> {
         Error::new(ErrorKind::ConfigSyntax { violations: vec![violation].into() })
     })?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// Blanks what follows a secret's name without a colon: a line that is not well-formed may be drawn.
+pub(crate) fn without_secrets(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let indent = line.len() - line.trim_start_matches([' ', '\t', '-']).len();
+        let name = line.get(indent..).unwrap_or_default();
+        let end = name.find(char::is_whitespace).unwrap_or(name.len());
+        let (name, rest) = name.split_at(end);
+        shown.push_str(line.get(..indent).unwrap_or_default());
+        shown.push_str(name);
+        if is_secret_name(name.trim_matches(['"', '\''])) && !rest.contains(':') {
+            shown.extend(rest.chars().map(|c| if c.is_whitespace() { c } else { '*' }));
+        } else {
+            shown.push_str(rest);
+        }
+    }
+    shown
 }
 
 /// A file beside the missing one that may have been meant.

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Number, Value};
 
+use crate::field::Field;
+
 /// A value and where it stands.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
@@ -125,17 +127,32 @@ impl Node {
         }
     }
 
-    /// The value for the types: `null` means unset, and what is broken is as good as unset.
-    pub(crate) fn to_value(&self) -> Value {
+    /// The value for the types: `null` means unset at a key that exists, and what is broken is as good as unset.
+    pub(crate) fn to_value(&self, field: Option<&Field>) -> Value {
         match &self.data {
             Data::Null | Data::Broken => Value::Null,
             Data::Bool(flag) => Value::Bool(*flag),
             Data::Number(number) => Value::Number(number.clone()),
             Data::Text(text) | Data::Untyped(text) => Value::String(text.clone()),
-            Data::List(items) => Value::Array(items.iter().map(Self::to_value).collect()),
+            Data::List(items) => {
+                let item_field = field.and_then(Field::item);
+                Value::Array(items.iter().map(|item| item.to_value(item_field)).collect())
+            }
             Data::Map(entries) => {
-                let set = entries.iter().filter(|entry| !matches!(entry.node.data, Data::Null | Data::Broken));
-                Value::Object(set.map(|entry| (entry.key.clone(), entry.node.to_value())).collect::<Map<_, _>>())
+                let mut members = Map::new();
+                for Entry { key, node, .. } in entries {
+                    let field = field.and_then(|field| field.key(key));
+                    let unset = match node.data {
+                        Data::Broken => true,
+                        // An unknown key is an error whatever it holds.
+                        Data::Null => field.is_some(),
+                        _ => false,
+                    };
+                    if !unset {
+                        members.insert(key.clone(), node.to_value(field));
+                    }
+                }
+                Value::Object(members)
             }
         }
     }

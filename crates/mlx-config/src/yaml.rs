@@ -198,7 +198,14 @@ impl<'a> Reader<'a> {
     }
 
     fn syntax(&self, error: &ScanError) -> Box<Violation> {
-        let (line, column) = (error.marker().line().max(1), error.marker().col() + 1);
+        let (mut line, mut column) = (error.marker().line().max(1), error.marker().col() + 1);
+        let written = self.text.trim_end();
+        let lines = written.lines().count().max(1);
+        // What is missing at the end is missing after the last thing written, where there is a line to show.
+        if line > lines {
+            line = lines;
+            column = written.lines().last().map_or(0, |last| last.chars().count()).max(1);
+        }
         let place = Place { source: self.source, line, column, end_line: line, end_column: column };
         let mut violation = self.fatal(place, error.info());
         violation.suggestion = self.hint(line, error.info());
@@ -214,7 +221,11 @@ impl<'a> Reader<'a> {
         } else if info.contains("simple key expect") || info.contains("could not find expected ':'") {
             "is a `:` missing after the key?"
         } else if info.contains("mapping values are not allowed") {
-            "is the indentation right, and is a text that holds `: ` in quotes?"
+            "is a `:` missing on a line above, the indentation wrong, or a text that holds `: ` not in quotes?"
+        } else if info.contains("did not find expected key") {
+            "is it indented as the keys beside it?"
+        } else if info.contains("quoted scalar") && !info.contains("escape") {
+            "is a closing quote missing?"
         } else if info.contains("flow") && found.contains("${") {
             "put `${...}` in quotes where it stands between braces or brackets"
         } else {

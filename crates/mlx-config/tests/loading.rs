@@ -113,11 +113,11 @@ fn f1_everything_that_is_wrong_is_reported_in_one_pass() {
         report,
         [
             "test.yaml:3:5: nats.embedded.prot: there is no such key (did you mean `port`?)",
-            "test.yaml:4:11: nats.embedded.port: expected a port from 1024 to 65535, or 0 for a free one, found `80`",
+            "test.yaml:4:11: nats.embedded.port: not a valid value; found `80`, expected a port from 1024 to 65535, or 0 for a free one",
             "test.yaml:5:1: load_balancing: there is no such key (did you mean `loadBalancing`?)",
-            "test.yaml:6:7: mode: expected one of `controller`, `worker`, `both`, found the text \"dual\"",
+            "test.yaml:6:7: mode: not a valid value; found the text \"dual\", expected one of `controller`, `worker`, `both`",
             "test.yaml:7:1: mode: this key is already given on line 6",
-            "test.yaml:10:21: discovery.offlineTimeoutMs: must be longer than `discovery.heartbeatIntervalMs`, which is 5",
+            "test.yaml:10:21: discovery.offlineTimeoutMs: must be longer than `discovery.heartbeatIntervalMs`, which is 5; found `5`",
         ]
     );
 }
