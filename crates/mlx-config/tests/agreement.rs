@@ -50,7 +50,7 @@ fn f4_schema_and_loader_agree() {
         let validator = validator(&schema);
         let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
             failure_persistence: None,
-            ..ProptestConfig::with_cases(2000)
+            ..ProptestConfig::with_cases(800)
         });
         let outcome = runner.run(&any::<u64>(), |seed| {
             let mut choices = Choices::new(seed);
@@ -78,6 +78,9 @@ fn f4_a_configuration_survives_a_round_trip() {
     let schema = mlx_types::schema::config();
     let mut loaded = 0;
     for seed in 0..3000 {
+        if loaded == 40 {
+            return;
+        }
         let document = sample(&schema, &schema, &mut Choices::new(seed));
         let Ok(mut config) = load(&document.to_string()) else { continue };
         loaded += 1;
@@ -90,7 +93,7 @@ fn f4_a_configuration_survives_a_round_trip() {
         assert_eq!(load(&serde_json::to_string(&config).unwrap()).unwrap(), config, "as JSON");
         assert_eq!(load(&serde_yaml::to_string(&config).unwrap()).unwrap(), config, "as YAML");
     }
-    assert!(loaded > 20, "{loaded}");
+    panic!("only {loaded} of 3000 documents load");
 }
 
 #[test]
@@ -143,7 +146,7 @@ fn the_example_holds_every_key_at_its_default() {
 #[test]
 fn documents_mean_what_another_parser_takes_them_for() {
     let schema = mlx_types::schema::config();
-    for seed in 0..500 {
+    for seed in 0..200 {
         let mut choices = Choices::new(seed);
         let mut document = sample(&schema, &schema, &mut choices);
         mutate(&mut document, &mut choices);
