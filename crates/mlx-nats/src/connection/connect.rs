@@ -39,7 +39,9 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
     let (sender, inputs) = mpsc::unbounded_channel();
     let transport = transport_options(config, options, &servers, &shown, &sender).await?;
     let limit = config.connect_timeout_ms.as_duration();
-    match timeout(limit, transport.connect(addresses)).await {
+    // Boxed, because it is some 10 KiB that every future around it would have to carry.
+    let connecting = Box::pin(transport.connect(addresses));
+    match timeout(limit, connecting).await {
         Ok(Ok(nats)) => Ok(Transport { nats, inputs, inputs_sender: sender }),
         Ok(Err(error)) => Err(refused(&shown, &error)),
         Err(_) => Err(Error::new(ErrorKind::Connection {

@@ -1,0 +1,27 @@
+//! Waiting for what should happen, with a deadline, and never for time to pass.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// Far longer than anything here takes, even on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// How long to wait before a condition is looked at again.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// The value of `future`, which has to come within [`LIMIT`].
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(LIMIT, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} did not happen within {LIMIT:?}"),
+    }
+}
+
+/// Looks at `condition` until it holds, for [`LIMIT`] at the most.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} did not become true within {LIMIT:?}");
+        tokio::time::sleep(INTERVAL).await; // between two looks at something that cannot wake us
+    }
+}
