@@ -1,0 +1,77 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Every prompt was answered.
+pub const EXIT_ANSWERED: u8 = 0;
+/// The cluster could not be run; the reason is on standard error.
+pub const EXIT_FAILED: u8 = 1;
+/// At least one prompt ended in an error.
+pub const EXIT_PROMPT_FAILED: u8 = 3;
+/// Interrupted by Ctrl-C or SIGTERM.
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+/// A small cluster on one machine: a controller, a NATS server, and workers as processes of their own.
+#[derive(Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+#[command(name = "cluster", after_help = AFTER_HELP)]
+pub struct Arguments {
+    /// Prompts to answer; without any, the lines of standard input; without those either, a built-in pair
+    #[arg(value_name = "PROMPT")]
+    pub prompts: Vec<String>,
+
+    /// The configuration; `MLX_…` environment variables win over it
+    #[arg(long, value_name = "FILE", default_value = "config/cluster.yaml")]
+    pub config: PathBuf,
+
+    /// Worker processes to start
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: u16,
+
+    /// Kill the first worker (SIGKILL) while it answers, to see what a controller sees then
+    #[arg(long)]
+    pub kill_worker: bool,
+
+    /// Tokens that the stand-in generator makes in a second
+    #[arg(long, value_name = "RATE", default_value_t = 40.0, value_parser = rate)]
+    pub tokens_per_second: f64,
+
+    /// Tokens at the most for each prompt
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_tokens: u64,
+
+    /// Log at the configured level instead of warnings only
+    #[arg(long, short)]
+    pub verbose: bool,
+
+    /// Run as one worker of a cluster whose NATS server the configuration names, and nothing else
+    #[arg(long, conflicts_with_all = ["prompts", "workers", "kill_worker"])]
+    pub worker: bool,
+
+    /// As a worker: end when standard input does, which is how a worker notices that its controller is gone
+    #[arg(long, requires = "worker", hide = true)]
+    pub exit_with_stdin: bool,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  cluster \"Tell me about NATS\"               one prompt
+  cluster --workers 3 < prompts.txt          a prompt a line, over three workers
+  cluster --kill-worker                      lose a worker in the middle of an answer
+  MLX_NATS__EMBEDDED__PORT=0 cluster         on a free port
+
+Exit codes:
+  0    every prompt was answered
+  1    the cluster could not be run
+  2    the command line is wrong
+  3    at least one prompt ended in an error (as with --kill-worker)
+  130  interrupted";
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && (0.1..=100_000.0).contains(&rate) => Ok(rate),
+        _ => Err("a number from 0.1 to 100000 is needed".to_owned()),
+    }
+}

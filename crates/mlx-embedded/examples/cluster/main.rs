@@ -1,0 +1,52 @@
+//! A small cluster on one machine: a controller, its nats-server, and workers as processes of their own.
+//!
+//! `cargo run -p mlx-embedded --example cluster -- "Tell me about NATS"`
+//!
+//! The controller starts the embedded server and the workers, waits until the workers have registered, sends each
+//! prompt to one of them and prints the tokens as they stream back. Copy from `controller.rs` and `worker.rs` for nodes
+//! of your own, and put your model behind the trait in `generator.rs`.
+#![allow(unreachable_pub, reason = "the files are meant to be copied into a crate, where `pub` may mean something")]
+#![allow(clippy::cast_precision_loss, reason = "figures for people, far below 2^52")]
+
+mod cli;
+mod controller;
+mod generator;
+mod load;
+mod outcome;
+mod printer;
+mod processes;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mlx_config::Loader;
+use mlx_log::{Format, Level, LogConfig};
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            printer::note(&mlx_errors::report(&error).to_string());
+            ExitCode::from(cli::EXIT_FAILED)
+        }
+    }
+}
+
+fn run(arguments: &cli::Arguments) -> mlx_errors::Result<ExitCode> {
+    let config = Loader::new().file(&arguments.config).load()?.into_config();
+    // The terminal belongs to the tokens unless asked otherwise.
+    let quiet = LogConfig { level: Level::Warn, format: Format::Text, file: None };
+    let _flushed_at_exit = mlx_log::init(if arguments.verbose { &config.logging } else { &quiet })?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| {
+        let reason = "cannot start the async runtime".to_owned();
+        mlx_errors::Error::with_source(mlx_errors::ErrorKind::Internal { reason }, error)
+    })?;
+    let code = runtime.block_on(async {
+        if arguments.worker { worker::run(&config, arguments).await } else { controller::run(&config, arguments).await }
+    });
+    // Without waiting for blocking reads: standard input may never end.
+    runtime.shutdown_background();
+    code
+}

@@ -1,0 +1,181 @@
+//! A worker: registers, sends heartbeats, and answers prompts.
+
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs, UdpSocket};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mlx_errors::Result;
+use mlx_nats::{Client, ClientOptions, InferenceOptions};
+use mlx_types::config::{ClusterConfig, NatsConfig};
+use mlx_types::messages::{
+    ClusterEvent, FinishReason, ModelSkills, WorkerDeregistration, WorkerHeartbeat, WorkerRegistration, WorkerStatus,
+};
+use mlx_types::{Epoch, Timestamp, WorkerId, subjects};
+use tokio::time::MissedTickBehavior;
+
+use crate::cli::{Arguments, EXIT_ANSWERED};
+use crate::generator::{Generator, StandInGenerator};
+use crate::load::Load;
+use crate::processes::{interrupted, stdin_ended};
+
+/// How long a worker that is told to end may take over its streams, and again over saying goodbye.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Works until interrupted.
+pub async fn run(config: &ClusterConfig, arguments: &Arguments) -> Result<ExitCode> {
+    let id = config.worker.worker_id.unwrap_or_else(WorkerId::new);
+    let options = ClientOptions::from(config).named(format!("worker-{id}"));
+    let client = Client::connect_with(&config.nats, options).await?;
+    let generator = Arc::new(StandInGenerator::new(arguments.tokens_per_second));
+    let worker = Worker {
+        id,
+        epoch: Epoch::now(),
+        client: client.clone(),
+        load: Arc::new(Load::default()),
+        registration: registration(id, config, generator.models()),
+    };
+
+    // Served before it is announced, so that the first request after the registration finds someone.
+    let load = Arc::clone(&worker.load);
+    let service = client
+        .serve_inference(id, InferenceOptions::default(), move |request, mut tokens| {
+            let (generator, measured) = (Arc::clone(&generator), load.begin());
+            async move {
+                let max_tokens = request.max_tokens.unwrap_or(u64::MAX);
+                let mut answer = pin!(generator.generate(&request));
+                while let Some(token) = answer.next().await {
+                    if tokens.sent() == max_tokens {
+                        return Ok(FinishReason::Length);
+                    }
+                    tokens.send(token?).await?;
+                }
+                drop(measured);
+                Ok(FinishReason::Stop)
+            }
+        })
+        .await?;
+
+    tokio::select! {
+        ended = worker.keep_known(Duration::from(config.discovery.heartbeat_interval_ms)) => ended?,
+        () = interrupted() => {}
+        () = stdin_ended(), if arguments.exit_with_stdin => {}
+    }
+    // Each step may find the server gone already, which is no reason to keep the others waiting.
+    let stopped = service.stop(FAREWELL).await;
+    let said = worker.say_goodbye().await;
+    let closed = client.shutdown(FAREWELL).await;
+    for error in [stopped, said, closed].into_iter().filter_map(Result::err) {
+        tracing::info!(error = &error as &dyn std::error::Error, "while ending");
+    }
+    Ok(ExitCode::from(EXIT_ANSWERED))
+}
+
+struct Worker {
+    id: WorkerId,
+    epoch: Epoch,
+    client: Client,
+    load: Arc<Load>,
+    registration: WorkerRegistration,
+}
+
+impl Worker {
+    /// Registers, and again whenever someone may have missed it; sends heartbeats in between.
+    async fn keep_known(&self, interval: Duration) -> Result<()> {
+        let mut announcements = self.client.subscribe(&subjects::CLUSTER_ANNOUNCE).await?;
+        let mut connection = self.client.watch_state();
+        let mut beats = tokio::time::interval(interval);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        self.register().await;
+        loop {
+            tokio::select! {
+                _ = beats.tick() => self.beat().await,
+                Some(Ok(announcement)) = announcements.next() => {
+                    if announcement.event == ClusterEvent::ControllerStarted {
+                        self.register().await;
+                    }
+                }
+                changed = connection.changed() => {
+                    let state = connection.borrow_and_update().clone();
+                    if changed.is_err() || state.is_closed() {
+                        let reason = state.to_string();
+                        return Err(mlx_errors::ErrorKind::Closed { reason }.into());
+                    }
+                    if state.is_connected() {
+                        self.register().await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn register(&self) {
+        let registration =
+            WorkerRegistration { timestamp: Timestamp::now(), epoch: Some(self.epoch), ..self.registration.clone() };
+        self.report("registration", self.client.publish(&subjects::WORKER_REGISTER, &registration).await);
+    }
+
+    async fn beat(&self) {
+        let beat = WorkerHeartbeat {
+            worker_id: self.id,
+            status: WorkerStatus::Online,
+            metrics: self.load.metrics(&self.registration.skills.available_models),
+            timestamp: Timestamp::now(),
+            epoch: Some(self.epoch),
+        };
+        self.report("heartbeat", self.client.publish(&subjects::WORKER_HEARTBEAT, &beat).await);
+    }
+
+    /// A message that could not be sent is made good by the next one; the log says that it is missing.
+    fn report(&self, what: &str, sent: Result<()>) {
+        if let Err(error) = sent {
+            tracing::warn!(worker = %self.id, error = &error as &dyn std::error::Error, "no {what} sent");
+        }
+    }
+
+    async fn say_goodbye(&self) -> Result<()> {
+        let farewell = WorkerDeregistration {
+            worker_id: self.id,
+            timestamp: Timestamp::now(),
+            epoch: Some(self.epoch),
+            reason: Some("shut down".to_owned()),
+        };
+        self.client.publish(&subjects::WORKER_DEREGISTER, &farewell).await
+    }
+}
+
+fn registration(id: WorkerId, config: &ClusterConfig, models: Vec<String>) -> WorkerRegistration {
+    WorkerRegistration {
+        worker_id: id,
+        hostname: sysinfo::System::host_name().unwrap_or_else(|_| "unknown".to_owned()),
+        ip: own_address(&config.nats),
+        port: config.worker.port,
+        skills: ModelSkills {
+            available_models: models,
+            model_paths: std::collections::BTreeMap::new(),
+            total_model_size: 0.0,
+            last_scanned: Timestamp::now(),
+        },
+        status: WorkerStatus::Online,
+        timestamp: Timestamp::now(),
+        hardware: None,
+        capabilities: None,
+        epoch: None,
+    }
+}
+
+/// The address from which this machine reaches the NATS server: where others are likely to reach it.
+fn own_address(config: &NatsConfig) -> IpAddr {
+    let towards = |server: &mlx_types::NatsUrl| {
+        let server = (server.host(), server.port()).to_socket_addrs().ok()?.next()?;
+        let any: IpAddr =
+            if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
+        // Connecting a datagram socket sends nothing; it only picks the route.
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(server).ok()?;
+        socket.local_addr().ok().map(|address| address.ip())
+    };
+    config.urls().first().and_then(towards).unwrap_or(Ipv4Addr::LOCALHOST.into())
+}
