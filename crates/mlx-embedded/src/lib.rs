@@ -4,6 +4,7 @@
 compile_error!("mlx-embedded supervises processes the Unix way; it supports Linux and macOS");
 
 pub mod binary;
+pub mod monitoring;
 
 mod diagnosis;
 mod folder;

@@ -11,11 +11,12 @@ use mlx_types::{NatsUrl, Scheme, Secret};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::instrument::WithSubscriber as _;
 
+use crate::monitoring::{Connections, Health, JetStreamStats, ServerStats, Subscriptions};
 use crate::process::OrphanGuard;
 use crate::ready::Endpoints;
 use crate::settings::Settings;
 use crate::supervisor::{Launcher, Order, ServerState, Shared, supervise};
-use crate::{Binary, Finder, thread};
+use crate::{Binary, Finder, monitoring, thread};
 
 /// How long a drop may block for a process to be killed. It takes a few ms.
 const DROP_LIMIT: Duration = Duration::from_secs(2);
@@ -110,6 +111,33 @@ impl EmbeddedServer {
     /// Its last log lines, 100 at the most, the oldest first.
     pub fn last_lines(&self) -> Vec<String> {
         self.shared.lines.last(usize::MAX)
+    }
+
+    /// The server as a whole: connections, subscriptions, memory, messages, slow consumers (`/varz`).
+    ///
+    /// This and the other questions fail with `EMBEDDED_SERVER_ERROR` if monitoring is off, or does not answer within 5 s.
+    pub async fn varz(&self) -> Result<ServerStats> {
+        monitoring::ask(self.endpoints.monitoring, "/varz").await
+    }
+
+    /// Its connections (`/connz`).
+    pub async fn connz(&self) -> Result<Connections> {
+        monitoring::ask(self.endpoints.monitoring, "/connz?limit=1024").await
+    }
+
+    /// Its subscriptions (`/subsz`).
+    pub async fn subsz(&self) -> Result<Subscriptions> {
+        monitoring::ask(self.endpoints.monitoring, "/subsz").await
+    }
+
+    /// JetStream: streams, consumers, messages, memory, disk (`/jsz`).
+    pub async fn jsz(&self) -> Result<JetStreamStats> {
+        monitoring::ask(self.endpoints.monitoring, "/jsz").await
+    }
+
+    /// Whether it is fit for work (`/healthz`).
+    pub async fn healthz(&self) -> Result<Health> {
+        monitoring::ask(self.endpoints.monitoring, "/healthz").await
     }
 
     /// Has the running server take on what it can of `config`: credentials, certificates, the largest payload, the log

@@ -82,6 +82,16 @@ enum End {
     Abandoned,
 }
 
+impl End {
+    fn answer(self) {
+        match self {
+            Self::Stop { done, .. } => drop(done.send(())),
+            Self::Kill { done } => drop(done.try_send(())),
+            Self::Abandoned => {}
+        }
+    }
+}
+
 /// Runs a server until it is stopped, or fails for good.
 pub(crate) async fn supervise(
     mut launcher: Launcher,
@@ -113,24 +123,22 @@ pub(crate) async fn supervise(
         }
         Err(end) => Some(end),
     };
-    let deadline = match &ending {
-        Some(End::Stop { deadline, .. }) => Some(*deadline),
-        Some(End::Kill { .. } | End::Abandoned) => None,
-        // Failed: the state says why, and there is no process.
-        None => return,
+    // Failed: the state says why, and there is no process.
+    let Some(ending) = ending else { return };
+    let killed = match &ending {
+        End::Stop { deadline, .. } => tokio::select! {
+            () = launcher.stop(*deadline) => None,
+            // Whoever asked does not want to wait for it any more.
+            end = until_end(&mut orders) => Some(end),
+        },
+        End::Kill { .. } | End::Abandoned => None,
     };
-    match deadline {
-        Some(deadline) => launcher.stop(deadline).await,
-        None => launcher.kill().await,
-    }
+    launcher.kill().await;
     // The folder and the lock are gone by the time the caller goes on.
     drop(launcher);
     shared.set(ServerState::Stopped);
-    match ending {
-        Some(End::Stop { done, .. }) => drop(done.send(())),
-        Some(End::Kill { done }) => drop(done.try_send(())),
-        Some(End::Abandoned) | None => {}
-    }
+    ending.answer();
+    killed.into_iter().for_each(End::answer);
 }
 
 /// A server that has been ready once.

@@ -1,0 +1,57 @@
+//! What the tests of this crate share.
+#![allow(dead_code, reason = "no test uses all of it")]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mlx_embedded::{EmbeddedServer, ServerState};
+use mlx_types::config::NatsConfig;
+
+/// A configuration with free ports.
+pub(crate) fn any_port() -> NatsConfig {
+    let mut config = NatsConfig::default();
+    config.embedded.port = 0;
+    config.embedded.http_port = 0;
+    config
+}
+
+/// [`any_port`] with JetStream in `folder`.
+pub(crate) fn with_jetstream(folder: &Path) -> NatsConfig {
+    let mut config = any_port();
+    config.embedded.jetstream.enabled = true;
+    config.embedded.jetstream.store_dir = folder.to_path_buf();
+    config
+}
+
+/// Waits until `condition` holds; `what` is told if it does not within `limit`.
+pub(crate) fn until(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited {} ms in vain: {what}", limit.as_millis());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until the server's state is one that `wanted` accepts.
+pub(crate) async fn until_state(server: &EmbeddedServer, wanted: impl Fn(&ServerState) -> bool) -> ServerState {
+    let mut state = server.state();
+    let reached = tokio::time::timeout(Duration::from_secs(30), state.wait_for(wanted)).await;
+    reached.expect("the state is reached").expect("the server is still watched").clone()
+}
+
+/// Whether there is a process `pid` that has not ended; one that nobody has waited for yet has.
+pub(crate) fn is_running(pid: u32) -> bool {
+    let number = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process id");
+    if rustix::process::test_kill_process(number).is_err() {
+        return false;
+    }
+    // The state follows the name, which is in parentheses and may hold anything.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('Z'))
+}
+
+/// Kills `pid` as the kernel would for lack of memory.
+pub(crate) fn sigkill(pid: u32) {
+    let number = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process id");
+    rustix::process::kill_process(number, rustix::process::Signal::KILL).expect("it is there to be killed");
+}
