@@ -52,6 +52,28 @@ pub(crate) fn is_running(pid: u32) -> bool {
 
 /// Kills `pid` as the kernel would for lack of memory.
 pub(crate) fn sigkill(pid: u32) {
+    signal(pid, rustix::process::Signal::KILL);
+}
+
+/// Sends `signal` to `pid`.
+pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
     let number = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process id");
-    rustix::process::kill_process(number, rustix::process::Signal::KILL).expect("it is there to be killed");
+    rustix::process::kill_process(number, signal).expect("it is there to be signalled");
+}
+
+/// A program in `folder` that says it is a nats-server, and otherwise runs `script`.
+///
+/// It is written by another process: a file that a thread of this one has open for writing, and that a fork inherits,
+/// cannot be run.
+pub(crate) fn program(folder: &Path, script: &str) -> std::path::PathBuf {
+    let path = folder.join("nats-server");
+    let text = format!("#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'nats-server: v2.12.8'; exit; fi\n{script}\n");
+    let written = std::process::Command::new("sh")
+        .args(["-c", "printf '%s' \"$1\" > \"$0\" && chmod 755 \"$0\""])
+        .arg(&path)
+        .arg(text)
+        .status()
+        .expect("sh");
+    assert!(written.success());
+    path
 }
