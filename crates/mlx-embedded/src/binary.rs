@@ -145,6 +145,8 @@ impl Search<'_> {
         match probe::version(&path) {
             Ok(version) if version >= MINIMUM_VERSION => Ok(Binary { path, version, origin }),
             Ok(found) => {
+                self.tried.clear();
+                self.note(&path, format!("named by {origin}: version {found}"));
                 self.too_old = Some((path, found));
                 Err(self.into_error())
             }

@@ -6,7 +6,6 @@ mod support;
 use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -43,7 +42,7 @@ async fn m1_a_start_given_up_half_way_leaves_nothing() {
 
 #[tokio::test]
 async fn m2_a_server_it_did_not_start_is_neither_stopped_nor_used() {
-    let stranger = stranger().await;
+    let stranger = support::stranger();
     let mut config = any_port();
     config.embedded.port = stranger.port;
     let error = EmbeddedServer::start(&config).await.unwrap_err();
@@ -97,7 +96,7 @@ async fn m4_a_failed_start_is_told_within_200_ms_of_the_end() {
     let begun = Instant::now();
     EmbeddedServer::start(&config).await.unwrap_err();
     // Start and end of the process included, so that this is the stricter test; a stranger that keeps silent costs most.
-    assert!(begun.elapsed() < Duration::from_millis(1000), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -169,7 +168,7 @@ async fn dropping_a_stop_half_way_kills_at_once() {
     let pid = server.pid().unwrap();
     support::signal(pid, rustix::process::Signal::STOP);
     let begun = Instant::now();
-    assert!(tokio::time::timeout(Duration::from_millis(50), server.stop(Duration::from_secs(60))).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_millis(50), server.stop(Duration::from_mins(1))).await.is_err());
     assert!(!is_running(pid));
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
@@ -199,33 +198,6 @@ fn guards() -> Vec<OrphanGuard> {
     let mut guards = vec![OrphanGuard::default(), OrphanGuard::Watcher];
     guards.dedup();
     guards
-}
-
-/// A nats-server of somebody else.
-struct Stranger {
-    process: tokio::process::Child,
-    port: u16,
-    _folder: tempfile::TempDir,
-}
-
-async fn stranger() -> Stranger {
-    let folder = tempfile::tempdir().unwrap();
-    let process = tokio::process::Command::new(Binary::find(None).unwrap().path)
-        .args(["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir"])
-        .arg(folder.path())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut port = None;
-    until(Duration::from_secs(10), "the stranger listens", || {
-        let files = std::fs::read_dir(folder.path()).unwrap().flatten();
-        let text = files.filter_map(|file| std::fs::read_to_string(file.path()).ok()).next().unwrap_or_default();
-        let ports: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        port = ports["nats"][0].as_str().and_then(|url| url.rsplit_once(':')?.1.parse().ok());
-        port.is_some()
-    });
-    Stranger { process, port: port.unwrap(), _folder: folder }
 }
 
 /// The private folder of the server `pid`, as its command line tells.

@@ -77,3 +77,34 @@ pub(crate) fn program(folder: &Path, script: &str) -> std::path::PathBuf {
     assert!(written.success());
     path
 }
+
+/// A nats-server of somebody else.
+pub(crate) struct Stranger {
+    pub(crate) process: tokio::process::Child,
+    pub(crate) port: u16,
+    pub(crate) monitoring_port: u16,
+    _folder: tempfile::TempDir,
+}
+
+/// Starts one on a free port, with monitoring on another.
+pub(crate) fn stranger() -> Stranger {
+    let folder = tempfile::tempdir().expect("it works");
+    let process = tokio::process::Command::new(mlx_embedded::Binary::find(None).expect("it works").path)
+        .args(["-a", "127.0.0.1", "-p", "-1", "-m", "-1", "--ports_file_dir"])
+        .arg(folder.path())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it works");
+    let mut ports = None;
+    until(Duration::from_secs(10), "the stranger listens", || {
+        let mut files = std::fs::read_dir(folder.path()).expect("a folder").flatten();
+        let text = files.find_map(|file| std::fs::read_to_string(file.path()).ok()).unwrap_or_default();
+        let file: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let port = |list: &str| file[list][0].as_str()?.rsplit_once(':')?.1.parse().ok();
+        ports = port("nats").zip(port("monitoring"));
+        ports.is_some()
+    });
+    let (port, monitoring_port) = ports.expect("until it listens");
+    Stranger { process, port, monitoring_port, _folder: folder }
+}
