@@ -38,3 +38,8 @@ pub use config::{Format, Level, LogConfig, UnknownLevel};
 pub use handle::{LogGuard, LogHandle};
 pub use schema::LINE_SCHEMA;
 pub use setup::{Setup, init};
+
+/// The README's example is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -121,3 +121,31 @@ fn harmful(char: char) -> bool {
     (char.is_control() && char != '\t')
         || matches!(char, '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn line(level: Level, colour: bool) -> String {
+        let timestamp = Timestamp::now();
+        let line = Line { timestamp, level, component: "a", message: b"m", fields: b"", error: None };
+        let mut out = Vec::new();
+        Text { colour }.line(&mut out, &line);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_level_alone_is_coloured() {
+        for (level, name, colour) in [
+            (Level::ERROR, "ERROR", 31),
+            (Level::WARN, "WARN ", 33),
+            (Level::INFO, "INFO ", 32),
+            (Level::DEBUG, "DEBUG", 34),
+            (Level::TRACE, "TRACE", 35),
+        ] {
+            assert!(line(level, true).ends_with(&format!("Z \u{1b}[{colour}m{name}\u{1b}[0m a: m\n")));
+            assert!(line(level, false).ends_with(&format!("Z {name} a: m\n")));
+        }
+    }
+}

@@ -55,6 +55,7 @@ pub(crate) struct Queue {
     progress: Condvar,
     /// Bytes held at the most.
     capacity: usize,
+    linger: Duration,
 }
 
 #[derive(Default)]
@@ -94,8 +95,17 @@ enum Writer {
 impl Queue {
     /// A queue of `capacity` bytes, and the thread that empties it into `output`.
     pub(crate) fn start(capacity: usize, output: Output, announce: Announce) -> io::Result<Arc<Self>> {
-        let queue =
-            Arc::new(Self { state: Mutex::default(), work: Condvar::new(), progress: Condvar::new(), capacity });
+        Self::with_linger(LINGER, capacity, output, announce)
+    }
+
+    fn with_linger(linger: Duration, capacity: usize, output: Output, announce: Announce) -> io::Result<Arc<Self>> {
+        let queue = Arc::new(Self {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+            capacity,
+            linger,
+        });
         let shared = Arc::clone(&queue);
         let thread = thread::Builder::new().name("mlx-log".to_owned()).spawn(move || shared.run(output, &announce))?;
         queue.lock().thread = Some(thread.thread().id());
@@ -235,7 +245,7 @@ impl Queue {
         if !state.hurry && !state.closing && state.pending.len() <= self.capacity / 2 {
             state.writer = Writer::Lingers;
             let idle = |state: &mut State| state.writer == Writer::Lingers && !state.hurry && !state.closing;
-            state = self.work.wait_timeout_while(state, LINGER, idle).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.work.wait_timeout_while(state, self.linger, idle).unwrap_or_else(PoisonError::into_inner).0;
         }
         state.writer = Writer::Busy;
         state
@@ -279,5 +289,78 @@ impl State {
     fn failed(&self) -> Unwritten {
         let failure = self.failure.clone().unwrap_or_default();
         Unwritten::Failed { lines: self.accepted - self.written, failure }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// Longer than anything here takes.
+    const DEADLINE: Duration = Duration::from_secs(20);
+    const FOREVER: Duration = Duration::from_hours(24);
+
+    struct Batches(Sender<Vec<u8>>);
+
+    impl io::Write for Batches {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(bytes.to_vec()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A queue whose writer lingers for ever, so that what wakes it is seen.
+    fn lingering(capacity: usize) -> (Arc<Queue>, Receiver<Vec<u8>>) {
+        let (sender, batches) = channel();
+        let output = Output::Writer(Box::new(Batches(sender)));
+        let announce = Box::new(|out: &mut Vec<u8>, loss: Loss| {
+            out.extend_from_slice(format!("lost {} of {}\n", loss.lines, loss.total).as_bytes());
+        });
+        (Queue::with_linger(FOREVER, capacity, output, announce).unwrap(), batches)
+    }
+
+    #[test]
+    fn l4_an_urgent_line_takes_along_what_lingers() {
+        let (queue, batches) = lingering(1000);
+        queue.push(b"info\n", false);
+        queue.push(b"error\n", true);
+        let mut all = batches.recv_timeout(DEADLINE).unwrap();
+        // The writer may have been on its way to linger when the second line came.
+        while !all.ends_with(b"error\n") {
+            all.extend(batches.recv_timeout(DEADLINE).unwrap());
+        }
+        assert_eq!(all, b"info\nerror\n");
+    }
+
+    #[test]
+    fn l4_a_queue_half_full_is_emptied_at_once() {
+        let (queue, batches) = lingering(8);
+        queue.push(b"1\n", false);
+        let start = Instant::now();
+        while queue.lock().writer != Writer::Lingers {
+            assert!(start.elapsed() < DEADLINE);
+            thread::yield_now();
+        }
+        queue.push(b"23\n", false);
+        assert_eq!(batches.recv_timeout(DEADLINE).unwrap(), b"1\n23\n");
+    }
+
+    #[test]
+    fn l4_a_flush_and_the_end_wait_for_nobody() {
+        let (queue, batches) = lingering(1000);
+        queue.push(b"1\n", false);
+        queue.flush(DEADLINE).unwrap();
+        assert_eq!(batches.try_recv().unwrap(), b"1\n");
+        queue.push(b"2\n", false);
+        queue.close(DEADLINE).unwrap();
+        assert_eq!(batches.try_recv().unwrap(), b"2\n");
+        queue.push(b"3\n", false);
+        assert_eq!(batches.try_recv().unwrap(), b"3\n");
     }
 }

@@ -39,13 +39,16 @@ impl Write for Gate {
 #[test]
 fn l4_what_a_blocked_writer_loses_is_counted_and_said_where_it_is_missing() {
     const LINES: u64 = 5_000;
+    let long = ".".repeat(2_000);
     let gate = Gate::default();
     let setup = Setup::new(&LogConfig::default()).buffer_bytes(16 * 1024).writer(gate.clone());
     let (dispatch, guard) = setup.build().unwrap();
     let handle = guard.handle();
     tracing::dispatcher::with_default(&dispatch, || {
         for index in 0..LINES {
-            tracing::info!(index, "a line that nobody takes");
+            // A short line would still fit where a long one did not, and must not jump the gap.
+            let padding = if index % 2 == 0 { "" } else { &long };
+            tracing::info!(index, "a line that nobody takes{padding}");
         }
         let error = handle.flush(Duration::from_millis(20)).unwrap_err();
         assert_eq!(error.code(), ErrorCode::Log);
