@@ -141,7 +141,8 @@ impl EmbeddedServer {
     }
 
     /// Has the running server take on what it can of `config`: credentials, certificates, the largest payload, the log
-    /// level. Connections whose credentials are no longer valid are closed, all others stay.
+    /// level. Connections whose credentials are no longer valid are closed. All others stay with nats-server 2.15; where
+    /// there are credentials, older ones close those too, and the clients come back by themselves.
     ///
     /// # Errors
     /// If `config` breaks a rule, changes what a running server cannot change, or is refused by the server; it then

@@ -20,7 +20,7 @@ use crate::lock::FolderLock;
 use crate::logs::{self, Line, Threshold};
 use crate::process::{OrphanGuard, Process};
 use crate::ready::{self, Endpoints};
-use crate::settings::Settings;
+use crate::settings::{Listen, Settings};
 use crate::{diagnosis, http};
 
 /// How long the last lines of a server that has ended may take to be read.
@@ -36,6 +36,8 @@ const KILL: Duration = Duration::from_millis(50);
 pub(crate) struct Launcher {
     binary: PathBuf,
     settings: Settings,
+    /// What the running server was asked to listen on for monitoring.
+    asked_monitoring: Option<Listen>,
     guard: OrphanGuard,
     start_timeout: Duration,
     threshold: Arc<Threshold>,
@@ -67,7 +69,18 @@ impl Launcher {
             diagnosis::not_started(&format!("create a private folder in {} (see TMPDIR)", place.display()), error)
         })?;
         let threshold = Arc::new(Threshold::new(log_level));
-        Ok(Self { binary, settings, guard, start_timeout, threshold, shared, folder, running: None, _store: store })
+        Ok(Self {
+            binary,
+            settings,
+            asked_monitoring: None,
+            guard,
+            start_timeout,
+            threshold,
+            shared,
+            folder,
+            running: None,
+            _store: store,
+        })
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -80,7 +93,8 @@ impl Launcher {
     pub(crate) async fn launch(&mut self) -> Result<Endpoints> {
         let begun = Instant::now();
         self.folder.forget_ports();
-        self.write_settings()?;
+        self.write_settings(&self.settings)?;
+        self.asked_monitoring.clone_from(&self.settings.monitoring);
         let (process, stderr) = Process::spawn(&self.binary, &self.folder.settings(), self.guard)
             .map_err(|error| diagnosis::not_started(&format!("run {}", self.binary.display()), error))?;
         self.shared.pid.store(process.id(), Ordering::Relaxed);
@@ -111,7 +125,7 @@ impl Launcher {
                 }
             },
         };
-        self.settle(endpoints)?;
+        self.settle(endpoints);
         let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(address = %endpoints.client, pid = self.shared.pid.load(Ordering::Relaxed), took_ms = took, "the embedded nats-server is ready");
         Ok(endpoints)
@@ -132,7 +146,6 @@ impl Launcher {
             self.threshold.set(log_level);
         } else {
             self.settings = before;
-            self.write_settings()?;
         }
         outcome
     }
@@ -175,24 +188,23 @@ impl Launcher {
         diagnosis::ended(&self.settings, status, &self.shared.lines).await
     }
 
-    /// Makes the ports taken those of every later start, and of every reload.
-    fn settle(&mut self, endpoints: Endpoints) -> Result<()> {
-        let taken = |port: &mut u16, taken: u16| std::mem::replace(port, taken) != taken;
-        let mut changed = taken(&mut self.settings.port, endpoints.client.port());
+    /// Makes the ports taken those of every later start.
+    fn settle(&mut self, endpoints: Endpoints) {
+        self.settings.port = endpoints.client.port();
         if let (Some(listen), Some(address)) = (&mut self.settings.monitoring, endpoints.monitoring) {
-            changed |= taken(&mut listen.port, address.port());
+            listen.port = address.port();
         }
-        if changed { self.write_settings() } else { Ok(()) }
     }
 
-    fn write_settings(&self) -> Result<()> {
-        let text = self.settings.render(self.folder.path());
+    fn write_settings(&self, settings: &Settings) -> Result<()> {
+        let text = settings.render(self.folder.path());
         self.folder.write_settings(&text).map_err(|error| diagnosis::not_started("write its settings file", error))
     }
 
     async fn try_reload(&mut self) -> Result<()> {
         let failed = |reason: String| Error::new(ErrorKind::EmbeddedServer { reason });
-        self.write_settings()?;
+        // To a server that was asked for a free port, the number of the one it took would be a change, which it refuses.
+        self.write_settings(&Settings { monitoring: self.asked_monitoring.clone(), ..self.settings.clone() })?;
         let Some(running) = &mut self.running else { return Err(failed("it is not running".to_owned())) };
         while running.reloads.try_recv().is_ok() {}
         running.process.reload().map_err(|error| failed(format!("it cannot be told to reload: {error}")))?;

@@ -1,0 +1,206 @@
+//! What nats-server makes of its settings, at the start and when they change.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use mlx_embedded::{EmbeddedServer, ServerState};
+use mlx_types::Secret;
+use proptest::prelude::{ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
+use support::{any_port, with_jetstream};
+use tokio::runtime::Runtime;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Each case is a server of its own. That it starts shows that it has read the credentials as they were meant, since
+    /// the start ends with a round trip of a client that presents them.
+    #[test]
+    fn m5_no_value_can_add_a_setting(user in text(), password in text(), folder in file_name()) {
+        let parent = tempfile::tempdir().unwrap();
+        let store = parent.path().join(folder);
+        let mut config = with_jetstream(&store);
+        config.user = Some(user);
+        config.password = Some(Secret::new(password));
+        Runtime::new().unwrap().block_on(async {
+            let server = EmbeddedServer::start(&config).await.unwrap();
+            let address = server.client_addr().to_string();
+            assert!(async_nats::connect(address).await.is_err(), "it lets nobody else in");
+            let told = server.jsz().await.unwrap().config.store_dir;
+            assert_eq!(Path::new(&told), store.join("jetstream"));
+        });
+    }
+}
+
+/// Any text, and texts that would do something if they were not quoted.
+fn text() -> impl Strategy<Value = String> {
+    let telling = prop_oneof![
+        proptest::strategy::Just("\"\nauthorization { }\nport: 4222\n#".to_owned()),
+        proptest::strategy::Just("x\" } \n include \"/etc/passwd\"".to_owned()),
+        proptest::strategy::Just("$HOME".to_owned()),
+        proptest::strategy::Just("$2a$04$abcdefghijklmnopqrstuv".to_owned()),
+        proptest::strategy::Just("\\".to_owned()),
+        proptest::strategy::Just("\\\" \\x00 \u{0}\u{7f}\r\n\t".to_owned()),
+        proptest::strategy::Just("10k".to_owned()),
+        proptest::strategy::Just("true".to_owned()),
+        proptest::strategy::Just("p".repeat(200)),
+    ];
+    prop_oneof![telling, prop::collection::vec(any::<char>(), 1..40).prop_map(|text| text.into_iter().collect())]
+}
+
+fn file_name() -> impl Strategy<Value = String> {
+    let character = any::<char>().prop_filter("no separator", |c| !matches!(c, '/' | '\0'));
+    prop::collection::vec(character, 1..30)
+        .prop_map(|name| name.into_iter().collect::<String>())
+        .prop_filter("a folder of its own", |name| !name.chars().all(|c| c == '.'))
+}
+
+#[tokio::test]
+async fn reload_takes_on_credentials_and_limits_and_keeps_everybody_else() {
+    let mut config = any_port();
+    let mut server = EmbeddedServer::start(&config).await.unwrap();
+    let (pid, address) = (server.pid(), server.client_addr());
+    config.embedded.max_payload_bytes = 2048;
+    server.reload(&config).await.unwrap();
+    assert_eq!(server.varz().await.unwrap().max_payload, 2048);
+
+    config.user = Some("worker".to_owned());
+    config.password = Some(Secret::from("secret"));
+    server.reload(&config).await.unwrap();
+    assert!(async_nats::connect(address.to_string()).await.is_err());
+    let options = || async_nats::ConnectOptions::with_user_and_password("worker".into(), "secret".into());
+    let client = options().connect(address.to_string()).await.unwrap();
+    assert_eq!(server.client_config().user.as_deref(), Some("worker"));
+    assert_eq!((server.pid(), server.client_addr()), (pid, address));
+
+    // After a restart, which asks for the ports by number, it reloads just the same.
+    support::sigkill(pid.unwrap());
+    support::until_state(&server, |state| matches!(state, ServerState::Restarting { .. })).await;
+    support::until_state(&server, |state| matches!(state, ServerState::Ready)).await;
+    client.flush().await.unwrap();
+
+    // The same password again is no new password, which would cost every client its connection.
+    config.embedded.max_payload_bytes = 4096;
+    server.reload(&config).await.unwrap();
+    let lines = server.last_lines();
+    assert_eq!(lines.iter().filter(|line| line.ends_with("Reloaded: authorization password")).count(), 1, "{lines:#?}");
+    client.flush().await.unwrap();
+    assert_eq!(server.varz().await.unwrap().max_payload, 4096);
+}
+
+#[tokio::test]
+async fn reload_refuses_what_a_running_server_cannot_change_and_what_is_wrong() {
+    let config = any_port();
+    let mut server = EmbeddedServer::start(&config).await.unwrap();
+    let mut other = config.clone();
+    other.embedded.port = 4222;
+    other.embedded.monitoring = false;
+    other.embedded.jetstream.enabled = true;
+    let text = server.reload(&other).await.unwrap_err().to_string();
+    for key in ["nats.embedded.port", "nats.embedded.monitoring", "nats.embedded.jetstream"] {
+        assert!(text.contains(key), "{text}");
+    }
+    other = config.clone();
+    other.user = Some("alone".to_owned());
+    assert!(server.reload(&other).await.unwrap_err().to_string().contains("nats.user"));
+    async_nats::connect(server.client_addr().to_string()).await.unwrap().flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn reload_that_the_server_refuses_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = with_certificate(folder.path());
+    let mut server = EmbeddedServer::start(&config).await.unwrap();
+    std::fs::write(config.tls.cert_file.as_ref().unwrap(), "no certificate").unwrap();
+    config.embedded.max_payload_bytes = 2048;
+    let error = server.reload(&config).await.unwrap_err();
+    assert!(error.to_string().contains("did not take on the new settings"), "{error}");
+    assert_eq!(server.varz().await.unwrap().max_payload, 8 << 20);
+}
+
+#[tokio::test]
+async fn a_certificate_makes_the_server_ask_for_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = with_certificate(folder.path());
+    let server = EmbeddedServer::start(&config).await.unwrap();
+    assert_eq!(server.client_url().to_string(), format!("tls://localhost:{}", server.client_addr().port()));
+    let options = || async_nats::ConnectOptions::new().require_tls(true);
+    assert!(options().connect(server.client_url().to_string()).await.is_err(), "an authority unknown to the system");
+    let client = options().add_root_certificates(config.tls.ca_file.clone().unwrap());
+    client.connect(server.client_url().to_string()).await.unwrap().flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn monitoring_tells_what_a_controller_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = EmbeddedServer::start(&with_jetstream(folder.path())).await.unwrap();
+    let client =
+        async_nats::ConnectOptions::new().name("a worker").connect(server.client_addr().to_string()).await.unwrap();
+    let _subscription = client.subscribe("worker.heartbeat").await.unwrap();
+    client.publish("worker.heartbeat", "{}".into()).await.unwrap();
+    client.flush().await.unwrap();
+
+    let varz = server.varz().await.unwrap();
+    assert_eq!((varz.connections, varz.slow_consumers, varz.max_payload), (1, 0, 8 << 20));
+    assert_eq!(varz.version, server.binary().version.to_string());
+    assert!(varz.mem > 0 && varz.in_msgs >= 1 && varz.subscriptions >= 1);
+    let connz = server.connz().await.unwrap();
+    assert_eq!((connz.total, connz.connections.len()), (1, 1));
+    let worker = &connz.connections[0];
+    assert_eq!((worker.name.as_str(), worker.lang.as_str(), worker.subscriptions), ("a worker", "rust", 1));
+    assert_eq!((worker.in_msgs, worker.out_msgs), (1, 1));
+    assert!(server.subsz().await.unwrap().num_subscriptions >= 1);
+    let jsz = server.jsz().await.unwrap();
+    assert!(!jsz.disabled && jsz.streams == 0 && jsz.config.max_storage > 0 && jsz.meta_cluster.is_none());
+    assert!(server.healthz().await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn without_monitoring_the_error_names_the_setting() {
+    let mut config = any_port();
+    config.embedded.monitoring = false;
+    let server = EmbeddedServer::start(&config).await.unwrap();
+    assert_eq!(server.monitoring_addr(), None);
+    let error = server.varz().await.unwrap_err();
+    assert!(error.to_string().contains("nats.embedded.monitoring"), "{error}");
+}
+
+/// A server at `localhost` with a certificate that an authority of its own has signed.
+fn with_certificate(folder: &Path) -> mlx_types::config::NatsConfig {
+    let openssl = |arguments: &[&str]| {
+        let output =
+            Command::new("openssl").args(arguments).current_dir(folder).output().expect("openssl is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let authority =
+        ["req", "-x509", "-subj", "/CN=Test Authority", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem"];
+    openssl(&[&authority[..], &key].concat());
+    openssl(&[&["req", "-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "request.pem"][..], &key].concat());
+    std::fs::write(folder.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1").unwrap();
+    openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "request.pem",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        "names",
+        "-out",
+        "cert.pem",
+    ]);
+    let mut config = any_port();
+    "localhost".clone_into(&mut config.embedded.host);
+    config.tls.ca_file = Some(folder.join("ca.pem"));
+    config.tls.cert_file = Some(folder.join("cert.pem"));
+    config.tls.key_file = Some(folder.join("key.pem"));
+    config
+}
