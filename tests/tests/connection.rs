@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use mlx_errors::{ConnectStep, ErrorCode, ErrorKind};
 use mlx_nats::{Client, CloseReason, ConnectionState};
 use mlx_tests::{TestServer, millis, within};
-use mlx_types::config::{NatsConfig, NatsMode};
+use mlx_types::config::{NatsConfig, NatsMode, PublishWhileDisconnected};
 
 fn signal(name: &str, server: &TestServer) {
     let pid = server.embedded().pid().expect("the server runs").to_string();
@@ -92,4 +92,32 @@ async fn wrong_credentials_are_an_authentication_error_and_the_right_ones_work()
     let error = Client::connect(&wrong).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::NatsAuthentication);
     assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
+}
+
+#[tokio::test]
+async fn c2_what_is_published_while_disconnected_can_be_kept_and_arrives_in_order() {
+    let server = TestServer::start().await;
+    let mut config = server.config();
+    config.publish_while_disconnected = PublishWhileDisconnected::Buffer;
+    config.publish_buffer_bytes = 200;
+    let client = Client::connect(&config).await.unwrap();
+    let mut subscription = client.subscribe::<_, u32>("lab.test").await.unwrap();
+    let mut state = client.watch_state();
+    signal("-KILL", &server);
+    within("the drop", state.wait_for(|state| !state.is_connected())).await.unwrap();
+    let mut kept = 0;
+    let full = loop {
+        match client.publish("lab.test", &kept).await {
+            Ok(()) => kept += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.code(), ErrorCode::NatsDisconnected);
+    assert!(kept > 10 && client.buffered() == usize::try_from(kept).unwrap(), "{kept}");
+    within("the return", state.wait_for(ConnectionState::is_connected)).await.unwrap();
+    assert_eq!(client.buffered(), 0);
+    client.publish("lab.test", &kept).await.unwrap();
+    for number in 0..=kept {
+        assert_eq!(within("a message", subscription.next()).await.unwrap().unwrap().payload, number);
+    }
 }

@@ -419,3 +419,19 @@ async fn c11_shutdown_returns_within_its_deadline_even_with_the_server_down() {
     let error = client.publish("lab.late", &1).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::NatsClosed);
 }
+
+#[tokio::test]
+async fn a_subscription_keeps_its_connection_and_the_last_handle_closes_it() {
+    let server = TestServer::start().await;
+    let publisher = server.client().await;
+    let mut subscription = server.client().await.subscribe::<_, u32>("lab.test").await.unwrap();
+    publisher.publish("lab.test", &1).await.unwrap();
+    assert_eq!(within("the message", subscription.next()).await.unwrap().unwrap().payload, 1);
+    drop(subscription);
+    let connections = async {
+        while server.monitoring("/connz").await["num_connections"] != 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the end of the connection", connections).await;
+}

@@ -6,20 +6,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mlx_errors::{Error, ErrorKind, Result};
-use mlx_types::config::{ClusterConfig, DiscoveryConfig, NatsConfig, StreamingConfig};
+use mlx_types::config::{ClusterConfig, DiscoveryConfig, NatsConfig, PublishWhileDisconnected, StreamingConfig};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::connection::{self, ConnectionState, Input, Link};
 use crate::inbox::Inbox;
+use crate::outbox::Outbox;
 use crate::registry::Workers;
 use crate::task::AbortOnDrop;
 
 /// Messages that a subscription holds for a slow reader before it drops, unless set otherwise.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
-/// A connection to NATS. Clones share it; the last one dropped closes it.
+/// A connection to NATS. Clones share it, and so do the subscriptions, services and token streams made with it; the last
+/// of all these that is dropped closes it.
 ///
 /// All methods can be called from any task. Dropping a handle, on any thread, inside or outside a runtime, neither
 /// blocks nor panics.
@@ -32,6 +34,8 @@ struct Inner {
     nats: async_nats::Client,
     inbox: Arc<Inbox>,
     link: Arc<Link>,
+    /// Only where the configuration asks to keep what is published while the connection is down.
+    outbox: Option<Arc<Outbox>>,
     inputs: mpsc::UnboundedSender<Input>,
     options: ClientOptions,
     request_timeout: Duration,
@@ -112,6 +116,13 @@ impl Client {
         let nats = transport.nats;
         let inbox = Arc::new(Inbox::new(&nats.new_inbox()));
         let link = Arc::new(Link::new());
+        let outbox = match config.publish_while_disconnected {
+            PublishWhileDisconnected::Fail => None,
+            PublishWhileDisconnected::Buffer => {
+                let limit = usize::try_from(config.publish_buffer_bytes).unwrap_or(usize::MAX);
+                Some(Arc::new(Outbox::new(limit)))
+            }
+        };
         // Before the manager starts: its probes come back here.
         let answers = nats.subscribe(inbox.pattern()).await.map_err(|error| {
             Error::with_source(
@@ -119,8 +130,14 @@ impl Client {
                 error.to_string(),
             )
         })?;
-        let manager =
-            connection::manage(nats.clone(), transport.inputs, Arc::clone(&inbox), Arc::clone(&link), config.reconnect);
+        let manager = connection::manage(
+            nats.clone(),
+            transport.inputs,
+            Arc::clone(&inbox),
+            Arc::clone(&link),
+            outbox.clone(),
+            config.reconnect,
+        );
         let tasks = [tokio::spawn(manager), tokio::spawn(Arc::clone(&inbox).run(answers))]
             .map(|task| AbortOnDrop(task.abort_handle()));
         let client = Self {
@@ -128,6 +145,7 @@ impl Client {
                 nats,
                 inbox,
                 link,
+                outbox,
                 inputs: transport.inputs_sender,
                 options,
                 request_timeout: config.request_timeout_ms.as_duration(),
@@ -178,6 +196,11 @@ impl Client {
         self.inner.nats.max_payload()
     }
 
+    /// Messages that wait for the connection to come back; always 0 unless `nats.publishWhileDisconnected` is `buffer`.
+    pub fn buffered(&self) -> usize {
+        self.inner.outbox.as_ref().map_or(0, |outbox| outbox.len())
+    }
+
     /// Takes no more work, sends what is under way, and closes the connection, within `deadline`.
     ///
     /// Subscriptions end after their last message. Services should be stopped before, so that their handlers finish.
@@ -226,6 +249,10 @@ impl Client {
 
     pub(crate) fn link(&self) -> &Arc<Link> {
         &self.inner.link
+    }
+
+    pub(crate) fn outbox(&self) -> Option<&Outbox> {
+        self.inner.outbox.as_deref()
     }
 
     pub(crate) fn options(&self) -> &ClientOptions {

@@ -26,6 +26,7 @@ mod codec;
 mod connection;
 mod headers;
 mod inbox;
+mod outbox;
 mod publish;
 mod registry;
 mod request;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::address::PublishTo;
 use crate::codec;
+use crate::outbox::Parcel;
 use crate::{Client, Headers};
 
 impl Client {
@@ -24,7 +25,7 @@ impl Client {
     /// # Errors
     /// Before anything is sent: [`ErrorKind::Validation`] for a payload that breaks a rule of its type,
     /// [`ErrorKind::PayloadTooLarge`], [`ErrorKind::InvalidSubject`], and [`ErrorKind::Disconnected`] at once while
-    /// the connection is down.
+    /// the connection is down; with `nats.publishWhileDisconnected: buffer`, only once the buffer is full.
     ///
     /// # Cancel safety
     /// A dropped future has either queued the message or not touched it.
@@ -36,7 +37,10 @@ impl Client {
         let name = to.name();
         let json = codec::encode(name.as_str(), payload, S::check)?;
         let subject = name.for_publish()?;
-        self.check_sendable(&subject, json.len())?;
+        self.check_size(&subject, json.len())?;
+        if !self.link().is_up() {
+            return self.publish_while_down(subject, None, json).await;
+        }
         let sent = self.nats().publish(subject.clone(), json).await;
         sent.map_err(|error| self.unsent(&subject, &error))
     }
@@ -50,7 +54,29 @@ impl Client {
         let name = to.name();
         let json = codec::encode(name.as_str(), payload, S::check)?;
         let subject = name.for_publish()?;
+        if !self.link().is_up() {
+            self.check_size(&subject, json.len() + headers.wire_len())?;
+            return self.publish_while_down(subject, Some(headers), json).await;
+        }
         self.send(subject, None, Some(headers), json).await
+    }
+
+    /// What `publishWhileDisconnected` says: an error at once, or a place in the buffer.
+    #[cold]
+    async fn publish_while_down(
+        &self,
+        subject: async_nats::Subject,
+        headers: Option<Headers>,
+        json: Bytes,
+    ) -> Result<()> {
+        let down = || self.link().down(&format!("publish on `{subject}`"));
+        let Some(outbox) = self.outbox().filter(|_| !self.state().is_closed()) else { return Err(down()) };
+        let parcel = Parcel { subject: subject.clone(), headers, json };
+        match outbox.keep(parcel, self.link())? {
+            None => Ok(()),
+            // Back in the meantime.
+            Some(Parcel { subject, headers, json }) => self.send(subject, None, headers, json).await,
+        }
     }
 
     /// Sends encoded bytes: what every way of publishing but the plainest comes down to.
@@ -63,7 +89,8 @@ impl Client {
     ) -> Result<()> {
         let headers = headers.filter(|headers| !headers.is_empty());
         let header_bytes = headers.as_ref().map_or(0, Headers::wire_len);
-        self.check_sendable(&subject, json.len() + header_bytes)?;
+        self.check_size(&subject, json.len() + header_bytes)?;
+        self.link().live(|| format!("publish on `{subject}`"))?;
         let nats = self.nats();
         let to = subject.clone();
         let sent = match (reply, headers) {
@@ -77,14 +104,13 @@ impl Client {
         sent.map_err(|error| self.unsent(&subject, &error))
     }
 
-    /// Whether a message of `size` bytes can be sent now.
-    fn check_sendable(&self, subject: &async_nats::Subject, size: usize) -> Result<()> {
+    /// Whether the server takes a message of `size` bytes.
+    fn check_size(&self, subject: &async_nats::Subject, size: usize) -> Result<()> {
         let limit = self.max_payload();
-        if size > limit {
-            return Err(Error::new(ErrorKind::PayloadTooLarge { subject: subject.to_string(), size, limit }));
+        if size <= limit {
+            return Ok(());
         }
-        self.link().live(|| format!("publish on `{subject}`"))?;
-        Ok(())
+        Err(Error::new(ErrorKind::PayloadTooLarge { subject: subject.to_string(), size, limit }))
     }
 
     #[cold]

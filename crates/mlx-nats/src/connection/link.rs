@@ -33,6 +33,11 @@ impl Link {
         }
     }
 
+    /// Whether messages can be sent now.
+    pub(crate) fn is_up(&self) -> bool {
+        self.live_epoch.load(Ordering::Acquire) != 0
+    }
+
     /// Whether the connection of `epoch` is still the live one.
     pub(crate) fn is_live(&self, epoch: u64) -> bool {
         self.live_epoch.load(Ordering::Acquire) == epoch
@@ -54,7 +59,7 @@ impl Link {
     }
 
     /// Publishes a state. The word is written first, so that whoever is woken by the value finds it.
-    pub(super) fn set(&self, state: &ConnectionState) {
+    pub(crate) fn set(&self, state: &ConnectionState) {
         let epoch = if let ConnectionState::Connected { epoch } = state { *epoch } else { 0 };
         self.live_epoch.store(epoch, Ordering::Release);
         self.state.send_if_modified(|current| {

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::Link;
 use super::state::{ConnectionState, Effect, Input, Machine};
 use crate::inbox::Inbox;
+use crate::outbox::Outbox;
 
 /// How long one probe is waited for before the next is sent, in case the server dropped it.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
@@ -24,6 +25,7 @@ pub(crate) async fn manage(
     mut inputs: mpsc::UnboundedReceiver<Input>,
     inbox: Arc<Inbox>,
     link: Arc<Link>,
+    outbox: Option<Arc<Outbox>>,
     reconnect: bool,
 ) {
     let mut machine = Machine::new(reconnect);
@@ -41,8 +43,11 @@ pub(crate) async fn manage(
         };
         let before = machine.state().clone();
         let effect = machine.on(input);
-        // Published before anyone is failed, so that whoever is woken by the failure sees the reason.
-        link.set(machine.state());
+        match &outbox {
+            Some(outbox) if machine.state().is_connected() => outbox.release(&nats, &link, machine.state()).await,
+            // Published before anyone is failed, so that whoever is woken by the failure sees the reason.
+            _ => link.set(machine.state()),
+        }
         report(&before, machine.state());
         match effect {
             Some(Effect::Probe(epoch)) => probe = Some(Box::pin(round_trip(nats.clone(), Arc::clone(&inbox), epoch))),
@@ -52,6 +57,10 @@ pub(crate) async fn manage(
             }
             Some(Effect::Close) => {
                 inbox.fail_pending();
+                let messages = outbox.as_ref().map_or(0, |outbox| outbox.abandon());
+                if messages > 0 {
+                    tracing::warn!(messages, "closed before messages kept for the connection could be sent");
+                }
                 // Ends the transport when it has a connection; when it has none, it ends by running out of attempts.
                 let _ = timeout(PROBE_PATIENCE, nats.drain()).await;
             }

@@ -42,9 +42,9 @@ struct Shared {
 impl Workers {
     pub(crate) async fn follow(client: &Client) -> Result<Self> {
         let sources = Sources {
-            registrations: client.subscribe(&subjects::WORKER_REGISTER).await?,
-            beats: client.subscribe(&subjects::WORKER_HEARTBEAT).await?,
-            farewells: client.subscribe(&subjects::WORKER_DEREGISTER).await?,
+            registrations: client.subscribe(&subjects::WORKER_REGISTER).await?.without_client(),
+            beats: client.subscribe(&subjects::WORKER_HEARTBEAT).await?.without_client(),
+            farewells: client.subscribe(&subjects::WORKER_DEREGISTER).await?.without_client(),
             connection: client.watch_state(),
         };
         let shared = Arc::new(Shared {

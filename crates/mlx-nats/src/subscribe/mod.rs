@@ -69,6 +69,7 @@ impl Client {
         let (changes, received_changes) = mpsc::channel(1);
         let forwarder = self.runtime().spawn(queue::forward(raw, Arc::clone(&queue), received_changes));
         Ok(Subscription {
+            client: Some(self.clone()),
             subject,
             queue,
             own: VecDeque::new(),
@@ -107,6 +108,8 @@ impl Client {
 /// its type, and [`ErrorKind::SlowConsumer`] at the place where messages were dropped because this reader was too
 /// slow. The stream ends when the client is closed, and after what the methods below say.
 pub struct Subscription<M> {
+    /// Keeps the connection; unset for subscriptions that belong to the client itself.
+    client: Option<Client>,
     subject: async_nats::Subject,
     queue: Arc<Queue>,
     /// Taken from the queue in one go, so that the lock is not needed for each message.
@@ -146,6 +149,12 @@ impl<M> Subscription<M> {
         self.change(ChangeKind::Drain).await
     }
 
+    /// The same, for a part of the client itself, which must not keep its own connection open.
+    pub(crate) fn without_client(mut self) -> Self {
+        self.client = None;
+        self
+    }
+
     async fn change(&mut self, kind: ChangeKind) -> Result<()> {
         let (done, applied) = oneshot::channel();
         if self.changes.send(Change { kind, done }).await.is_err() {
@@ -182,7 +191,10 @@ impl<M: DeserializeOwned> Stream for Subscription<M> {
 
 impl<M> fmt::Debug for Subscription<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription").field("subject", &self.subject()).finish_non_exhaustive()
+        f.debug_struct("Subscription")
+            .field("subject", &self.subject())
+            .field("client", &self.client)
+            .finish_non_exhaustive()
     }
 }
 
