@@ -23,6 +23,7 @@ mod code;
 mod error;
 mod json;
 mod kind;
+mod printable;
 mod redact;
 mod remote;
 mod render;

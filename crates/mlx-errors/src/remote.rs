@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::printable::Printable;
 use crate::{Error, ErrorCode, ErrorKind};
 
 /// An error as it crosses the wire: `{"error": "<message>", "code": "<CODE>"}`.
@@ -100,28 +101,9 @@ impl From<RemoteError> for Error {
     }
 }
 
-/// For people: control characters are spelt out, and a very long message is cut.
+/// For people: a peer decides what it sends, not what that does to a terminal nor how long an error is.
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the peer answered ")?;
-        write_foreign(f, &self.code)?;
-        f.write_str(": ")?;
-        write_foreign(f, &self.message)
+        write!(f, "the peer answered {}: {}", Printable(&self.code), Printable(&self.message))
     }
-}
-
-/// A peer decides what it sends; it does not decide what it does to our terminal, nor how long our errors are.
-fn write_foreign(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    const LONGEST: usize = 2000;
-    for (index, char) in text.chars().enumerate() {
-        if index == LONGEST {
-            return write!(f, "... ({} bytes)", text.len());
-        }
-        if char.is_control() && char != '\n' {
-            write!(f, "{}", char.escape_default())?;
-        } else {
-            fmt::Write::write_char(f, char)?;
-        }
-    }
-    Ok(())
 }

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Message, Origin, Renderer, Snippet};
 
+use crate::printable::Printable;
 use crate::{Location, Violation, Violations, is_secret_name, redact};
 
 impl Violations {
@@ -22,7 +23,7 @@ impl Violations {
     pub fn render_plain(&self) -> String {
         let mut text = String::new();
         for violation in self {
-            text.push_str(&one_line(&violation.to_string()));
+            text.push_str(&redact(&violation.to_string()));
             text.push('\n');
         }
         text
@@ -69,11 +70,11 @@ fn group<'a>(violation: &'a Violation, shown: Option<(&'a Location, Line)>) -> G
     let path = if violation.path.is_empty() { String::new() } else { format!("{}: ", violation.path) };
     let title = one_line(&format!("{path}{}", violation.message));
     let group = Level::ERROR.primary_title(title).id(one_line(&violation.rule));
-    let found = details(violation);
+    let found = violation.details();
     let group = match (shown, &violation.location) {
         (Some((location, line)), _) => {
             let mark = AnnotationKind::Primary.span(line.mark);
-            let mark = if found.is_empty() { mark } else { mark.label(one_line(&found)) };
+            let mark = mark.label(found.as_deref().map(one_line));
             let snippet = Snippet::source(line.text)
                 .line_start(location.line)
                 .path(one_line(&location.file.to_string_lossy()))
@@ -85,24 +86,13 @@ fn group<'a>(violation: &'a Violation, shown: Option<(&'a Location, Line)>) -> G
                 .line(location.line)
                 .char_column(location.column);
             let group = group.element(origin);
-            if found.is_empty() { group } else { group.element(Level::NOTE.message(one_line(&found))) }
+            group.elements(found.as_deref().map(note))
         }
-        (None, None) if found.is_empty() => group.elements(Vec::<Origin<'_>>::new()),
-        (None, None) => group.element(Level::NOTE.message(one_line(&found))),
+        (None, None) => group.elements(found.as_deref().map(note)),
     };
     match &violation.suggestion {
         Some(suggestion) => group.element(Level::HELP.message(one_line(suggestion))),
         None => group,
-    }
-}
-
-/// `found 99, expected 1024 to 65535`, as far as known.
-fn details(violation: &Violation) -> String {
-    match (&violation.found, &violation.expected) {
-        (Some(found), Some(expected)) => format!("found {found}, expected {expected}"),
-        (Some(found), None) => format!("found {found}"),
-        (None, Some(expected)) => format!("expected {expected}"),
-        (None, None) => String::new(),
     }
 }
 
@@ -169,8 +159,10 @@ fn inside_secret(line: &str, above: &[&str]) -> bool {
     false
 }
 
-/// Text from a document may hold what ends a line or steers a terminal.
+fn note(text: &str) -> Message<'static> {
+    Level::NOTE.message(one_line(text))
+}
+
 fn one_line(text: &str) -> String {
-    let text = redact(text);
-    text.chars().flat_map(|char| if char.is_control() { char.escape_default().collect() } else { vec![char] }).collect()
+    Printable(&redact(text)).to_string()
 }

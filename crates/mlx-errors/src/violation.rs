@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::printable::Printable;
+
 /// A rule that a document breaks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -34,6 +36,16 @@ impl Violation {
     pub fn new(path: impl Into<String>, rule: impl Into<String>, message: impl Into<String>) -> Self {
         Self { path: path.into(), rule: rule.into(), message: message.into(), ..Self::default() }
     }
+
+    /// `found 99, expected 1024 to 65535`, as far as known.
+    pub(crate) fn details(&self) -> Option<String> {
+        match (&self.found, &self.expected) {
+            (Some(found), Some(expected)) => Some(format!("found {found}, expected {expected}")),
+            (Some(found), None) => Some(format!("found {found}")),
+            (None, Some(expected)) => Some(format!("expected {expected}")),
+            (None, None) => None,
+        }
+    }
 }
 
 impl fmt::Display for Violation {
@@ -42,17 +54,14 @@ impl fmt::Display for Violation {
             write!(f, "{location}: ")?;
         }
         if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+            write!(f, "{}: ", Printable(&self.path))?;
         }
-        f.write_str(&self.message)?;
-        match (&self.found, &self.expected) {
-            (Some(found), Some(expected)) => write!(f, "; found {found}, expected {expected}")?,
-            (Some(found), None) => write!(f, "; found {found}")?,
-            (None, Some(expected)) => write!(f, "; expected {expected}")?,
-            (None, None) => {}
+        write!(f, "{}", Printable(&self.message))?;
+        if let Some(details) = self.details() {
+            write!(f, "; {}", Printable(&details))?;
         }
         if let Some(suggestion) = &self.suggestion {
-            write!(f, " ({suggestion})")?;
+            write!(f, " ({})", Printable(suggestion))?;
         }
         Ok(())
     }
@@ -72,7 +81,7 @@ pub struct Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+        write!(f, "{}:{}:{}", Printable(&self.file.to_string_lossy()), self.line, self.column)
     }
 }
 

@@ -4,10 +4,13 @@ use std::ops::Range;
 
 use tracing::Span;
 
+/// The target of the spans that only name a component; no directive silences it.
+pub(crate) const COMPONENT_TARGET: &str = "mlx_log::component";
+
 /// A span that names a component for every line logged within it, and for the components nested in it.
 ///
-/// The span is at level error, so that the name stays when less is logged; it writes no line of its own. Any span
-/// with a field `component` does the same, and so does that field on a single event:
+/// It is there whatever is logged, and writes no line of its own. Any span with a field `component` does the same while
+/// its level is in force, and so does that field on a single event:
 ///
 /// ```
 /// let _nats = mlx_log::component("nats").entered();
@@ -18,7 +21,7 @@ use tracing::Span;
 ///
 /// A line outside any component is named after its target, the module path: `mlx_nats:connection`.
 pub fn component(name: &str) -> Span {
-    tracing::error_span!(target: "mlx_log::component", "component", component = name)
+    tracing::error_span!(target: COMPONENT_TARGET, "component", component = name)
 }
 
 /// The component of one line. Spans are met from the inside out; the text reads from the outside in.

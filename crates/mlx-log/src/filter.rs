@@ -9,6 +9,7 @@ use tracing::{Metadata, callsite};
 use tracing_subscriber::filter::Targets;
 
 use crate::Level;
+use crate::component::COMPONENT_TARGET;
 
 /// The filter in force, replaceable while running.
 ///
@@ -25,7 +26,8 @@ impl Filter {
     }
 
     pub(crate) fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.read(|directives| directives.targets.would_enable(metadata.target(), metadata.level()))
+        metadata.target() == COMPONENT_TARGET
+            || self.read(|directives| directives.targets.would_enable(metadata.target(), metadata.level()))
     }
 
     pub(crate) fn most_verbose(&self) -> LevelFilter {

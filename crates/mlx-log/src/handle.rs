@@ -94,7 +94,7 @@ impl fmt::Debug for LogHandle {
 
 fn describe(unwritten: &Unwritten) -> String {
     match unwritten {
-        Unwritten::Blocked { lines } => format!("{lines} lines are not written yet, the output is blocked"),
-        Unwritten::Failed { lines, failure } => format!("{lines} lines are not written, the output fails: {failure}"),
+        Unwritten::Blocked { lines } => format!("lines not written yet: {lines}; the output is blocked"),
+        Unwritten::Failed { lines, failure } => format!("lines not written: {lines}; the output fails: {failure}"),
     }
 }

@@ -148,7 +148,7 @@ fn start<S: Syntax>(
 /// The line that stands where lines are missing. It is logged whatever the level: a gap is never silent.
 fn announce<S: Syntax>(syntax: &S, out: &mut Vec<u8>, loss: Loss) {
     let mut message = Vec::new();
-    syntax.message(&mut message, &format_args!("{} log lines lost here: the output is too slow", loss.lines));
+    syntax.message(&mut message, &format_args!("log lines lost here: {}; the output is too slow", loss.lines));
     let mut fields = EventFields::default();
     fields.add(syntax, "lost", |out| syntax.value(out, &Value::Unsigned(loss.lines)));
     fields.add(syntax, "lostTotal", |out| syntax.value(out, &Value::Unsigned(loss.total)));

@@ -102,8 +102,12 @@ fn f1_text_of_a_document_cannot_steer_a_terminal() {
         location: Some(Location { file: "a\u{1b}b".into(), line: 1, column: 1 }),
         ..Violation::new("key\u{1b}", "rule\u{1b}", "two\nlines")
     };
-    for text in [draw(violation.clone(), "a: 1"), draw(violation.clone(), ""), violations(&[violation]).render_plain()]
-    {
+    for text in [
+        draw(violation.clone(), "a: 1"),
+        draw(violation.clone(), ""),
+        violations(std::slice::from_ref(&violation)).render_plain(),
+        violation.to_string(),
+    ] {
         assert!(!text.contains(['\u{1b}', '\u{7}']), "{text:?}");
     }
 }

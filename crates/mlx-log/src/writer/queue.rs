@@ -161,7 +161,7 @@ impl Queue {
         self.wait(state, timeout, |state| {
             if state.written >= accepted && state.said >= lost {
                 Some(Ok(()))
-            } else if state.failures > failures {
+            } else if state.failures > failures || state.writer == Writer::Ended {
                 Some(Err(state.failed()))
             } else {
                 None

@@ -146,6 +146,19 @@ fn l2_components_nest_and_stay_when_less_is_logged() {
 }
 
 #[test]
+fn l2_a_component_stays_where_only_one_target_is_logged() {
+    let log = TestLog::new(Setup::new(&LogConfig::default()).directives("off,chosen=info"));
+    log.run(|| {
+        let _nats = mlx_log::component("nats").entered();
+        tracing::error!("silent");
+        tracing::info!(target: "chosen", "heard");
+    });
+    let lines = log.flushed().json();
+    assert_eq!(lines.len(), 1);
+    assert_eq!((&lines[0]["component"], &lines[0]["message"]), (&json!("nats"), &json!("heard")));
+}
+
+#[test]
 fn a_display_that_fails_leaves_a_whole_line() {
     struct Broken;
     impl std::fmt::Display for Broken {

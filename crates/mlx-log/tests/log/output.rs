@@ -72,7 +72,7 @@ fn l4_what_a_blocked_writer_loses_is_counted_and_said_where_it_is_missing() {
             let lost = context["lost"].as_u64().unwrap();
             said += lost;
             assert_eq!(context["lostTotal"], said);
-            assert!(line["message"].as_str().unwrap().starts_with(&format!("{lost} log lines lost here")), "{line}");
+            assert!(line["message"].as_str().unwrap().starts_with(&format!("log lines lost here: {lost};")), "{line}");
             next += lost;
         } else {
             assert_eq!(context["index"], next, "a gap stands where it is said");
@@ -137,7 +137,7 @@ fn l4_nothing_is_lost_by_an_output_that_fails_for_a_while() {
             *writer.failing.lock().unwrap() = Some(failure);
             tracing::info!(index, "kept");
             let error = handle.flush(DEADLINE).unwrap_err().to_string();
-            assert!(error.contains("not written, the output fails"), "{error}");
+            assert!(error.contains("lines not written: 1; the output fails"), "{error}");
             *writer.failing.lock().unwrap() = None;
             // A flush reports a moment's refusal too, and may be asked for again.
             let start = Instant::now();
@@ -157,9 +157,12 @@ fn l4_an_output_that_fails_to_the_end_does_not_hold_the_process_up() {
     let writer = Unreliable::default();
     *writer.failing.lock().unwrap() = Some("disk full");
     let (dispatch, guard) = Setup::new(&LogConfig::default()).writer(writer.clone()).build().unwrap();
+    let handle = guard.handle();
     tracing::dispatcher::with_default(&dispatch, || tracing::error!("never written"));
     let start = Instant::now();
     drop(guard);
+    let error = handle.flush(DEADLINE).unwrap_err().to_string();
+    assert!(error.contains("lines not written: 1; the output fails: disk full"), "{error}");
     assert!(start.elapsed() < Duration::from_secs(4), "it did not wait its whole time");
     assert_eq!(writer.behind.text(), "");
 }

@@ -1,0 +1,26 @@
+//! Text from elsewhere, made safe to print.
+
+use std::fmt;
+
+/// Shows text that a peer or a document chose: on one line, with what steers a terminal or reorders text spelt out, and
+/// cut where it is very long.
+pub(crate) struct Printable<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 2000;
+        for (index, char) in self.0.chars().enumerate() {
+            if index == LONGEST {
+                return write!(f, "... ({} bytes)", self.0.len());
+            }
+            if char.is_control()
+                || matches!(char, '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+            {
+                write!(f, "{}", char.escape_default())?;
+            } else {
+                fmt::Write::write_char(f, char)?;
+            }
+        }
+        Ok(())
+    }
+}
