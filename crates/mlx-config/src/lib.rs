@@ -12,11 +12,15 @@
 //!
 //! # How a file is read
 //! One parser serves both the good path and the failing one, so that they cannot disagree: the events of saphyr-parser
-//! become a tree in which every node knows its place ([`yaml`](self)). Duplicate keys, too deep nesting, alias bombs
+//! become a tree in which every node knows its place. Duplicate keys, too deep nesting, alias bombs
 //! and unknown tags are found while it is built, which a value of `serde_yaml` would no longer show. Variables are then
 //! resolved inside scalars, the layers are merged, and scalars that came from outside take the type of their field.
 //! The result is deserialised and checked by the types themselves; only where that fails is the JSON Schema compiled
 //! and consulted, to find everything that is wrong in one pass. That both agree is held by a property test.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod env;
 mod explain;

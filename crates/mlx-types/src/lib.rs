@@ -18,6 +18,10 @@
 //! assert_eq!(violations.to_string(), "temperature: must be at most 2");
 //! ```
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod config;
 pub mod messages;
 pub mod schema;

@@ -97,3 +97,14 @@ fn accept<M: Message>(document: &Value) -> Result<M, String> {
     message.check().map_err(|violations| violations.to_string())?;
     Ok(message)
 }
+
+/// serde would read a struct from an array of its members' values.
+#[test]
+fn an_array_is_no_message() {
+    let id = "\"0f8fad5b-d9cb-469f-a165-70867728950e\"";
+    assert!(serde_json::from_str::<HealthCheck>(&format!("[{id}, 1]")).is_err());
+    assert!(serde_json::from_str::<StreamingResponse>(&format!("[\"token\", {id}, \"t\", 0]")).is_err());
+    let metrics = "[1, 1, 1, 1, 1, 1, []]";
+    let report = format!("{{\"workerId\": {id}, \"metrics\": {metrics}, \"timestamp\": 1}}");
+    assert!(serde_json::from_str::<WorkerMetricsReport>(&report).is_err());
+}

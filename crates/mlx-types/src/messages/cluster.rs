@@ -9,7 +9,8 @@ use crate::{Timestamp, WorkerId};
 
 /// Somebody came or went: on `cluster.announce`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "ClusterAnnouncement")]
 #[garde(allow_unvalidated)]
 pub struct ClusterAnnouncement {
     /// What happened.
@@ -44,7 +45,8 @@ open_enum! {
 
 /// The cluster goes down: on `cluster.shutdown`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "ClusterShutdown")]
 #[garde(allow_unvalidated)]
 pub struct ClusterShutdown {
     /// Why.

@@ -10,7 +10,8 @@ use crate::{RequestId, Timestamp, WorkerId};
 
 /// Are you well? On `health.check`, answered with a [`HealthReport`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "HealthCheck")]
 #[garde(allow_unvalidated)]
 pub struct HealthCheck {
     /// This question.
@@ -29,7 +30,8 @@ impl HealthCheck {
 
 /// The answer: in the reply inbox, or on `health.response` where there is none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "HealthReport")]
 #[garde(allow_unvalidated)]
 pub struct HealthReport {
     /// The worker.
@@ -56,7 +58,8 @@ impl HealthReport {
 
 /// Figures between heartbeats: on `metrics.report`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "WorkerMetricsReport")]
 #[garde(allow_unvalidated)]
 pub struct WorkerMetricsReport {
     /// The worker.

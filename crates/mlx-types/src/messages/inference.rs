@@ -10,7 +10,8 @@ use crate::{RequestId, SessionId, WorkerId};
 
 /// A prompt to complete: on `worker.{workerId}.inference`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "InferenceRequest")]
 #[garde(allow_unvalidated)]
 pub struct InferenceRequest {
     /// The request; its tokens come on `response.{requestId}`.
@@ -57,7 +58,8 @@ impl InferenceRequest {
 
 /// What a Rust worker answers in the request's reply inbox: it has taken the request on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "InferenceAcceptance")]
 #[garde(allow_unvalidated)]
 pub struct InferenceAcceptance {
     /// The request.
@@ -68,7 +70,8 @@ pub struct InferenceAcceptance {
 
 /// A frame of a token stream: on `response.{requestId}`, told apart by `type`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase", remote = "Self")]
+#[schemars(rename = "StreamingResponse")]
 #[garde(allow_unvalidated)]
 pub enum StreamingResponse {
     /// One token.
@@ -145,7 +148,8 @@ open_enum! {
 
 /// The requester no longer wants the answer: on `worker.{workerId}.cancel`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "InferenceCancel")]
 #[garde(allow_unvalidated)]
 pub struct InferenceCancel {
     /// The request to end.

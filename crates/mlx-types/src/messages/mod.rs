@@ -11,6 +11,7 @@ mod cluster;
 mod health;
 mod inference;
 mod model;
+mod object;
 mod open_enum;
 mod worker;
 
@@ -44,6 +45,8 @@ pub trait Message: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// Makes payloads of types that derive their bounds.
 macro_rules! messages {
     ($($name:ident),+ $(,)?) => {
+        object::objects!($($name),+);
+
         $(impl Message for $name {
             const NAME: &'static str = stringify!($name);
 
@@ -70,3 +73,5 @@ messages!(
     ClusterAnnouncement,
     ClusterShutdown,
 );
+
+object::objects!(WorkerMetrics, ModelSkills, HardwareProfile, WorkerCapabilities);

@@ -9,7 +9,8 @@ use crate::{RequestId, Timestamp, WorkerId};
 
 /// Load or unload a model: on `model.load` and `model.unload`, answered with a [`ModelStatus`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "ModelCommand")]
 #[garde(allow_unvalidated)]
 pub struct ModelCommand {
     /// This command.
@@ -30,7 +31,8 @@ impl ModelCommand {
 
 /// How far a model is: on `model.status`, and the answer to a [`ModelCommand`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "ModelStatus")]
 #[garde(allow_unvalidated)]
 pub struct ModelStatus {
     /// The worker.

@@ -12,7 +12,8 @@ use crate::{Epoch, Timestamp, WorkerId};
 
 /// A worker joins: on `worker.register`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "WorkerRegistration")]
 #[garde(allow_unvalidated)]
 pub struct WorkerRegistration {
     /// The worker.
@@ -47,7 +48,8 @@ pub struct WorkerRegistration {
 
 /// The models that a worker holds on its disks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "ModelSkills")]
 #[garde(allow_unvalidated)]
 pub struct ModelSkills {
     /// The ids of the models it can load.
@@ -63,7 +65,8 @@ pub struct ModelSkills {
 
 /// What a worker runs on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "HardwareProfile")]
 #[garde(allow_unvalidated)]
 pub struct HardwareProfile {
     /// The chip, for example `Apple M3 Max`.
@@ -94,7 +97,8 @@ pub struct HardwareProfile {
 
 /// What a worker can take on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "WorkerCapabilities")]
 #[garde(allow_unvalidated)]
 pub struct WorkerCapabilities {
     /// Requests at the same time.
@@ -143,7 +147,8 @@ pub enum WorkerStatus {
 
 /// A worker lives: on `worker.heartbeat`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "WorkerHeartbeat")]
 #[garde(allow_unvalidated)]
 pub struct WorkerHeartbeat {
     /// The worker.
@@ -169,7 +174,8 @@ impl WorkerHeartbeat {
 
 /// What a worker is busy with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "WorkerMetrics")]
 #[garde(allow_unvalidated)]
 pub struct WorkerMetrics {
     /// CPU in use, in percent of all cores.
@@ -195,7 +201,8 @@ pub struct WorkerMetrics {
 
 /// A worker leaves: on `worker.deregister`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "WorkerDeregistration")]
 #[garde(allow_unvalidated)]
 pub struct WorkerDeregistration {
     /// The worker.

@@ -134,7 +134,9 @@ fn mutate_once(value: &mut Value, choices: &mut Choices) {
     match value {
         Value::Object(members) if !members.is_empty() && !choices.one_in(8) => {
             let name = members.keys().nth(choices.below(members.len())).unwrap().clone();
-            match choices.below(8) {
+            match choices.below(9) {
+                // What serde takes for a struct, and no schema does.
+                3 => *value = members.values().cloned().collect(),
                 0 => drop(members.remove(&name)),
                 1 => drop(members.insert(choices.pick(&["unknown", "Type", "worker_id", ""]).to_owned(), json!(1))),
                 2 => drop(members.insert(name, Value::Null)),
