@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use mlx_errors::{ConnectStep, ErrorCode, ErrorKind};
-use mlx_nats::{Client, CloseReason, ConnectionState};
-use mlx_tests::{TestServer, millis, within};
+use mlx_nats::{Client, ClientOptions, CloseReason, ConnectionState};
+use mlx_tests::{LIMIT, TestServer, millis, within};
 use mlx_types::config::{NatsConfig, NatsMode, PublishWhileDisconnected};
 
 fn signal(name: &str, server: &TestServer) {
@@ -120,4 +120,22 @@ async fn c2_what_is_published_while_disconnected_can_be_kept_and_arrives_in_orde
     for number in 0..=kept {
         assert_eq!(within("a message", subscription.next()).await.unwrap().unwrap().payload, number);
     }
+}
+
+#[tokio::test]
+async fn a_client_can_wait_for_a_server_that_is_not_there_yet() {
+    // A port that is free now, for a server that comes later.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = NatsConfig {
+        mode: NatsMode::External,
+        server_url: Some(format!("nats://127.0.0.1:{port}").parse().unwrap()),
+        ..NatsConfig::default()
+    };
+    let early = Client::connect_when_ready(&config, ClientOptions::default(), Duration::from_millis(1)).await;
+    assert_eq!(early.unwrap_err().code(), ErrorCode::NatsConnection);
+    let waiting =
+        tokio::spawn(async move { Client::connect_when_ready(&config, ClientOptions::default(), LIMIT).await });
+    let _server = TestServer::start_with(|config| config.embedded.port = port).await;
+    let client = within("the connection", waiting).await.unwrap().unwrap();
+    assert!(client.state().is_connected());
 }

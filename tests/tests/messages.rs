@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use mlx_errors::{ErrorCode, ErrorKind};
-use mlx_nats::{RequestOptions, ServeOptions, SubscribeOptions};
+use mlx_nats::{GatherOptions, RequestOptions, ServeOptions, SubscribeOptions};
 use mlx_tests::{LIMIT, TestServer, eventually, within};
 use mlx_types::messages::{
     HealthCheck, HealthReport, ModelCommand, ModelState, ModelStatus, WorkerHeartbeat, WorkerMetrics, WorkerStatus,
@@ -434,4 +434,55 @@ async fn a_subscription_keeps_its_connection_and_the_last_handle_closes_it() {
         }
     };
     within("the end of the connection", connections).await;
+}
+
+#[tokio::test]
+async fn everyone_who_listens_can_be_asked_at_once() {
+    let server = TestServer::start().await;
+    let mut services = Vec::new();
+    let mut ids: Vec<WorkerId> = (0..3).map(|_| WorkerId::new()).collect();
+    for id in ids.clone() {
+        let worker = server.client().await;
+        let service = worker.serve(&subjects::HEALTH_CHECK, move |_| async move { Ok(health_report(id)) });
+        services.push(service.await.unwrap());
+    }
+    let client = server.client().await;
+    let enough = GatherOptions { max: Some(3), timeout: Some(LIMIT), ..GatherOptions::default() };
+    let answers = client.request_many(&subjects::HEALTH_CHECK, &health_check(), enough).await.unwrap();
+    let mut answered: Vec<WorkerId> = answers.into_iter().map(|answer| answer.unwrap().worker_id).collect();
+    answered.sort();
+    ids.sort();
+    assert_eq!(answered, ids);
+
+    let quiet = GatherOptions { quiet: Some(Duration::from_millis(300)), timeout: Some(LIMIT), ..enough };
+    let quiet = GatherOptions { max: None, ..quiet };
+    let answers = client.request_many(&subjects::HEALTH_CHECK, &health_check(), quiet).await.unwrap();
+    assert_eq!(answers.len(), 3);
+
+    drop(services);
+    let check = health_check();
+    let one = GatherOptions { max: Some(1), ..enough };
+    let nobody = || client.request_many(&subjects::HEALTH_CHECK, &check, one);
+    // The unsubscriptions travel on other connections, so they are waited for.
+    let error = within("the departure", async {
+        loop {
+            match nobody().await {
+                Err(error) if error.code() == ErrorCode::NatsNoResponders => break error,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    });
+    assert!(error.await.is_retryable());
+}
+
+#[tokio::test]
+async fn many_messages_go_out_in_order() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut subscription = client.subscribe::<_, u32>("lab.test").await.unwrap();
+    let numbers: Vec<u32> = (0..1000).collect();
+    assert_eq!(client.publish_all("lab.test", &numbers).await.unwrap(), 1000);
+    for number in numbers {
+        assert_eq!(within("a message", subscription.next()).await.unwrap().unwrap().payload, number);
+    }
 }

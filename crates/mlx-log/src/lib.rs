@@ -1,6 +1,6 @@
 //! Structured logs for mlx-serving: strict JSON lines, component names, level reload, and no silent loss.
 //!
-//! Programs log with [`tracing`](https://docs.rs/tracing); this crate turns that into lines.
+//! Programs log with [`tracing`]; this crate turns that into lines.
 //!
 //! ```no_run
 //! use std::error::Error;

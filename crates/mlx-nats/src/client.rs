@@ -9,9 +9,9 @@ use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::config::{ClusterConfig, DiscoveryConfig, NatsConfig, PublishWhileDisconnected, StreamingConfig};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::connection::{self, ConnectionState, Input, Link};
+use crate::connection::{self, Backoff, ConnectionState, Input, Link};
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::registry::Workers;
@@ -19,6 +19,10 @@ use crate::task::AbortOnDrop;
 
 /// Messages that a subscription holds for a slow reader before it drops, unless set otherwise.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
+
+/// Pauses between attempts to reach a server that is not there yet.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
 /// A connection to NATS. Clones share it, and so do the subscriptions, services and token streams made with it; the last
 /// of all these that is dropped closes it.
@@ -156,6 +160,31 @@ impl Client {
         };
         client.wait_connected(config.connect_timeout_ms.as_duration()).await?;
         Ok(client)
+    }
+
+    /// Connects as soon as a server is there: tries again, with growing pauses, while none can be reached.
+    ///
+    /// For processes that start before their server does.
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect), of the last attempt within `limit`. Refused credentials are not tried again.
+    pub async fn connect_when_ready(config: &NatsConfig, options: ClientOptions, limit: Duration) -> Result<Self> {
+        let deadline = Instant::now() + limit;
+        let backoff = Backoff::new(FIRST_RETRY);
+        let mut attempt = 0;
+        loop {
+            let error = match Self::connect_with(config, options.clone()).await {
+                Ok(client) => return Ok(client),
+                Err(error) => error,
+            };
+            attempt += 1;
+            let pause = backoff.delay(attempt, fastrand::f64()).min(LONGEST_RETRY);
+            if !error.is_retryable() || Instant::now() + pause > deadline {
+                return Err(error);
+            }
+            tracing::debug!(attempt, error = &error as &dyn std::error::Error, "no NATS server yet");
+            tokio::time::sleep(pause).await; // the pause between two attempts is what backing off means
+        }
     }
 
     /// The state of the connection now.

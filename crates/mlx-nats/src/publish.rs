@@ -36,13 +36,7 @@ impl Client {
     {
         let name = to.name();
         let json = codec::encode(name.as_str(), payload, S::check)?;
-        let subject = name.for_publish()?;
-        self.check_size(&subject, json.len())?;
-        if !self.link().is_up() {
-            return self.publish_while_down(subject, None, json).await;
-        }
-        let sent = self.nats().publish(subject.clone(), json).await;
-        sent.map_err(|error| self.unsent(&subject, &error))
+        self.publish_json(name.for_publish()?, json).await
     }
 
     /// [`publish`](Client::publish) with headers.
@@ -61,6 +55,31 @@ impl Client {
         self.send(subject, None, Some(headers), json).await
     }
 
+    /// Publishes many messages on one subject, in order; returns how many there were.
+    ///
+    /// # Errors
+    /// As [`publish`](Client::publish), at the first message that fails: those before it are on their way, those after
+    /// it are not.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the messages up to some point are on their way.
+    pub async fn publish_all<'a, S, M, I>(&self, to: S, payloads: I) -> Result<usize>
+    where
+        S: PublishTo<M>,
+        M: Serialize + ?Sized + 'a,
+        I: IntoIterator<Item = &'a M>,
+    {
+        let name = to.name();
+        let subject = name.for_publish()?;
+        let mut published = 0;
+        for payload in payloads {
+            let json = codec::encode(name.as_str(), payload, S::check)?;
+            self.publish_json(subject.clone(), json).await?;
+            published += 1;
+        }
+        Ok(published)
+    }
+
     /// What `publishWhileDisconnected` says: an error at once, or a place in the buffer.
     #[cold]
     async fn publish_while_down(
@@ -77,6 +96,15 @@ impl Client {
             // Back in the meantime.
             Some(Parcel { subject, headers, json }) => self.send(subject, None, headers, json).await,
         }
+    }
+
+    async fn publish_json(&self, subject: async_nats::Subject, json: Bytes) -> Result<()> {
+        self.check_size(&subject, json.len())?;
+        if !self.link().is_up() {
+            return self.publish_while_down(subject, None, json).await;
+        }
+        let sent = self.nats().publish(subject.clone(), json).await;
+        sent.map_err(|error| self.unsent(&subject, &error))
     }
 
     /// Sends encoded bytes: what every way of publishing but the plainest comes down to.

@@ -6,6 +6,7 @@ mod link;
 mod manager;
 mod state;
 
+pub(crate) use backoff::Backoff;
 pub(crate) use connect::connect;
 pub(crate) use link::Link;
 pub(crate) use manager::manage;

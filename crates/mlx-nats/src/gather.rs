@@ -1,0 +1,93 @@
+//! One question, many answers.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mlx_errors::{Error, ErrorKind, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+
+use crate::address::RequestTo;
+use crate::request::check_answer;
+use crate::subscribe::SubscribeOptions;
+use crate::{Client, codec};
+
+/// When enough answers have been gathered: at the first of these limits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GatherOptions {
+    /// So many answers. Unset by default.
+    pub max: Option<usize>,
+    /// So long without another answer, counted from the first one. Unset by default.
+    pub quiet: Option<Duration>,
+    /// So long in all; `requestTimeoutMs` of the configuration by default.
+    pub timeout: Option<Duration>,
+}
+
+impl Client {
+    /// Asks everyone who listens, and gathers the answers in the order of their arrival: each one decoded, or the error
+    /// that its sender answered with.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use mlx_nats::GatherOptions;
+    /// use mlx_types::{Timestamp, RequestId, messages::HealthCheck, subjects};
+    ///
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let check = HealthCheck { request_id: RequestId::new(), timestamp: Timestamp::now() };
+    /// let options = GatherOptions { quiet: Some(Duration::from_millis(200)), ..GatherOptions::default() };
+    /// for report in client.request_many(&subjects::HEALTH_CHECK, &check, options).await? {
+    ///     println!("{:?}", report?.status);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoResponders`] at once when nobody listens, [`ErrorKind::Timeout`] when nobody answers,
+    /// [`ErrorKind::Disconnected`] when the connection drops meanwhile, and those of [`publish`](Client::publish).
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves nothing behind; the request may have been sent.
+    pub async fn request_many<S, Q, R>(&self, to: S, payload: &Q, options: GatherOptions) -> Result<Vec<Result<R>>>
+    where
+        S: RequestTo<Q, R>,
+        Q: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        let name = to.name();
+        let json = codec::encode(name.as_str(), payload, S::check_request)?;
+        let subject = name.for_publish()?;
+        let during = format!("request on `{subject}`");
+        let epoch = self.link().live(|| during.clone())?;
+        // An inbox of its own, because that of single requests forgets each one at its first answer.
+        let inbox = self.nats().new_inbox();
+        let mut answers = self.subscribe_raw(inbox.clone().into(), &SubscribeOptions::default()).await?;
+        self.send(subject.clone(), Some(inbox), None, json).await?;
+
+        let limit = options.timeout.unwrap_or_else(|| self.request_timeout());
+        let deadline = Instant::now() + limit;
+        let mut until = deadline;
+        let mut gathered = Vec::new();
+        while options.max.is_none_or(|max| gathered.len() < max) {
+            let answer = tokio::select! {
+                answer = timeout_at(until, answers.next()) => answer,
+                error = self.link().lost(epoch, &during) => return Err(error),
+            };
+            let Ok(answer) = answer else { break };
+            let Some(message) = answer else { return Err(self.link().down(&during)) };
+            match check_answer(&subject, &message) {
+                Ok(()) => gathered.push(codec::decode(&subject, &message.payload, S::check_reply)),
+                Err(error) if matches!(error.kind(), ErrorKind::NoResponders { .. }) => return Err(error),
+                Err(error) => gathered.push(Err(error)),
+            }
+            if let Some(quiet) = options.quiet {
+                until = deadline.min(Instant::now() + quiet);
+            }
+        }
+        if gathered.is_empty() && options.max != Some(0) {
+            return Err(Error::new(ErrorKind::Timeout { subject: subject.to_string(), timeout: limit }));
+        }
+        Ok(gathered)
+    }
+}
