@@ -47,3 +47,8 @@ pub use request::RequestOptions;
 pub use service::{Request, ServeOptions, Service};
 pub use stream::{InferenceOptions, InferenceService, StreamSummary, TokenFrame, TokenSink, TokenStream};
 pub use subscribe::{Received, SubscribeOptions, Subscription};
+
+/// The README's example is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
