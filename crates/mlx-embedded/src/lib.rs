@@ -6,6 +6,7 @@ compile_error!("mlx-embedded supervises processes the Unix way; it supports Linu
 pub mod binary;
 pub mod monitoring;
 
+mod cluster;
 mod diagnosis;
 mod folder;
 mod http;
@@ -20,6 +21,7 @@ mod supervisor;
 mod thread;
 
 pub use binary::{Binary, Finder, Origin};
+pub use cluster::EmbeddedCluster;
 pub use node::{Node, connect, connect_with};
 pub use process::OrphanGuard;
 pub use server::{Builder, EmbeddedServer};

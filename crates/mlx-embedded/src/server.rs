@@ -14,7 +14,7 @@ use tracing::instrument::WithSubscriber as _;
 use crate::monitoring::{Connections, Health, JetStreamStats, ServerStats, Subscriptions};
 use crate::process::OrphanGuard;
 use crate::ready::Endpoints;
-use crate::settings::Settings;
+use crate::settings::{Cluster, Settings};
 use crate::supervisor::{Launcher, Order, ServerState, Shared, supervise};
 use crate::{Binary, Finder, monitoring, thread};
 
@@ -65,7 +65,7 @@ impl EmbeddedServer {
 
     /// A server to be started, with more to choose.
     pub fn builder(config: &NatsConfig) -> Builder {
-        Builder { config: config.clone(), guard: OrphanGuard::default(), finder: None, private: false }
+        Builder { config: config.clone(), guard: OrphanGuard::default(), finder: None, private: false, cluster: None }
     }
 
     /// The URL for clients, without credentials. It stays the same over restarts.
@@ -203,6 +203,7 @@ pub struct Builder {
     guard: OrphanGuard,
     finder: Option<Finder>,
     private: bool,
+    cluster: Option<Cluster>,
 }
 
 impl Builder {
@@ -228,16 +229,21 @@ impl Builder {
         self
     }
 
+    pub(crate) fn cluster(mut self, cluster: Cluster) -> Self {
+        self.cluster = Some(cluster);
+        self
+    }
+
     /// Starts the server and waits until it answers; see [`EmbeddedServer::start`] for errors and cancel safety.
     pub async fn start(self) -> Result<EmbeddedServer> {
-        let Self { mut config, guard, finder, private } = self;
+        let Self { mut config, guard, finder, private, cluster } = self;
         if private && config.user.is_none() && config.token.is_none() {
             config.user = Some(format!("embedded-{}", uuid::Uuid::new_v4().simple()));
             config.password = Some(generated_password());
         }
         check(&config)?;
         let finder = finder.unwrap_or_else(|| Finder::from_process(config.embedded.binary.clone()));
-        let settings = Settings::new(&config);
+        let settings = Settings { cluster, ..Settings::new(&config) };
 
         let shared = Arc::new(Shared::new());
         let (orders, received) = mpsc::channel(8);
@@ -325,7 +331,7 @@ fn client_url(config: &NatsConfig, address: SocketAddr) -> Result<NatsUrl> {
 }
 
 /// 244 random bits, in letters and digits.
-fn generated_password() -> Secret<String> {
+pub(crate) fn generated_password() -> Secret<String> {
     Secret::new(format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()))
 }
 

@@ -20,6 +20,7 @@ pub(crate) struct Settings {
     pub(crate) debug: bool,
     pub(crate) access: Access,
     pub(crate) tls: Option<Tls>,
+    pub(crate) cluster: Option<Cluster>,
 }
 
 impl Settings {
@@ -37,6 +38,7 @@ impl Settings {
             debug: embedded.log_level == EmbeddedLogLevel::Debug,
             access: Access::new(config),
             tls: Tls::new(config),
+            cluster: None,
         }
     }
 
@@ -165,6 +167,19 @@ impl Tls {
         let (cert_file, key_file) = (config.tls.cert_file.as_ref()?, config.tls.key_file.as_ref()?);
         Some(Self { cert_file: absolute(cert_file), key_file: absolute(key_file) })
     }
+}
+
+/// The server's place in a cluster on this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Cluster {
+    pub(crate) name: String,
+    pub(crate) server_name: String,
+    /// Where the other servers connect.
+    pub(crate) port: u16,
+    /// Where this one connects: the ports of all.
+    pub(crate) routes: Vec<u16>,
+    /// What the servers of the cluster show one another.
+    pub(crate) password: Secret<String>,
 }
 
 fn absolute(path: &Path) -> PathBuf {

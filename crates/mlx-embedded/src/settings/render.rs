@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{Access, JetStream, Settings, Tls};
+use super::{Access, Cluster, JetStream, Settings, Tls};
+
+/// The name by which the servers of a cluster know one another.
+const ROUTE_USER: &str = "route";
 
 impl Settings {
     /// The text of the settings file; nats-server leaves its ports file in `ports_dir`.
@@ -28,6 +31,10 @@ impl Settings {
         }
         if let Some(tls) = &self.tls {
             file.block("tls", &tls.render());
+        }
+        if let Some(cluster) = &self.cluster {
+            file.text("server_name", &cluster.server_name);
+            file.block("cluster", &cluster.render());
         }
         file.0
     }
@@ -67,6 +74,23 @@ impl Tls {
         let mut block = Block::default();
         block.path("cert_file", &self.cert_file);
         block.path("key_file", &self.key_file);
+        block
+    }
+}
+
+impl Cluster {
+    fn render(&self) -> Block {
+        let password = self.password.expose();
+        let mut authorization = Block::default();
+        authorization.text("user", ROUTE_USER);
+        authorization.text("password", password);
+        let url = |port| quoted(&format!("nats://{ROUTE_USER}:{password}@127.0.0.1:{port}"));
+        let routes: Vec<String> = self.routes.iter().map(url).collect();
+        let mut block = Block::default();
+        block.text("name", &self.name);
+        block.text("listen", &host_port("127.0.0.1", self.port));
+        block.block("authorization", &authorization);
+        block.line(&format!("routes: [ {} ]", routes.join(", ")));
         block
     }
 }
