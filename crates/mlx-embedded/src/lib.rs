@@ -1,4 +1,19 @@
-//! A real nats-server: found, started, supervised and stopped for you.
+//! A real nats-server: found, started, supervised and stopped for you. Or an external one, behind the same handle.
+//!
+//! - [`connect`]: a [`Node`], with a client and, in embedded mode, the server.
+//! - [`EmbeddedServer`]: the server alone, for any client; [`ServerState`] says what it is doing.
+//! - [`EmbeddedCluster`]: several of them in one cluster, for development and tests.
+//! - [`binary`]: which nats-server runs; [`monitoring`]: what it tells of itself.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! # async fn example(config: mlx_types::config::NatsConfig) -> mlx_errors::Result<()> {
+//! let node = mlx_embedded::connect(&config).await?;
+//! println!("{}", node.client().state());
+//! node.shutdown(Duration::from_secs(5)).await
+//! # }
+//! ```
 
 #[cfg(not(unix))]
 compile_error!("mlx-embedded supervises processes the Unix way; it supports Linux and macOS");
