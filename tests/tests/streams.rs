@@ -338,7 +338,9 @@ async fn s1_a_stream_ends_as_disconnected_when_the_connection_drops() {
     within("the first token", stream.next()).await.unwrap().unwrap();
     server.stop().await;
     let (_, error) = drain(&mut stream).await;
-    assert_eq!(error.unwrap().code(), ErrorCode::NatsDisconnected);
+    let error = error.unwrap();
+    assert!(matches!(error.kind(), ErrorKind::StreamDisconnected { tokens: 1 }), "{error}");
+    assert!(error.code() == ErrorCode::StreamDisconnected && !error.is_retryable());
 }
 
 #[tokio::test]

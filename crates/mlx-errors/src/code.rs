@@ -97,6 +97,9 @@ codes! {
     /// A token stream fell silent between two tokens.
     StreamInterTokenTimeout = "STREAM_INTER_TOKEN_TIMEOUT", retryable: false,
         remedy: "Look at the worker's log for the request; send the request again from the start.";
+    /// The connection dropped during a token stream, and frames may have been missed.
+    StreamDisconnected = "STREAM_DISCONNECTED", retryable: true,
+        remedy: "Send the request again where no token has come yet; otherwise start anew and drop what came before.";
     /// A token stream was cancelled by its requester.
     StreamCancelled = "STREAM_CANCELLED", retryable: false,
         remedy: "Nothing: somebody asked for it.";

@@ -147,6 +147,12 @@ pub enum ErrorKind {
         /// Tokens received before the silence.
         tokens: u64,
     },
+    /// The connection dropped during a token stream, and frames may have been missed.
+    #[error("the connection dropped after {tokens} tokens of the stream{}", retry_advice(*.tokens))]
+    StreamDisconnected {
+        /// Tokens received before.
+        tokens: u64,
+    },
     /// The requester cancelled the stream.
     #[error("the token stream was cancelled after {tokens} tokens")]
     Cancelled {
@@ -154,7 +160,7 @@ pub enum ErrorKind {
         tokens: u64,
     },
     /// The worker serving the request is gone.
-    #[error("worker {worker} was lost after {tokens} tokens{}", if *.tokens == 0 { "; the request may be retried elsewhere" } else { "; the answer was already under way and is not retried" })]
+    #[error("worker {worker} was lost after {tokens} tokens{}", retry_advice(*.tokens))]
     WorkerLost {
         /// The worker's id.
         worker: String,
@@ -271,6 +277,7 @@ impl ErrorKind {
             Self::StreamGap { .. } => ErrorCode::StreamGap,
             Self::FirstTokenTimeout { .. } => ErrorCode::StreamFirstTokenTimeout,
             Self::InterTokenTimeout { .. } => ErrorCode::StreamInterTokenTimeout,
+            Self::StreamDisconnected { .. } => ErrorCode::StreamDisconnected,
             Self::Cancelled { .. } => ErrorCode::StreamCancelled,
             Self::WorkerLost { .. } => ErrorCode::WorkerLost,
             Self::SlowConsumer { .. } => ErrorCode::SlowConsumer,
@@ -308,6 +315,7 @@ impl ErrorKind {
             Self::StreamGap { .. } => "StreamGap",
             Self::FirstTokenTimeout { .. } => "FirstTokenTimeout",
             Self::InterTokenTimeout { .. } => "InterTokenTimeout",
+            Self::StreamDisconnected { .. } => "StreamDisconnected",
             Self::Cancelled { .. } => "Cancelled",
             Self::WorkerLost { .. } => "WorkerLost",
             Self::SlowConsumer { .. } => "SlowConsumer",
@@ -338,7 +346,7 @@ impl ErrorKind {
     /// Whether making the same call again may succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::WorkerLost { tokens, .. } => *tokens == 0,
+            Self::WorkerLost { tokens, .. } | Self::StreamDisconnected { tokens } => *tokens == 0,
             Self::Remote(remote) => remote.is_retryable(),
             _ => self.code().is_retryable(),
         }
@@ -406,6 +414,15 @@ pub struct TriedPath {
 impl fmt::Display for TriedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.path.display(), self.problem)
+    }
+}
+
+/// An answer of which nothing has been shown yet may be asked for again; one that has begun may not.
+fn retry_advice(tokens: u64) -> &'static str {
+    if tokens == 0 {
+        "; the request may be retried elsewhere"
+    } else {
+        "; the answer was already under way and is not retried"
     }
 }
 

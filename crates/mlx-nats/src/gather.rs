@@ -72,7 +72,7 @@ impl Client {
         while options.max.is_none_or(|max| gathered.len() < max) {
             let answer = tokio::select! {
                 answer = timeout_at(until, answers.next()) => answer,
-                error = self.link().lost(epoch, &during) => return Err(error),
+                () = self.link().lost(epoch) => return Err(self.link().down(&during)),
             };
             let Ok(answer) = answer else { break };
             let Some(message) = answer else { return Err(self.link().down(&during)) };

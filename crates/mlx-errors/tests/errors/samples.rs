@@ -37,6 +37,7 @@ pub(crate) fn samples() -> Vec<ErrorKind> {
         ErrorKind::StreamGap { expected: 7, got: 9 },
         ErrorKind::FirstTokenTimeout { timeout: Duration::from_mins(1) },
         ErrorKind::InterTokenTimeout { timeout: Duration::from_secs(30), tokens: 12 },
+        ErrorKind::StreamDisconnected { tokens: 0 },
         ErrorKind::Cancelled { tokens: 12 },
         ErrorKind::WorkerLost { worker: worker(), tokens: 0 },
         ErrorKind::SlowConsumer { subject: subject(), dropped: 128 },

@@ -102,21 +102,27 @@ fn e1_every_kind_says_its_fields_and_keeps_its_cause() {
 
 #[test]
 fn e1_fields_are_structured() {
-    let fields = |index: usize| serde_json::to_value(Error::from(samples().remove(index))).unwrap()["fields"].take();
-    assert_eq!(fields(0)["step"], "connect");
-    assert_eq!(fields(2), json!({ "subject": "model.load", "timeoutMs": 5000 }));
-    assert_eq!(fields(6), json!({ "subject": "model.load", "size": 9_000_000, "limit": 8_388_608 }));
-    assert_eq!(fields(10), json!({ "error": "no such model", "code": "MODEL_NOT_FOUND" }));
+    let fields = |name: &str| {
+        let kind = samples().into_iter().find(|kind| kind.name() == name).unwrap();
+        serde_json::to_value(Error::from(kind)).unwrap()["fields"].take()
+    };
+    assert_eq!(fields("Connection")["step"], "connect");
+    assert_eq!(fields("Timeout"), json!({ "subject": "model.load", "timeoutMs": 5000 }));
+    assert_eq!(fields("PayloadTooLarge"), json!({ "subject": "model.load", "size": 9_000_000, "limit": 8_388_608 }));
+    assert_eq!(fields("Remote"), json!({ "error": "no such model", "code": "MODEL_NOT_FOUND" }));
     assert_eq!(
-        fields(23)["violations"],
+        fields("ConfigValidation")["violations"],
         json!([{
             "path": "nats.embedded.port", "rule": "range", "message": "is not a port", "found": "99",
             "expected": "1024 to 65535", "suggestion": "0 picks a free port",
             "location": { "file": "cluster.yaml", "line": 3, "column": 11 },
         }])
     );
-    assert_eq!(fields(25)["tried"], json!([{ "path": "target/tools/nats-server", "problem": "not found" }]));
-    assert_eq!(fields(27)["lastLines"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        fields("ServerNotFound")["tried"],
+        json!([{ "path": "target/tools/nats-server", "problem": "not found" }])
+    );
+    assert_eq!(fields("ServerStart")["lastLines"].as_array().unwrap().len(), 1);
 }
 
 #[test]

@@ -51,11 +51,10 @@ impl Link {
         }
     }
 
-    /// Resolves when the connection of `epoch` is no longer the live one, with the error that tells why.
-    pub(crate) async fn lost(&self, epoch: u64, during: &str) -> Error {
+    /// Resolves when the connection of `epoch` is no longer the live one.
+    pub(crate) async fn lost(&self, epoch: u64) {
         let mut state = self.watch();
         while self.is_live(epoch) && state.changed().await.is_ok() {}
-        self.down(during)
     }
 
     /// Publishes a state. The word is written first, so that whoever is woken by the value finds it.

@@ -67,11 +67,10 @@ impl Client {
         self.send(to, Some(reply), Some(headers), json).await?;
 
         let link = Arc::clone(self.link());
-        let during = format!("inference on `{subject}`");
         let fate = async move {
             tokio::select! {
                 () = departure => Fate::WorkerLost,
-                error = link.lost(epoch, &during) => Fate::Disconnected(error),
+                () = link.lost(epoch) => Fate::Disconnected,
             }
         };
         let first_token_timeout = self.options().first_token_timeout;
@@ -145,7 +144,7 @@ pub struct TokenStream {
 
 enum Fate {
     WorkerLost,
-    Disconnected(Error),
+    Disconnected,
 }
 
 impl TokenStream {
@@ -287,8 +286,8 @@ impl Stream for TokenStream {
                     None => continue,
                 },
                 Poll::Ready(None) => {
-                    let error = this.client.link().down(&format!("inference on `{}`", this.subject));
-                    return this.fail(error, false);
+                    let tokens = this.assembly.received();
+                    return this.fail(ErrorKind::StreamDisconnected { tokens }, false);
                 }
                 Poll::Pending => {}
             }
@@ -301,7 +300,7 @@ impl Stream for TokenStream {
                     Fate::WorkerLost => {
                         this.fail(ErrorKind::WorkerLost { worker: this.worker_id.to_string(), tokens }, false)
                     }
-                    Fate::Disconnected(error) => this.fail(error, true),
+                    Fate::Disconnected => this.fail(ErrorKind::StreamDisconnected { tokens }, true),
                 };
             }
             return match this.poll_silence(context) {
