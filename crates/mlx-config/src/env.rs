@@ -15,7 +15,7 @@ use crate::yaml;
 const PREFIX: &str = "MLX_";
 
 /// The variables, by name; `None` for a value that is not UTF-8.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Environment(BTreeMap<String, Option<String>>);
 
 /// The value of a variable is no text.

@@ -35,7 +35,7 @@ use crate::yaml;
 /// assert_eq!(loaded.origin("nats.embedded.host"), Origin::Default);
 /// # Ok::<(), mlx_errors::Error>(())
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Loader {
     layers: Vec<Layer>,
     /// The process's own where unset.
@@ -179,13 +179,16 @@ impl Loader {
     }
 }
 
-impl std::fmt::Debug for Layer {
+impl std::fmt::Debug for Loader {
+    /// Names alone: texts, variables and overrides may hold secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The text may hold secrets.
-        match self {
-            Self::File(path) => write!(f, "File({path:?})"),
-            Self::Text { name, .. } => write!(f, "Text({name:?})"),
-        }
+        let layers = self.layers.iter().map(|layer| match layer {
+            Layer::File(name) | Layer::Text { name, .. } => name,
+        });
+        f.debug_struct("Loader")
+            .field("layers", &layers.collect::<Vec<_>>())
+            .field("overrides", &self.overrides.iter().map(|(path, _)| path).collect::<Vec<_>>())
+            .finish_non_exhaustive()
     }
 }
 

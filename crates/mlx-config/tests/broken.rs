@@ -212,6 +212,19 @@ fn x1_secrets_are_never_echoed() {
 }
 
 #[test]
+fn x1_what_is_loaded_does_not_show_its_secrets() {
+    let yaml = "nats:\n  mode: external\n  user: a\n  serverUrl: nats://h\n  password: canary\n";
+    let sources =
+        Loader::new().text("t.yaml", yaml).env_map([("MLX_NATS__PASSWORD", "canary")]).set("nats.password", "canary");
+    let loaded = sources.load().unwrap();
+    assert_eq!(loaded.config().nats.password.as_ref().unwrap().expose(), "canary");
+    let shown =
+        format!("{sources:?}{loaded:?}{:?}{}", loaded.values(), serde_yaml::to_string(loaded.config()).unwrap());
+    assert!(!shown.contains("canary") && shown.contains("[redacted]"), "{shown}");
+    assert!(shown.contains("t.yaml") && shown.contains("nats.password"), "{shown}");
+}
+
+#[test]
 fn what_is_no_readable_file_is_said_with_a_hint() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
