@@ -1,6 +1,6 @@
 //! What loads, and as what.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::Path;
 
@@ -120,4 +120,62 @@ fn f1_everything_that_is_wrong_is_reported_in_one_pass() {
             "test.yaml:10:21: discovery.offlineTimeoutMs: must be longer than `discovery.heartbeatIntervalMs`, which is 5; found `5`",
         ]
     );
+}
+
+#[test]
+fn f5_overrides_take_any_value() {
+    let loaded = Loader::new()
+        .text("t.yaml", "\u{feff}nats:\n  user: !!str 12\n  password: x\nworkers:\n  static:\n    - url: http://h\n")
+        .without_env()
+        .set("nats.reconnect", false)
+        .set("nats.user", serde_json::Value::Null)
+        .set("worker.preWarming", serde_json::json!({ "enabled": true, "models": [{ "model": "llama-3" }] }))
+        .set("worker.resourceLimits.hardMemoryLimitGB", "64")
+        .load()
+        .unwrap();
+    let config = loaded.config();
+    assert!(!config.nats.reconnect && config.worker.pre_warming.enabled);
+    assert_eq!(config.nats.user.as_deref(), Some("12"), "null leaves what is there");
+    assert_eq!(config.worker.pre_warming.models[0].model, "llama-3");
+    assert_eq!(loaded.origin("workers.static[0].url").to_string(), "t.yaml:6:12");
+    assert_eq!(loaded.origin("worker.preWarming.models[0].model").to_string(), "override");
+    for none in ["workers.static[1]", "workers.static[x]", "nats..mode", "", "nats.mode.deeper", "nats[0]"] {
+        assert_eq!(loaded.origin(none).to_string(), "default", "{none}");
+    }
+}
+
+#[test]
+fn f6_what_is_nested_too_deep_is_refused() {
+    let deep: String = (0..80).map(|level| " ".repeat(level) + "a:\n").collect();
+    let said = report(&Loader::new().text("t.yaml", deep).without_env());
+    assert!(said[0].ends_with("nested deeper than 64 levels"), "{said:?}");
+    let within: String = (0..40).map(|level| " ".repeat(level) + "a:\n").collect();
+    assert_eq!(report(&Loader::new().text("t.yaml", within).without_env()), ["t.yaml:1:1: a: there is no such key"]);
+}
+
+#[test]
+fn f6_a_text_larger_than_any_configuration_is_refused() {
+    let error = Loader::new().text("t.yaml", "#".repeat(2_000_000)).without_env().load().unwrap_err();
+    assert_eq!(error.to_string(), "cannot read the configuration file t.yaml; it is larger than 1048576 bytes");
+}
+
+#[test]
+fn the_reference_names_every_key_and_the_page_holds_it() {
+    let reference = mlx_config::reference();
+    let loaded = Loader::new().without_env().load().unwrap();
+    for (path, ..) in loaded.values() {
+        assert!(reference.contains(&format!("| `{path}` |\n")), "{path} has no variable");
+        let key = path.rsplit('.').next().unwrap();
+        assert!(reference.contains(&format!("\n| `{key}` |")), "{path} is in no table");
+    }
+    let page = std::fs::read_to_string(shipped("../docs/configuration.md")).unwrap();
+    assert!(page.contains(&reference), "run `cargo xtask schema`");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_drawn_with_its_causes() {
+    let missing = Loader::new().file("no-such-file.yaml");
+    let drawn = missing.draw(&missing.load().unwrap_err(), false);
+    assert!(drawn.starts_with("cannot read the configuration file no-such-file.yaml"), "{drawn}");
+    assert!(drawn.contains("caused by: "), "{drawn}");
 }

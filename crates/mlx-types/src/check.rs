@@ -11,7 +11,12 @@ where
     T: Validate,
     T::Context: Default,
 {
-    value.validate().map_err(|report| report.iter().map(violation).collect())
+    value.validate().map_err(|report| {
+        let mut violations: Vec<Violation> = report.iter().map(violation).collect();
+        // An infinity is beyond every bound as well; that it is none says enough.
+        violations.dedup_by(|next, first| next.path == first.path);
+        violations.into()
+    })
 }
 
 /// For `#[garde(custom(..))]` on numbers: JSON has no NaN and no infinity, and a peer would read `null`.
