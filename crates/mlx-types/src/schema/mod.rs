@@ -1,7 +1,8 @@
 //! JSON Schemas and the AsyncAPI document, generated from the types.
 //!
 //! A bound is written once, as a garde attribute; schemars reads it too. What the schema cannot say are the rules
-//! between members, see [`ClusterConfig::check`].
+//! between members, see [`ClusterConfig::check`]. In one thing it allows more than a message does: to JSON Schema `1.0`
+//! is an integer. No peer writes one so, and the types refuse it.
 
 mod asyncapi;
 
