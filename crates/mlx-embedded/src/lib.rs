@@ -41,3 +41,8 @@ pub use node::{Node, connect, connect_with};
 pub use process::OrphanGuard;
 pub use server::{Builder, EmbeddedServer};
 pub use supervisor::ServerState;
+
+/// The README's examples are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -183,6 +183,16 @@ fn a_server_outlives_the_runtime_that_started_it() {
 }
 
 #[tokio::test]
+async fn an_interrupt_from_the_terminal_reaches_the_parent_alone() {
+    use rustix::process::{Pid, getpgid};
+    for guard in guards() {
+        let server = EmbeddedServer::builder(&any_port()).orphan_guard(guard).start().await.unwrap();
+        let pid = Pid::from_raw(server.pid().unwrap().cast_signed());
+        assert_ne!(getpgid(pid).unwrap(), getpgid(None).unwrap(), "{guard:?}");
+    }
+}
+
+#[tokio::test]
 async fn external_mode_and_other_credentials_are_refused() {
     let mut config = any_port();
     config.nkey_seed_file = Some("/nowhere".into());
