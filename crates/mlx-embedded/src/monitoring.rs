@@ -30,7 +30,7 @@ pub struct ServerStats {
     pub uptime: String,
     /// The largest payload it accepts, in bytes.
     pub max_payload: u64,
-    /// Memory in use, in bytes.
+    /// Memory in use, in bytes; measured once a second, so 0 at first.
     pub mem: u64,
     /// Processor time in use, in percent of one core.
     pub cpu: f64,

@@ -6,7 +6,8 @@ mod support;
 use std::time::Duration;
 
 use mlx_embedded::{EmbeddedCluster, ServerState};
-use serde_json::{Value, json};
+use serde_json::json;
+use support::ask;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_servers_share_messages_and_streams_and_survive_the_loss_of_one() {
@@ -59,24 +60,4 @@ async fn one_server_is_no_cluster() {
         let error = EmbeddedCluster::start(size).await.unwrap_err();
         assert!(error.to_string().contains("two servers"), "{error}");
     }
-}
-
-/// A request, made again while the stream has no leader.
-async fn ask(client: &async_nats::Client, subject: &str, body: &Value) -> Value {
-    for _ in 0..100 {
-        let payload = serde_json::to_vec(body).unwrap().into();
-        let request = client.request(subject.to_owned(), payload);
-        match tokio::time::timeout(Duration::from_secs(2), request).await {
-            Ok(Ok(answer)) => {
-                let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
-                // 10008: JetStream is temporarily unavailable.
-                if answer["error"]["err_code"] != 10_008 {
-                    return answer;
-                }
-            }
-            Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
-            Err(_) => {}
-        }
-    }
-    panic!("no answer on {subject}");
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use mlx_embedded::{EmbeddedServer, ServerState};
 use mlx_errors::{ErrorCode, ErrorKind};
-use serde_json::{Value, json};
-use support::{any_port, sigkill, until_state, with_jetstream};
+use serde_json::json;
+use support::{any_port, ask, sigkill, until_state, with_jetstream};
 
 #[tokio::test]
 async fn m6_ten_kills_under_traffic_are_survived_and_the_eleventh_is_the_end() {
@@ -120,20 +120,6 @@ async fn client(server: &EmbeddedServer) -> async_nats::Client {
         .connect(server.client_addr().to_string())
         .await
         .unwrap()
-}
-
-/// A request, made again while the connection is on its way back.
-async fn ask(client: &async_nats::Client, subject: &str, body: &Value) -> Value {
-    for _ in 0..200 {
-        let payload = serde_json::to_vec(body).unwrap().into();
-        let request = client.request(subject.to_owned(), payload);
-        match tokio::time::timeout(Duration::from_secs(2), request).await {
-            Ok(Ok(answer)) => return serde_json::from_slice(&answer.payload).unwrap(),
-            Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
-            Err(_) => {}
-        }
-    }
-    panic!("no answer on {subject}");
 }
 
 /// Messages to oneself, all the time.

@@ -108,3 +108,29 @@ pub(crate) fn stranger() -> Stranger {
     let (port, monitoring_port) = ports.expect("until it listens");
     Stranger { process, port, monitoring_port, _folder: folder }
 }
+
+/// A request of JetStream, made again while the connection or the stream's leader is on its way back.
+///
+/// Each has an id, so that a message whose answer was lost is not stored twice.
+pub(crate) async fn ask(client: &async_nats::Client, subject: &str, body: &serde_json::Value) -> serde_json::Value {
+    // JetStream is temporarily unavailable, and no suitable peers for placement.
+    const PASSING: [u64; 2] = [10_008, 10_005];
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Msg-Id", format!("{subject} {:?}", Instant::now()));
+    for _ in 0..200 {
+        let payload = serde_json::to_vec(body).expect("JSON").into();
+        let request = client.request_with_headers(subject.to_owned(), headers.clone(), payload);
+        match tokio::time::timeout(Duration::from_secs(2), request).await {
+            Ok(Ok(answer)) => {
+                let answer: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
+                if !answer["error"]["err_code"].as_u64().is_some_and(|code| PASSING.contains(&code)) {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(_) => {}
+        }
+    }
+    panic!("no answer on {subject}");
+}
