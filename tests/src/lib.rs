@@ -1,6 +1,9 @@
-//! Support for the integration tests: servers, clients of ours and foreign ones, and waiting without sleeping.
+//! Support for the integration tests: servers, clients of ours and foreign ones, a network with faults, and waiting
+//! without sleeping.
 #![allow(
+    clippy::cast_precision_loss,
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::match_wild_err_arm,
     clippy::missing_panics_doc,
     clippy::panic,
@@ -8,10 +11,14 @@
     reason = "support of tests: what does not work here has to fail the test that asked for it"
 )]
 
+mod proxy;
 mod server;
+mod settings;
 mod wait;
 
+pub use proxy::FaultProxy;
 pub use server::{TestServer, millis};
+pub use settings::number_from_env;
 pub use wait::{LIMIT, eventually, within};
 
 /// The README, so that its example compiles.
