@@ -53,7 +53,7 @@ fn answer(prompt: &str) -> String {
     let backwards = words.iter().rev().copied().collect::<Vec<_>>().join(" ");
     format!(
         "You said: {prompt} There is no model behind this answer, only a stand-in that works on the prompt itself. \
-         It has {} words and {} characters, and backwards it reads: {backwards}",
+         Its length is {} in words and {} in characters, and backwards it reads: {backwards}",
         words.len(),
         prompt.chars().count(),
     )

@@ -17,15 +17,26 @@ mod printer;
 mod processes;
 mod worker;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
 use mlx_config::Loader;
 use mlx_log::{Format, Level, LogConfig};
+use mlx_types::config::ClusterConfig;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
-    match run(&arguments) {
+    let sources = Loader::new().file(&arguments.config);
+    let config = match sources.load() {
+        Ok(loaded) => loaded.into_config(),
+        Err(error) => {
+            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            printer::note(sources.draw(&error, colour).trim_end());
+            return ExitCode::from(cli::EXIT_FAILED);
+        }
+    };
+    match run(&config, &arguments) {
         Ok(code) => code,
         Err(error) => {
             printer::note(&mlx_errors::report(&error).to_string());
@@ -34,8 +45,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &cli::Arguments) -> mlx_errors::Result<ExitCode> {
-    let config = Loader::new().file(&arguments.config).load()?.into_config();
+fn run(config: &ClusterConfig, arguments: &cli::Arguments) -> mlx_errors::Result<ExitCode> {
     // The terminal belongs to the tokens unless asked otherwise.
     let quiet = LogConfig { level: Level::Warn, format: Format::Text, file: None };
     let _flushed_at_exit = mlx_log::init(if arguments.verbose { &config.logging } else { &quiet })?;
@@ -44,7 +54,7 @@ fn run(arguments: &cli::Arguments) -> mlx_errors::Result<ExitCode> {
         mlx_errors::Error::with_source(mlx_errors::ErrorKind::Internal { reason }, error)
     })?;
     let code = runtime.block_on(async {
-        if arguments.worker { worker::run(&config, arguments).await } else { controller::run(&config, arguments).await }
+        if arguments.worker { worker::run(config, arguments).await } else { controller::run(config, arguments).await }
     });
     // Without waiting for blocking reads: standard input may never end.
     runtime.shutdown_background();
