@@ -1,6 +1,5 @@
 //! Making the first connection: servers, credentials, TLS, and errors that say which step failed.
 
-use std::error::Error as StdError;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +14,7 @@ use tokio::time::timeout;
 
 use super::Input;
 use super::backoff::Backoff;
+use super::refusal::{failed, refused};
 use crate::ClientOptions;
 
 /// A fresh connection and what it will tell about itself.
@@ -43,7 +43,7 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
     let connecting = Box::pin(transport.connect(addresses));
     match timeout(limit, connecting).await {
         Ok(Ok(nats)) => Ok(Transport { nats, inputs, inputs_sender: sender }),
-        Ok(Err(error)) => Err(refused(&shown, &error)),
+        Ok(Err(error)) => Err(refused(config, &shown, &error)),
         Err(_) => Err(Error::new(ErrorKind::Connection {
             server: shown,
             step: ConnectStep::Connect,
@@ -204,42 +204,4 @@ fn event_forwarder(
 /// async-nats hands on only the text of what went wrong while it reconnects.
 fn is_authentication(kind: &str) -> bool {
     kind == ConnectErrorKind::AuthorizationViolation.to_string() || kind == ConnectErrorKind::Authentication.to_string()
-}
-
-fn refused(shown: &str, error: &async_nats::ConnectError) -> Error {
-    let cause = || Cause(innermost(error));
-    let (step, hint) = match error.kind() {
-        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-            let hint = "check `nats.user` and `nats.password`, or whichever credentials this server wants".to_owned();
-            return Error::with_source(ErrorKind::Authentication { server: shown.to_owned(), hint }, cause());
-        }
-        ConnectErrorKind::ServerParse | ConnectErrorKind::Dns => {
-            (ConnectStep::Resolve, "check the host name in `nats.serverUrl`")
-        }
-        ConnectErrorKind::Tls => (ConnectStep::Tls, "check `nats.tls` and the server's certificate"),
-        ConnectErrorKind::TimedOut => {
-            (ConnectStep::Connect, "something listens there, but no NATS server answered in time")
-        }
-        ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => {
-            (ConnectStep::Connect, "is a nats-server running there?")
-        }
-    };
-    failed(shown, step, hint, cause())
-}
-
-fn failed(server: &str, step: ConnectStep, hint: &str, cause: impl Into<mlx_errors::BoxError>) -> Error {
-    Error::with_source(ErrorKind::Connection { server: server.to_owned(), step, hint: hint.to_owned() }, cause)
-}
-
-/// The root of async-nats' chain as text: its own types stay out of our API, and its Display repeats its sources.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Cause(String);
-
-fn innermost(error: &dyn StdError) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

@@ -4,6 +4,7 @@ mod backoff;
 mod connect;
 mod link;
 mod manager;
+mod refusal;
 mod state;
 
 pub(crate) use backoff::Backoff;
