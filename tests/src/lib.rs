@@ -11,11 +11,17 @@
     reason = "support of tests: what does not work here has to fail the test that asked for it"
 )]
 
+mod capture;
+mod configured;
+mod keys;
 mod proxy;
 mod server;
 mod settings;
 mod wait;
 
+pub use capture::{Log, captured_log};
+pub use configured::ConfiguredServer;
+pub use keys::{Authority, Certificate, Operator};
 pub use proxy::FaultProxy;
 pub use server::{TestServer, millis};
 pub use settings::number_from_env;

@@ -1,0 +1,81 @@
+//! A nats-server that runs with a settings file of the test's own, for what the embedded one is never told.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use mlx_embedded::Binary;
+use mlx_types::config::{NatsConfig, NatsMode};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{eventually, millis};
+
+/// A server on a free port of loopback, killed with the value.
+#[derive(Debug)]
+pub struct ConfiguredServer {
+    process: Child,
+    address: SocketAddr,
+    _folder: TempDir,
+}
+
+impl ConfiguredServer {
+    /// Starts one with `settings`, in nats-server's own format and without any `listen` or port.
+    pub async fn start(settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, ports) = (folder.path().join("server.conf"), folder.path().join("ports"));
+        std::fs::create_dir(&ports).unwrap();
+        std::fs::write(
+            &file,
+            format!("listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"\n{settings}\n", ports.display()),
+        )
+        .unwrap();
+        let process = Command::new(Binary::find(None).unwrap_or_else(|error| panic!("{error}")).path)
+            .arg("-c")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut server = Self { process, address: ([127, 0, 0, 1], 0).into(), _folder: folder };
+        let ports = ports.join(format!("nats-server_{}.ports", server.process.id()));
+        eventually("the server's start", || match (server.process.try_wait().unwrap(), client_address(&ports)) {
+            (Some(status), _) => {
+                let log = std::fs::read_to_string(file.with_file_name("log")).unwrap();
+                panic!("the server ended with {status}:\n{log}");
+            }
+            (None, Some(address)) => {
+                server.address = address;
+                true
+            }
+            (None, None) => false,
+        })
+        .await;
+        server
+    }
+
+    /// Settings of a client of this server: `scheme`, the host `localhost`, its port, and `userinfo` with its `@`.
+    pub fn config(&self, scheme: &str, userinfo: &str) -> NatsConfig {
+        let url = format!("{scheme}://{userinfo}localhost:{}", self.address.port());
+        NatsConfig {
+            mode: NatsMode::External,
+            server_url: Some(url.parse().unwrap()),
+            reconnect_time_wait: millis(20),
+            ..NatsConfig::default()
+        }
+    }
+}
+
+impl Drop for ConfiguredServer {
+    fn drop(&mut self) {
+        // One that has ended already cannot be killed, and need not be.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The address in the server's ports file, once it is complete.
+fn client_address(ports: &std::path::Path) -> Option<SocketAddr> {
+    let ports: Value = serde_json::from_slice(&std::fs::read(ports).ok()?).ok()?;
+    let urls = ["nats", "tls"].iter().find_map(|scheme| ports.get(scheme)?.get(0)?.as_str())?;
+    urls.split_once("://")?.1.parse().ok()
+}
