@@ -8,7 +8,8 @@ use mlx_errors::{Error, ErrorCode, ErrorKind};
 use mlx_nats::{Client, ClientOptions, InferenceOptions, InferenceService, TokenStream};
 use mlx_tests::{LIMIT, TestServer, within};
 use mlx_types::messages::{
-    FinishReason, InferenceRequest, StreamingResponse, WorkerHeartbeat, WorkerMetrics, WorkerStatus,
+    CancelMode, FinishReason, InferenceCancel, InferenceRequest, StreamingResponse, WorkerHeartbeat, WorkerMetrics,
+    WorkerStatus,
 };
 use mlx_types::{Epoch, Timestamp, WorkerId, subjects};
 use serde_json::{Value, json};
@@ -214,6 +215,28 @@ async fn s2_dropping_a_stream_reaches_the_worker_before_the_first_token_too() {
     within("the start", starts.recv()).await.unwrap();
     drop(stream);
     within("the cancellation", ends.recv()).await.unwrap();
+}
+
+#[tokio::test]
+async fn s2_a_cancellation_that_overtakes_its_request_still_counts() {
+    let server = TestServer::start().await;
+    let (controller, worker) = (server.client().await, server.client().await);
+    let id = WorkerId::new();
+    let _service = worker
+        .serve_inference(id, InferenceOptions::default(), |_request, mut tokens| async move {
+            Err(tokens.cancelled().await)
+        })
+        .await
+        .unwrap();
+    for _ in 0..20 {
+        let request = request("p");
+        let cancel = InferenceCancel::new(request.request_id, CancelMode::Stop);
+        controller.publish(&subjects::worker_cancel(id), &cancel).await.unwrap();
+        let mut stream = controller.infer(id, &request).await.unwrap();
+        let (tokens, error) = drain(&mut stream).await;
+        assert!(tokens.is_empty() && error.is_none(), "{error:?}");
+        assert_eq!(stream.summary().unwrap().finish_reason, Some(FinishReason::Cancelled));
+    }
 }
 
 /// Tells when the handler that holds it is dropped.

@@ -1,6 +1,6 @@
 //! The answering side of token streams: one service for a worker's requests and their cancellations.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -134,13 +134,17 @@ where
         client.send(reply.clone(), None, None, json).await?;
     }
     let sink = TokenSink::new(Arc::clone(&stream));
-    let ended = tokio::select! {
-        // The handler first: while it makes tokens without waiting, they gather into one frame.
-        biased;
-        ended = isolated(async { handler(request, sink).await }) => ended,
-        // A killed handler is dropped where it stands, whatever it is waiting for.
-        () = stream.killed() => return Ok(()),
-        never = stream.pump() => match never {},
+    let ended = if stream.cancel_mode().is_some() {
+        Err(stream.cancelled_error()) // before it was begun
+    } else {
+        tokio::select! {
+            // The handler first: while it makes tokens without waiting, they gather into one frame.
+            biased;
+            ended = isolated(async { handler(request, sink).await }) => ended,
+            // A killed handler is dropped where it stands, whatever it is waiting for.
+            () = stream.killed() => return Ok(()),
+            never = stream.pump() => match never {},
+        }
     };
     if let Err(error) = finish(&stream, ended).await {
         // The requester finds out by its own timeouts.
@@ -189,22 +193,54 @@ struct Asked {
     request_id: RequestId,
 }
 
+/// Cancellations kept for requests that are not there yet.
+const EARLY: usize = 4096;
+
 /// The streams under way, for their cancellations.
 #[derive(Debug, Default)]
-struct Running(Mutex<HashMap<RequestId, Arc<OutgoingStream>>>);
+struct Running(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    streams: HashMap<RequestId, Arc<OutgoingStream>>,
+    /// Of requests unknown so far. Requests and cancellations come by subscriptions of their own, so that a cancellation
+    /// may overtake its request on the last few steps, inside this process.
+    early: HashMap<RequestId, CancelMode>,
+    /// The keys of `early` in the order they came, those taken since among them.
+    early_order: VecDeque<RequestId>,
+}
 
 impl Running {
+    /// Enters a stream, which may have been cancelled already.
     fn enter(self: &Arc<Self>, id: RequestId, stream: &Arc<OutgoingStream>) -> Result<Entry> {
-        let mut streams = self.lock();
-        if streams.contains_key(&id) {
+        let mut table = self.lock();
+        if table.streams.contains_key(&id) {
             let reason = format!("request {id} is already being answered");
             return Err(Error::new(ErrorKind::Publish { subject: subjects::response(id).to_string(), reason }));
         }
-        streams.insert(id, Arc::clone(stream));
+        if let Some(mode) = table.early.remove(&id) {
+            stream.cancel(mode);
+        }
+        table.streams.insert(id, Arc::clone(stream));
         Ok(Entry { running: Arc::clone(self), id })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RequestId, Arc<OutgoingStream>>> {
+    fn cancel(&self, id: RequestId, mode: CancelMode) {
+        let mut table = self.lock();
+        if let Some(stream) = table.streams.get(&id) {
+            return stream.cancel(mode);
+        }
+        // Either early or for a stream that has ended; the latter stay until others take their place.
+        if table.early_order.len() == EARLY
+            && let Some(oldest) = table.early_order.pop_front()
+        {
+            table.early.remove(&oldest);
+        }
+        table.early.insert(id, mode);
+        table.early_order.push_back(id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -217,19 +253,14 @@ struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.running.lock().remove(&self.id);
+        self.running.lock().streams.remove(&self.id);
     }
 }
 
 async fn pass_on(mut cancellations: Subscription<InferenceCancel>, running: Arc<Running>) {
     while let Some(cancellation) = cancellations.next().await {
         match cancellation {
-            Ok(cancel) => {
-                // One for a stream that has ended is late, and fine.
-                if let Some(stream) = running.lock().get(&cancel.request_id) {
-                    stream.cancel(cancel.mode);
-                }
-            }
+            Ok(cancel) => running.cancel(cancel.request_id, cancel.mode),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "ignored a malformed cancellation");
             }

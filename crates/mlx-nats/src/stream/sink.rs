@@ -179,7 +179,7 @@ impl OutgoingStream {
         self.client.publish(&self.subject, frame).await
     }
 
-    fn cancelled_error(&self) -> Error {
+    pub(super) fn cancelled_error(&self) -> Error {
         Error::new(ErrorKind::Cancelled { tokens: self.taken.load(Ordering::Relaxed) })
     }
 }
