@@ -26,6 +26,7 @@ pub(crate) async fn endpoints(folder: &PrivateFolder) -> Endpoints {
         if let Some(endpoints) = folder.ports_file().as_ref().and_then(parse_ports) {
             return endpoints;
         }
+        // Between two looks: nothing tells of a file that is written, short of a watcher for this one moment.
         tokio::time::sleep(pause).await;
         pause = (pause * 11 / 10).min(Duration::from_millis(20));
     }

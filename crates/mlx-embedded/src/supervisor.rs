@@ -199,6 +199,7 @@ impl Supervisor<'_> {
             };
             self.shared.set(ServerState::Restarting { attempt, reason: reason.clone() });
             let again = async {
+                // The back-off: time for whatever made it crash to pass.
                 tokio::time::sleep(after).await;
                 self.launcher.launch().await
             };

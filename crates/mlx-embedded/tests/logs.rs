@@ -122,7 +122,7 @@ async fn connect(server: &EmbeddedServer, password: &str) -> Result<async_nats::
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let met = async {
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await; // between two looks at the captured lines
         }
     };
     tokio::time::timeout(Duration::from_secs(10), met).await.expect(what);

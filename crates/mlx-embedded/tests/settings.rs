@@ -149,7 +149,7 @@ async fn monitoring_tells_what_a_controller_needs() {
             if varz.mem > 0 && varz.in_msgs > 0 {
                 break varz;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await; // between two looks at the server
         }
     };
     let varz = tokio::time::timeout(std::time::Duration::from_secs(10), measured).await.unwrap();

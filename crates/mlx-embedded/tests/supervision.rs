@@ -143,7 +143,7 @@ impl Traffic {
             loop {
                 // What is sent without a connection is lost, as with any core NATS.
                 let _ = client.publish("traffic", "x".into()).await;
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await; // the traffic's own pace
             }
         });
         Self { received, tasks: [listener, sender] }
@@ -153,7 +153,7 @@ impl Traffic {
         let before = self.received.load(Ordering::Relaxed);
         let flows = async {
             while self.received.load(Ordering::Relaxed) < before + 20 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await; // between two looks at the count
             }
         };
         tokio::time::timeout(Duration::from_secs(20), flows).await.expect("the traffic flows again");

@@ -236,6 +236,7 @@ impl Progress {
 }
 
 async fn until_ready(folder: &PrivateFolder, settings: &Settings, progress: &mut Progress) -> io::Result<Endpoints> {
+    // Between two attempts: a server that does not answer yet cannot say when it will.
     const AGAIN: Duration = Duration::from_millis(5);
     let endpoints = ready::endpoints(folder).await;
     *progress = Progress::Answer;

@@ -23,7 +23,7 @@ pub(crate) fn bare_start() -> Duration {
             break stream;
         }
         assert!(begun.elapsed() < Duration::from_secs(30), "it never listens");
-        std::thread::sleep(Duration::from_micros(100));
+        std::thread::sleep(Duration::from_micros(100)); // between two attempts to connect
     };
     (&stream).write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n").expect("it reads");
     let answered = BufReader::new(&stream).lines().any(|line| line.expect("it answers") == "PONG");

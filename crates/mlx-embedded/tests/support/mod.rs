@@ -28,7 +28,7 @@ pub(crate) fn until(limit: Duration, what: &str, mut condition: impl FnMut() -> 
     let deadline = Instant::now() + limit;
     while !condition() {
         assert!(Instant::now() < deadline, "waited {} ms in vain: {what}", limit.as_millis());
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5)); // between two looks at something that cannot wake us
     }
 }
 
@@ -128,7 +128,7 @@ pub(crate) async fn ask(client: &async_nats::Client, subject: &str, body: &serde
                 if !answer["error"]["err_code"].as_u64().is_some_and(|code| PASSING.contains(&code)) {
                     return answer;
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await; // between two requests, as below
             }
             Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
             Err(_) => {}
