@@ -14,18 +14,24 @@
 mod capture;
 mod configured;
 mod keys;
+mod presence;
+mod process;
 mod proxy;
 mod server;
 mod settings;
 mod wait;
+mod worker;
 
 pub use capture::{Log, captured_log};
 pub use configured::ConfiguredServer;
 pub use keys::{Authority, Certificate, Operator};
+pub use presence::Presence;
+pub use process::WorkerProcess;
 pub use proxy::FaultProxy;
 pub use server::{TestServer, millis};
 pub use settings::number_from_env;
 pub use wait::{LIMIT, eventually, within};
+pub use worker::{TEST_MODEL, TestWorker, WorkerOptions};
 
 /// The README, so that its example compiles.
 #[cfg(doctest)]

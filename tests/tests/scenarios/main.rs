@@ -1,0 +1,8 @@
+//! What happens to a cluster, from its `cluster.yaml` to its tokens. One file a scenario, and `docs/scenarios.md` says
+//! of each what its users see.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(unreachable_pub, reason = "`pub` marks what the files of this test share")]
+
+mod support;
+
+mod worker_dies;

@@ -1,0 +1,164 @@
+//! Clusters as their users have them: a configuration file, a controller's node, worker processes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mlx_config::Loader;
+use mlx_embedded::Node;
+use mlx_errors::{Error, Result};
+use mlx_nats::{ClientOptions, StreamSummary, TokenStream, WorkerInfo, Workers};
+use mlx_tests::{LIMIT, TEST_MODEL, WorkerProcess, within};
+use mlx_types::messages::InferenceRequest;
+use mlx_types::{ClusterConfig, NatsUrl, WorkerId};
+use tempfile::TempDir;
+
+/// A `cluster.yaml` in a folder of its own.
+pub struct ConfigFile {
+    folder: TempDir,
+}
+
+impl ConfigFile {
+    /// One with this text.
+    pub fn new(yaml: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("cluster.yaml"), yaml).unwrap();
+        Self { folder }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("cluster.yaml")
+    }
+
+    /// What it says.
+    pub fn load(&self) -> ClusterConfig {
+        load(&self.path())
+    }
+}
+
+/// What the file says, whatever is set in the environment.
+pub fn load(file: &Path) -> ClusterConfig {
+    let loader = Loader::new().file(file).without_env();
+    loader.load().unwrap_or_else(|error| panic!("{}", loader.draw(&error, false))).into_config()
+}
+
+/// A server on free ports, and everything quicker than shipped, at the shipped ratios.
+pub const QUICK: &str = "
+nats:
+  mode: embedded
+  embedded: { port: 0, httpPort: 0 }
+  reconnectTimeWait: 50
+  maxReconnectAttempts: 1000
+discovery: { heartbeatIntervalMs: 400, offlineTimeoutMs: 2000 }
+logging: { level: warn, format: text }
+";
+
+/// A controller, with the server where its configuration has it start one.
+pub struct Controller {
+    file: ConfigFile,
+    config: ClusterConfig,
+    node: Node,
+    workers: Workers,
+}
+
+impl Controller {
+    /// Starts one by this `cluster.yaml`.
+    pub async fn start(yaml: &str) -> Self {
+        let file = ConfigFile::new(yaml);
+        let config = file.load();
+        let options = ClientOptions::from(&config).named("controller");
+        let node = mlx_embedded::connect_with(&config.nats, options).await.unwrap_or_else(|error| panic!("{error}"));
+        let workers = node.client().workers().await.unwrap();
+        Self { file, config, node, workers }
+    }
+
+    pub fn config(&self) -> &ClusterConfig {
+        &self.config
+    }
+
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Where workers find the bus.
+    pub fn url(&self) -> NatsUrl {
+        match self.node.server() {
+            Some(server) => server.client_url(),
+            None => self.config.nats.urls()[0].clone(),
+        }
+    }
+
+    /// The workers that it knows.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    /// A worker process of the same configuration, once the controller knows it.
+    pub async fn worker(&self, arguments: &[&str]) -> WorkerProcess {
+        let process = start_worker(&self.file, &self.url(), arguments);
+        let id = process.id();
+        self.knows(|workers| workers.iter().any(|worker| worker.worker_id == id)).await;
+        process
+    }
+
+    /// Waits until it knows what `expected` wants.
+    pub async fn knows(&self, expected: impl Fn(&[WorkerInfo]) -> bool) {
+        self.workers.wait_until(LIMIT, expected).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Asks a worker for so many tokens.
+    pub async fn infer(&self, worker: WorkerId, tokens: u64) -> Result<TokenStream> {
+        let request = InferenceRequest { max_tokens: Some(tokens), ..InferenceRequest::new(TEST_MODEL, "p") };
+        self.node.client().infer(worker, &request).await
+    }
+
+    /// Asks a worker for so many tokens, and reads all of them.
+    pub async fn ask(&self, worker: WorkerId, tokens: u64) -> Answer {
+        read(self.infer(worker, tokens).await.unwrap_or_else(|error| panic!("{error}"))).await
+    }
+
+    pub async fn shutdown(self) {
+        self.node.shutdown(Duration::from_secs(5)).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// A worker process of the configuration in `file`.
+pub fn start_worker(file: &ConfigFile, url: &NatsUrl, arguments: &[&str]) -> WorkerProcess {
+    let program = env!("CARGO_BIN_EXE_test-worker");
+    WorkerProcess::start(program, &file.path(), url, WorkerId::new(), arguments)
+}
+
+/// What a stream brought.
+#[derive(Debug)]
+pub struct Answer {
+    pub tokens: u64,
+    pub error: Option<Error>,
+    pub summary: StreamSummary,
+}
+
+impl Answer {
+    /// The number of tokens of a stream that ended well.
+    pub fn complete(self) -> u64 {
+        assert!(self.error.is_none(), "{self:?}");
+        self.tokens
+    }
+}
+
+/// Reads a stream to its one end.
+pub async fn read(mut stream: TokenStream) -> Answer {
+    let (mut tokens, mut error) = (0, None);
+    while let Some(frame) = within("the next frame", stream.next()).await {
+        assert!(error.is_none(), "something came after the end: {frame:?}");
+        match frame {
+            Ok(frame) => {
+                assert_eq!((frame.index, frame.text), (tokens, tokens.to_string()));
+                tokens += 1;
+            }
+            Err(end) => error = Some(end),
+        }
+    }
+    let summary = stream.summary().expect("an ended stream has a summary").clone();
+    assert_eq!(summary.tokens, tokens);
+    Answer { tokens, error, summary }
+}
