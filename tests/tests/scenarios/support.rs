@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use mlx_config::Loader;
 use mlx_embedded::Node;
 use mlx_errors::{Error, Result};
-use mlx_nats::{ClientOptions, StreamSummary, TokenStream, WorkerInfo, Workers};
+use mlx_nats::{ClientOptions, TokenStream, WorkerInfo, Workers};
 use mlx_tests::{LIMIT, TEST_MODEL, WorkerProcess, within};
 use mlx_types::messages::InferenceRequest;
 use mlx_types::{ClusterConfig, NatsUrl, WorkerId};
@@ -73,14 +73,6 @@ impl Controller {
         Self { file, config, node, workers }
     }
 
-    pub fn config(&self) -> &ClusterConfig {
-        &self.config
-    }
-
-    pub fn node(&self) -> &Node {
-        &self.node
-    }
-
     /// Where workers find the bus.
     pub fn url(&self) -> NatsUrl {
         match self.node.server() {
@@ -134,7 +126,6 @@ pub fn start_worker(file: &ConfigFile, url: &NatsUrl, arguments: &[&str]) -> Wor
 pub struct Answer {
     pub tokens: u64,
     pub error: Option<Error>,
-    pub summary: StreamSummary,
 }
 
 impl Answer {
@@ -158,7 +149,6 @@ pub async fn read(mut stream: TokenStream) -> Answer {
             Err(end) => error = Some(end),
         }
     }
-    let summary = stream.summary().expect("an ended stream has a summary").clone();
-    assert_eq!(summary.tokens, tokens);
-    Answer { tokens, error, summary }
+    assert_eq!(stream.summary().expect("an ended stream has a summary").tokens, tokens);
+    Answer { tokens, error }
 }
