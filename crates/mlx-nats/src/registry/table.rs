@@ -131,7 +131,7 @@ impl Table {
     }
 
     pub(crate) fn get(&self, id: WorkerId) -> Option<&WorkerInfo> {
-        self.workers.get(&id).map(|entry| &entry.info)
+        self.workers.get(&id).filter(|entry| entry.heard).map(|entry| &entry.info)
     }
 
     /// Whether the table holds the worker, heard of or only expected.
@@ -246,7 +246,7 @@ mod tests {
         let (id, start) = (WorkerId::new(), Instant::now());
         let mut table = Table::new(OFFLINE);
         table.expect(id, start);
-        assert!(table.list().is_empty());
+        assert!(table.list().is_empty() && table.get(id).is_none());
         assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [WorkerEvent::Lost(id)]);
     }
 

@@ -23,7 +23,8 @@ const EVENT_CAPACITY: usize = 1024;
 ///
 /// A worker is online from its first sign of life, and lost after [`offline_timeout`](crate::ClientOptions) of
 /// silence. While the bus is down nobody is declared lost: after it everybody has a full timeout to be heard again.
-/// Signs of life of an older incarnation (a lower `epoch`) are ignored.
+/// Signs of life of an older incarnation (a lower `epoch`) are ignored. It follows for as long as the client lives, which it
+/// does not keep alive by itself.
 #[derive(Clone, Debug)]
 pub struct Workers {
     shared: Arc<Shared>,
