@@ -59,7 +59,10 @@ fn a_file_over_the_limit_is_refused_until_it_says_why() {
 fn an_unknown_step_is_a_usage_error_that_names_the_steps() {
     let (code, output) = lint(&workspace(), &["layer"]);
     assert_eq!(code, 2, "{output}");
-    assert!(output.contains("layers, manifests, length, schema, fmt, clippy, doc, deny, advisories"), "{output}");
+    assert!(
+        output.contains("layers, manifests, length, schema, fmt, clippy, features, doc, deny, advisories"),
+        "{output}"
+    );
 }
 
 /// Runs steps on a folder: the exit code, and what was printed.

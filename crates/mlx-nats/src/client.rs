@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::connection::{self, Backoff, ConnectionState, Input, Link};
 use crate::inbox::Inbox;
+use crate::measure::Measure;
 use crate::outbox::Outbox;
 use crate::registry::Workers;
 use crate::task::AbortOnDrop;
@@ -41,6 +42,7 @@ struct Inner {
     /// Only where the configuration asks to keep what is published while the connection is down.
     outbox: Option<Arc<Outbox>>,
     inputs: mpsc::UnboundedSender<Input>,
+    measure: Measure,
     options: ClientOptions,
     request_timeout: Duration,
     workers: OnceCell<Workers>,
@@ -151,6 +153,7 @@ impl Client {
                 link,
                 outbox,
                 inputs: transport.inputs_sender,
+                measure: Measure::new(),
                 options,
                 request_timeout: config.request_timeout_ms.as_duration(),
                 workers: OnceCell::new(),
@@ -286,6 +289,10 @@ impl Client {
 
     pub(crate) fn options(&self) -> &ClientOptions {
         &self.inner.options
+    }
+
+    pub(crate) fn measure(&self) -> &Measure {
+        &self.inner.measure
     }
 
     pub(crate) fn request_timeout(&self) -> Duration {

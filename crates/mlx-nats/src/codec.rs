@@ -5,6 +5,8 @@ use mlx_errors::{Error, ErrorKind, Result, Violation, Violations};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::measure;
+
 /// A decoder's message is cut here: it may quote what a peer sent, which has no bounds.
 const MESSAGE_LIMIT: usize = 200;
 
@@ -32,10 +34,10 @@ pub(crate) fn decode<M: DeserializeOwned>(
 ) -> Result<M> {
     match serde_json::from_slice(json) {
         Ok(payload) => {
-            check(&payload).map_err(|violations| invalid(subject, violations))?;
+            check(&payload).map_err(|violations| refused(invalid(subject, violations)))?;
             Ok(payload)
         }
-        Err(error) => Err(undecodable::<M>(subject, json, &error)),
+        Err(error) => Err(refused(undecodable::<M>(subject, json, &error))),
     }
 }
 
@@ -57,6 +59,12 @@ fn undecodable<M: DeserializeOwned>(subject: &str, json: &[u8], error: &serde_js
         Ok(_) => Violation::new("", "decode", shorten(error.to_string())),
     };
     Error::new(ErrorKind::Decode { subject: subject.to_owned(), violations: vec![violation].into() })
+}
+
+/// Of a message that came in.
+fn refused(error: Error) -> Error {
+    measure::decode_failed(error.code());
+    error
 }
 
 fn shorten(mut message: String) -> String {

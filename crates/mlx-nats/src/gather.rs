@@ -55,6 +55,15 @@ impl Client {
         Q: Serialize + ?Sized,
         R: DeserializeOwned,
     {
+        self.measure().request(self.gather(to, payload, options)).await
+    }
+
+    async fn gather<S, Q, R>(&self, to: S, payload: &Q, options: GatherOptions) -> Result<Vec<Result<R>>>
+    where
+        S: RequestTo<Q, R>,
+        Q: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
         let name = to.name();
         let json = codec::encode(name.as_str(), payload, S::check_request)?;
         let subject = name.for_publish()?;

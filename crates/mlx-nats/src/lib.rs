@@ -27,6 +27,7 @@ mod connection;
 mod gather;
 mod headers;
 mod inbox;
+mod measure;
 mod outbox;
 mod publish;
 mod registry;

@@ -8,6 +8,7 @@ use mlx_errors::{Error, ErrorKind, Result};
 
 use crate::Headers;
 use crate::connection::{ConnectionState, Link};
+use crate::measure;
 
 /// A message on its way out.
 #[derive(Debug)]
@@ -68,6 +69,7 @@ impl Outbox {
     /// Without the declaration when the transport has ended meanwhile; what is lost with it is said.
     pub(crate) async fn release(&self, nats: &async_nats::Client, link: &Link, state: &ConnectionState) {
         while let Some(Parcel { subject, headers, json }) = self.next_or_declare(link, state) {
+            let bytes = json.len();
             let sent = match headers {
                 None => nats.publish(subject, json).await,
                 Some(headers) => nats.publish_with_headers(subject, headers.into_transport(), json).await,
@@ -77,6 +79,7 @@ impl Outbox {
                 tracing::warn!(messages, "messages kept for the connection are lost, because it ended again for good");
                 return;
             }
+            measure::published_late(bytes);
         }
     }
 

@@ -103,8 +103,9 @@ impl Client {
         if !self.link().is_up() {
             return self.publish_while_down(subject, None, json).await;
         }
+        let bytes = json.len();
         let sent = self.nats().publish(subject.clone(), json).await;
-        sent.map_err(|error| self.unsent(&subject, &error))
+        self.sent(&subject, bytes, sent)
     }
 
     /// Sends encoded bytes: what every way of publishing but the plainest comes down to.
@@ -119,7 +120,7 @@ impl Client {
         let header_bytes = headers.as_ref().map_or(0, Headers::wire_len);
         self.check_size(&subject, json.len() + header_bytes)?;
         self.link().live(|| format!("publish on `{subject}`"))?;
-        let nats = self.nats();
+        let (nats, bytes) = (self.nats(), json.len());
         let to = subject.clone();
         let sent = match (reply, headers) {
             (None, None) => nats.publish(to, json).await,
@@ -129,7 +130,18 @@ impl Client {
                 nats.publish_with_reply_and_headers(to, reply, headers.into_transport(), json).await
             }
         };
-        sent.map_err(|error| self.unsent(&subject, &error))
+        self.sent(&subject, bytes, sent)
+    }
+
+    fn sent(
+        &self,
+        subject: &async_nats::Subject,
+        bytes: usize,
+        sent: Result<(), async_nats::PublishError>,
+    ) -> Result<()> {
+        sent.map_err(|error| self.unsent(subject, &error))?;
+        self.measure().published(bytes);
+        Ok(())
     }
 
     /// Whether the server takes a message of `size` bytes.

@@ -47,6 +47,15 @@ impl Client {
         Q: Serialize + ?Sized,
         R: DeserializeOwned,
     {
+        self.measure().request(self.exchange(to, payload, options)).await
+    }
+
+    async fn exchange<S, Q, R>(&self, to: S, payload: &Q, options: RequestOptions) -> Result<R>
+    where
+        S: RequestTo<Q, R>,
+        Q: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
         let name = to.name();
         let json = codec::encode(name.as_str(), payload, S::check_request)?;
         let subject = name.for_publish()?;
@@ -68,6 +77,7 @@ impl Client {
         let Some(message) = answer? else {
             return Err(self.link().down(&format!("request on `{subject}`")));
         };
+        self.measure().received(&message);
         check_answer(&subject, &message)?;
         codec::decode(&subject, &message.payload, S::check_reply)
     }

@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::address::RequestTo;
+use crate::measure::{self, ServiceMeasure};
 use crate::subscribe::{ChangeKind, RawSubscription, SubscribeOptions};
 use crate::{Client, Headers, codec, headers};
 
@@ -160,7 +161,8 @@ impl Client {
         let subscription = self.subscribe_raw(subject.clone(), &shared).await?;
         self.confirm(&subscription).await?;
         let (stop, stopped) = mpsc::channel(1);
-        let task = self.runtime().spawn(dispatch(subscription, options.limit, handle, refuse, stopped));
+        let measure = ServiceMeasure::new(&subject);
+        let task = self.runtime().spawn(dispatch(subscription, measure, options.limit, handle, refuse, stopped));
         Ok(Service { subject: subject.to_string(), stop, task: Some(task) })
     }
 }
@@ -205,6 +207,7 @@ impl Drop for Service {
 
 async fn dispatch<H, F, E, G>(
     mut subscription: RawSubscription,
+    measure: ServiceMeasure,
     limit: usize,
     handle: H,
     refuse: E,
@@ -232,7 +235,7 @@ async fn dispatch<H, F, E, G>(
             }
             message = subscription.next() => match message {
                 None => break,
-                Some(message) if running.len() < limit => drop(running.spawn(handle(message))),
+                Some(message) if running.len() < limit => drop(running.spawn(measure.handling(handle(message)))),
                 Some(message) => refuse(message, Error::new(ErrorKind::Overloaded { limit })).await,
             }
         }
@@ -260,6 +263,7 @@ async fn refuse(client: &Client, message: async_nats::Message, error: Error) {
 
 /// Answers with an error: our code and the NATS services' headers, and a body that a TypeScript node reads too.
 pub(crate) async fn answer_error(client: &Client, reply: async_nats::Subject, error: &Error) {
+    measure::refused(error);
     let remote = error.to_remote();
     tracing::debug!(code = remote.code(), error = error as &dyn std::error::Error, "answering with an error");
     let sent = match error_headers(&remote) {

@@ -30,6 +30,8 @@ pub(crate) enum Step {
     Fmt,
     /// cargo clippy, all members and targets, warnings denied
     Clippy,
+    /// cargo clippy on each member that has features, without any and with each alone
+    Features,
     /// cargo doc, warnings denied
     Doc,
     /// cargo deny: licences, duplicates and sources of what we depend on
@@ -123,6 +125,7 @@ impl Step {
                 .map(|drifts| Outcome::of(drifts.iter().map(|drift| drift.describe(workspace)).collect())),
             Self::Fmt => tools::fmt(workspace),
             Self::Clippy => tools::clippy(workspace),
+            Self::Features => tools::features(workspace),
             Self::Doc => tools::doc(workspace),
             Self::Deny => tools::deny(workspace),
             Self::Advisories => tools::advisories(workspace),

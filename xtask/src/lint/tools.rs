@@ -4,9 +4,10 @@ use std::env;
 use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result};
+use cargo_metadata::MetadataCommand;
 
 use super::Outcome;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, cargo_program};
 
 pub(super) fn fmt(workspace: &Workspace) -> Result<Outcome> {
     cargo(workspace, &["fmt", "--all", "--check"], &[])
@@ -14,6 +15,28 @@ pub(super) fn fmt(workspace: &Workspace) -> Result<Outcome> {
 
 pub(super) fn clippy(workspace: &Workspace) -> Result<Outcome> {
     cargo(workspace, &["clippy", "--workspace", "--all-targets", "--keep-going", "--", "-D", "warnings"], &[])
+}
+
+/// Within the workspace a feature that one member asks for is on for all, so clippy on everything sees one build only.
+pub(super) fn features(workspace: &Workspace) -> Result<Outcome> {
+    let metadata = MetadataCommand::new()
+        .cargo_path(cargo_program())
+        .manifest_path(workspace.root().join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("`cargo metadata --no-deps` cannot read the workspace")?;
+    let mut faults = Vec::new();
+    for package in metadata.packages.iter().filter(|package| !package.features.is_empty()) {
+        let alone = package.features.keys().filter(|feature| *feature != "default").map(String::as_str);
+        for features in std::iter::once("").chain(alone) {
+            let clippy = ["clippy", "-p", package.name.as_str(), "--all-targets", "--no-default-features"];
+            let arguments = [clippy.as_slice(), &["--features", features, "--", "-D", "warnings"]].concat();
+            if let Outcome::Failed(more) = cargo(workspace, &arguments, &[])? {
+                faults.extend(more);
+            }
+        }
+    }
+    Ok(Outcome::of(faults))
 }
 
 pub(super) fn doc(workspace: &Workspace) -> Result<Outcome> {

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::Link;
 use super::state::{ConnectionState, Effect, Input, Machine};
 use crate::inbox::Inbox;
+use crate::measure::ConnectionMeasure;
 use crate::outbox::Outbox;
 
 /// How long one probe is waited for before the next is sent, in case the server dropped it.
@@ -29,6 +30,7 @@ pub(crate) async fn manage(
     reconnect: bool,
 ) {
     let mut machine = Machine::new(reconnect);
+    let mut measure = ConnectionMeasure::new();
     let mut probe: Option<Probe> = None;
     while !machine.state().is_closed() {
         let input = tokio::select! {
@@ -49,6 +51,7 @@ pub(crate) async fn manage(
             _ => link.set(machine.state()),
         }
         report(&before, machine.state());
+        measure.moved(machine.state());
         match effect {
             Some(Effect::Probe(epoch)) => probe = Some(Box::pin(round_trip(nats.clone(), Arc::clone(&inbox), epoch))),
             Some(Effect::FailPending) => {

@@ -18,6 +18,7 @@ use super::TOKENS;
 use super::assembly::{Assembly, Step};
 use crate::address::{PublishTo, SubscribeTo};
 use crate::inbox::Waiter;
+use crate::measure::StreamMeasure;
 use crate::request::check_answer;
 use crate::subscribe::{RawSubscription, SubscribeOptions};
 use crate::{Client, Headers, codec, headers};
@@ -89,6 +90,7 @@ impl Client {
             started,
             first_token: None,
             summary: None,
+            measure: self.measure().stream(started),
         })
     }
 }
@@ -140,6 +142,7 @@ pub struct TokenStream {
     first_token: Option<Instant>,
     /// Set at the end, and by nothing else.
     summary: Option<StreamSummary>,
+    measure: StreamMeasure,
 }
 
 enum Fate {
@@ -177,11 +180,12 @@ impl TokenStream {
             return Ok(());
         }
         self.ready.clear();
-        self.end(None);
+        self.end(None, Some(&Error::new(ErrorKind::Cancelled { tokens: self.assembly.received() })));
         cancel(&self.client, self.worker_id, self.request_id, CancelMode::Kill).await
     }
 
-    fn end(&mut self, finish_reason: Option<FinishReason>) {
+    fn end(&mut self, finish_reason: Option<FinishReason>, error: Option<&Error>) {
+        self.measure.ended(error);
         self.summary = Some(StreamSummary {
             tokens: self.assembly.received(),
             time_to_first_token: self.first_token.map(|first| first - self.started),
@@ -192,11 +196,12 @@ impl TokenStream {
 
     /// The end with an error; a worker that may still be at it is told to stop.
     fn fail(&mut self, kind: impl Into<Error>, worker_goes_on: bool) -> Poll<Option<Result<TokenFrame>>> {
-        self.end(None);
+        let error = kind.into();
+        self.end(None, Some(&error));
         if worker_goes_on {
             self.cancel_in_background();
         }
-        Poll::Ready(Some(Err(kind.into())))
+        Poll::Ready(Some(Err(error)))
     }
 
     fn cancel_in_background(&self) {
@@ -219,12 +224,13 @@ impl TokenStream {
         match self.assembly.accept(frame) {
             Step::Tokens { index, tokens } => {
                 self.first_token.get_or_insert(self.last_progress);
+                self.measure.tokens(tokens.len());
                 self.ready.extend((index..).zip(tokens).map(|(index, text)| TokenFrame { index, text }));
                 None
             }
             Step::Repeated => None,
             Step::Done(finish_reason) => {
-                self.end(finish_reason);
+                self.end(finish_reason, None);
                 Some(Poll::Ready(None))
             }
             Step::Failed(kind) => {
@@ -239,6 +245,9 @@ impl TokenStream {
         let answer = ready!(Pin::new(acceptance).poll(context));
         self.acceptance = None;
         // Nothing means that the connection dropped, and then `fate` tells more.
+        if let Some(message) = &answer {
+            self.client.measure().received(message);
+        }
         match answer.map(|message| check_answer(&self.subject, &message)) {
             Some(Err(error)) => Poll::Ready(error),
             Some(Ok(())) | None => Poll::Pending,

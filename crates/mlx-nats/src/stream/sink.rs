@@ -11,7 +11,7 @@ use mlx_types::{RequestId, Subject, subjects};
 use tokio::sync::watch;
 
 use super::gather::Gather;
-use crate::Client;
+use crate::{Client, measure};
 
 /// The answering side of one token stream.
 ///
@@ -135,6 +135,7 @@ impl OutgoingStream {
 
     /// The end with an error: its public message and code.
     pub(super) async fn failed(&self, error: &Error) -> Result<()> {
+        measure::refused(error);
         self.send_rest().await?;
         let remote = error.to_remote();
         let frame = StreamingResponse::Error {

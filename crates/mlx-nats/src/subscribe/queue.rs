@@ -13,6 +13,7 @@ use futures_util::Stream;
 use tokio::sync::mpsc;
 
 use super::raw::{Change, RawSubscription};
+use crate::measure;
 
 /// Messages moved at once, before other tasks get their turn.
 const BATCH: usize = 256;
@@ -84,6 +85,7 @@ impl Queue {
         state.messages.extend(batch.drain(..room));
         if !batch.is_empty() {
             state.dropped += batch.len() as u64;
+            measure::dropped(batch.len());
             batch.clear();
             let now = Instant::now();
             if state.last_report.is_none_or(|last| now.duration_since(last) >= REPORT_INTERVAL) {

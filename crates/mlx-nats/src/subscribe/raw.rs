@@ -1,7 +1,7 @@
 //! A subscription of the transport, undecoded.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
 use mlx_errors::{Error, ErrorKind, Result};
@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::SubscribeOptions;
 use crate::Client;
+use crate::measure::Measure;
 
 impl Client {
     /// A subscription on its way to the server: in order with what this client publishes after it, but not confirmed.
@@ -25,7 +26,8 @@ impl Client {
         };
         match made {
             Ok(subscriber) => {
-                Ok(RawSubscription { subject, subscriber: Some(subscriber), runtime: self.runtime().clone() })
+                let (measure, runtime) = (self.measure().clone(), self.runtime().clone());
+                Ok(RawSubscription { subject, subscriber: Some(subscriber), measure, runtime })
             }
             Err(error) => Err(Error::new(ErrorKind::Subscription {
                 subject: subject.to_string(),
@@ -46,6 +48,7 @@ pub(crate) struct RawSubscription {
     pub(crate) subject: async_nats::Subject,
     /// Taken only by `Drop`.
     subscriber: Option<async_nats::Subscriber>,
+    measure: Measure,
     runtime: Handle,
 }
 
@@ -91,10 +94,12 @@ impl Stream for RawSubscription {
     type Item = async_nats::Message;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match &mut self.subscriber {
-            Some(subscriber) => Pin::new(subscriber).poll_next(context),
-            None => Poll::Ready(None),
+        let Some(subscriber) = &mut self.subscriber else { return Poll::Ready(None) };
+        let message = ready!(Pin::new(subscriber).poll_next(context));
+        if let Some(message) = &message {
+            self.measure.received(message);
         }
+        Poll::Ready(message)
     }
 }
 
