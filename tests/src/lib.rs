@@ -14,6 +14,7 @@
 mod capture;
 mod configured;
 mod keys;
+pub mod ledger;
 mod presence;
 mod process;
 mod proxy;

@@ -44,6 +44,7 @@ struct Traffic {
     accepted: AtomicU64,
     /// Bytes on the way to the client that are still to be lost.
     to_drop: AtomicU64,
+    dropped: AtomicU64,
 }
 
 impl FaultProxy {
@@ -96,6 +97,11 @@ impl FaultProxy {
     /// Loses the next byte on its way to the client, which garbles what follows.
     pub fn drop_byte(&self) {
         self.traffic.to_drop.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bytes lost so far.
+    pub fn dropped_bytes(&self) -> u64 {
+        self.traffic.dropped.load(Ordering::SeqCst)
     }
 
     /// Connections taken so far, refused ones aside.
@@ -171,6 +177,7 @@ async fn pump(
         if let Some(losses) = &losses
             && losses.to_drop.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
         {
+            losses.dropped.fetch_add(1, Ordering::SeqCst);
             bytes = &bytes[1..];
         }
         to.write_all(bytes).await?;

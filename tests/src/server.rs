@@ -1,5 +1,6 @@
 //! A nats-server for one test.
 
+use std::io;
 use std::time::Duration;
 
 use mlx_embedded::EmbeddedServer;
@@ -45,12 +46,18 @@ impl TestServer {
 
     /// What its monitoring answers at `path`, for example `/subsz`.
     pub async fn monitoring(&self, path: &str) -> Value {
+        self.try_monitoring(path).await.unwrap()
+    }
+
+    /// The same for a server that may be down, or killed while it answers.
+    pub async fn try_monitoring(&self, path: &str) -> io::Result<Value> {
         let address = self.server.monitoring_addr().expect("monitoring is on");
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+        stream.read_to_string(&mut answer).await?;
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+        Ok(serde_json::from_str(body)?)
     }
 
     /// The settings of a client of this server.
