@@ -45,6 +45,8 @@ struct Traffic {
     /// Bytes on the way to the client that are still to be lost.
     to_drop: AtomicU64,
     dropped: AtomicU64,
+    /// Bytes that came from the client.
+    sent: AtomicU64,
 }
 
 impl FaultProxy {
@@ -104,6 +106,11 @@ impl FaultProxy {
         self.traffic.dropped.load(Ordering::SeqCst)
     }
 
+    /// Bytes that came from clients so far, whether or not they went on.
+    pub fn sent_bytes(&self) -> u64 {
+        self.traffic.sent.load(Ordering::SeqCst)
+    }
+
     /// Connections taken so far, refused ones aside.
     pub fn accepted(&self) -> u64 {
         self.traffic.accepted.load(Ordering::Relaxed)
@@ -144,8 +151,8 @@ async fn connection(
     }
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let up = pump(from_client, to_server, controls.clone(), None);
-    let down = pump(from_server, to_client, controls.clone(), Some(traffic));
+    let up = pump(from_client, to_server, controls.clone(), Arc::clone(&traffic), Way::Up);
+    let down = pump(from_server, to_client, controls.clone(), traffic, Way::Down);
     tokio::select! {
         _ = up => {}
         _ = down => {}
@@ -153,12 +160,20 @@ async fn connection(
     }
 }
 
+/// Which way bytes go: up to the server, or down to the client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Up,
+    Down,
+}
+
 /// Moves bytes one way. Ends with either side's end, which is all that its caller wants to know.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut controls: watch::Receiver<Controls>,
-    losses: Option<Arc<Traffic>>,
+    traffic: Arc<Traffic>,
+    way: Way,
 ) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     loop {
@@ -169,15 +184,18 @@ async fn pump(
             return Ok(());
         }
         let mut bytes = &buffer[..read];
+        if way == Way::Up {
+            traffic.sent.fetch_add(read as u64, Ordering::SeqCst);
+        }
         let delay = controls.borrow().delay;
         if !delay.is_zero() {
             tokio::time::sleep(delay).await; // the fault itself
         }
         let _running = controls.wait_for(|controls| !controls.stalled).await.map_err(io::Error::other)?.stalled;
-        if let Some(losses) = &losses
-            && losses.to_drop.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        if way == Way::Down
+            && traffic.to_drop.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
         {
-            losses.dropped.fetch_add(1, Ordering::SeqCst);
+            traffic.dropped.fetch_add(1, Ordering::SeqCst);
             bytes = &bytes[1..];
         }
         to.write_all(bytes).await?;

@@ -25,6 +25,8 @@ impl Node {
         let proxy = FaultProxy::start(server).await;
         let mut config = proxy.in_front(server.config());
         config.max_reconnect_attempts = 100_000;
+        // So soon that the new connection may stand before the news of the drop is around.
+        config.reconnect_time_wait = millis(1);
         config.ping_interval_ms = millis(200);
         config.connect_timeout_ms = millis(500);
         config.request_timeout_ms = millis(5000);

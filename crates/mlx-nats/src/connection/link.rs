@@ -51,6 +51,23 @@ impl Link {
         }
     }
 
+    /// The epoch of the connection, as soon as it is up.
+    ///
+    /// # Errors
+    /// When the client is closed for good.
+    pub(crate) async fn connected(&self) -> Result<u64> {
+        let mut state = self.watch();
+        loop {
+            let now = state.borrow_and_update().clone();
+            match now {
+                ConnectionState::Connected { epoch } => return Ok(epoch),
+                state if state.is_closed() => return Err(self.down("waiting for the connection")),
+                // The sender is in `self`, so there is always another state to wait for.
+                _ => drop(state.changed().await),
+            }
+        }
+    }
+
     /// Resolves when the connection of `epoch` is no longer the live one.
     pub(crate) async fn lost(&self, epoch: u64) {
         let mut state = self.watch();

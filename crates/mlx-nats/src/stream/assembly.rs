@@ -1,6 +1,6 @@
 //! Puts frames in order, without sockets and without time: a repeated one is dropped, a missing one ends the stream.
 
-use mlx_errors::{ErrorKind, RemoteError};
+use mlx_errors::{ErrorCode, ErrorKind, RemoteError};
 use mlx_types::messages::{FinishReason, StreamingResponse};
 
 /// What a frame amounts to.
@@ -40,7 +40,12 @@ impl Assembly {
                 Step::Done(finish_reason)
             }
             StreamingResponse::Error { error, code, .. } => {
-                Step::Failed(ErrorKind::Remote(RemoteError::from_parts(error, Some(code))))
+                let remote = RemoteError::from_parts(error, Some(code));
+                // The worker's connection dropped. That is no different from ours: only who has had no token may retry.
+                if remote.known_code() == ErrorCode::StreamDisconnected {
+                    return Step::Failed(ErrorKind::StreamDisconnected { tokens: self.received });
+                }
+                Step::Failed(ErrorKind::Remote(remote))
             }
         }
     }
@@ -101,6 +106,19 @@ mod tests {
         let mut assembly = Assembly::default();
         assembly.accept(token(0));
         assert_eq!(assembly.accept(done(3)), Step::Failed(ErrorKind::StreamGap { expected: 1, got: 3 }));
+    }
+
+    #[test]
+    fn s4_a_worker_whose_connection_dropped_may_be_asked_again_only_before_the_first_token() {
+        let (error, code) = ("gone".to_owned(), ErrorCode::StreamDisconnected.as_str().to_owned());
+        let end = StreamingResponse::Error { request_id: RequestId::new(), error, code };
+        let mut assembly = Assembly::default();
+        for tokens in 0..2 {
+            let Step::Failed(kind) = assembly.accept(end.clone()) else { panic!("no end") };
+            assert_eq!(kind, ErrorKind::StreamDisconnected { tokens });
+            assert_eq!(kind.is_retryable(), tokens == 0);
+            assembly.accept(token(tokens));
+        }
     }
 
     #[test]

@@ -143,11 +143,12 @@ where
             ended = isolated(async { handler(request, sink).await }) => ended,
             // A killed handler is dropped where it stands, whatever it is waiting for.
             () = stream.killed() => return Ok(()),
+            () = stream.interrupted() => Err(stream.disconnected_error()),
             never = stream.pump() => match never {},
         }
     };
     if let Err(error) = finish(&stream, ended).await {
-        // The requester finds out by its own timeouts.
+        // The client is closed, or the server silent; the requester finds out by its own timeouts.
         tracing::warn!(%request_id, error = &error as &dyn std::error::Error, "the end of a stream could not be sent");
     }
     Ok(())
@@ -159,19 +160,31 @@ fn offers_tokens(message: &async_nats::Message) -> bool {
     accepted.split(',').any(|kind| kind.trim().eq_ignore_ascii_case(TOKENS))
 }
 
-/// Sends the one frame that ends a stream, or none if the requester wants to hear no more.
+/// Sends the one frame that ends a stream, or none if the requester wants to hear no more, and sees to it that it
+/// arrives: where the connection drops meanwhile, another one says so on the next connection. A requester that has had
+/// its end all the same no longer listens then.
 async fn finish(stream: &OutgoingStream, ended: Result<FinishReason>) -> Result<()> {
-    match (ended, stream.cancel_mode()) {
-        (_, Some(CancelMode::Kill)) => Ok(()), // killed while it was returning
+    let sent = match (ended, stream.cancel_mode()) {
+        (_, Some(CancelMode::Kill)) => return Ok(()), // killed while it was returning
         (Ok(reason), _) => stream.done(reason).await,
         (Err(error), Some(CancelMode::Stop)) if error.code() == ErrorCode::StreamCancelled => {
             stream.done(FinishReason::Cancelled).await
         }
         (Err(error), _) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "a stream ended with an error");
-            stream.failed(&error).await
+            if is_disconnection(&error) { Err(error) } else { stream.failed(&error).await }
         }
+    };
+    let arrived = if sent.is_ok() { stream.arrived().await } else { sent };
+    match arrived {
+        Err(error) if is_disconnection(&error) => stream.disconnected().await,
+        arrived => arrived,
     }
+}
+
+/// Whether an error is that of our own connection, which a handler may also have passed on.
+fn is_disconnection(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Disconnected { .. } | ErrorKind::StreamDisconnected { .. })
 }
 
 /// Refuses a request where its requester listens: in its inbox, or, without one, on the stream itself.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use mlx_errors::{Error, ErrorKind, Result};
+use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
 use mlx_types::messages::{CancelMode, FinishReason, StreamingResponse};
 use mlx_types::{RequestId, Subject, subjects};
 use tokio::sync::watch;
@@ -106,6 +106,18 @@ impl OutgoingStream {
         debug_assert!(killed.is_ok());
     }
 
+    /// Resolves when a connection drops on which tokens were sent: some of them may be lost with it. Before the first
+    /// token nothing is, and the stream simply goes on.
+    pub(super) async fn interrupted(&self) {
+        loop {
+            let Ok(epoch) = self.client.link().connected().await else { return std::future::pending().await };
+            self.client.link().lost(epoch).await;
+            if self.taken.load(Ordering::Relaxed) > 0 {
+                return;
+            }
+        }
+    }
+
     /// Sends gathered tokens whenever the line is free; runs beside the handler, in the same task.
     pub(super) async fn pump(&self) -> Infallible {
         let Some(gather) = &self.gather else { return std::future::pending().await };
@@ -137,6 +149,31 @@ impl OutgoingStream {
     pub(super) async fn failed(&self, error: &Error) -> Result<()> {
         measure::refused(error);
         self.send_rest().await?;
+        self.send_error(error).await
+    }
+
+    /// The end of a stream that lost its connection, once there is another one: without the tokens that still wait,
+    /// which would only show as a gap.
+    pub(super) async fn disconnected(&self) -> Result<()> {
+        let error = self.disconnected_error();
+        measure::refused(&error);
+        loop {
+            let epoch = self.client.link().connected().await?;
+            let sent = self.send_error(&error).await;
+            let arrived = if sent.is_ok() { self.arrived().await } else { sent };
+            match arrived {
+                Err(error) if error.code() == ErrorCode::NatsDisconnected => self.client.link().lost(epoch).await,
+                arrived => return arrived,
+            }
+        }
+    }
+
+    /// Makes sure that what was sent is at the server, and was not lost with the connection.
+    pub(super) async fn arrived(&self) -> Result<()> {
+        self.client.round_trip("end of a token stream", self.client.request_timeout()).await
+    }
+
+    async fn send_error(&self, error: &Error) -> Result<()> {
         let remote = error.to_remote();
         let frame = StreamingResponse::Error {
             request_id: self.request_id,
@@ -182,5 +219,9 @@ impl OutgoingStream {
 
     pub(super) fn cancelled_error(&self) -> Error {
         Error::new(ErrorKind::Cancelled { tokens: self.taken.load(Ordering::Relaxed) })
+    }
+
+    pub(super) fn disconnected_error(&self) -> Error {
+        Error::new(ErrorKind::StreamDisconnected { tokens: self.taken.load(Ordering::Relaxed) })
     }
 }
