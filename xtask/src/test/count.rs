@@ -30,29 +30,37 @@ impl fmt::Display for Count {
 /// Adds up a runner's standard output, line by line.
 #[derive(Debug)]
 pub(super) struct Counter {
-    parse: fn(&str) -> Option<Count>,
-    /// Whether the lines are for people.
-    shown: bool,
+    parse: fn(&str) -> Line,
     count: Count,
+}
+
+/// What a line of a runner is.
+enum Line {
+    /// For people.
+    Shown(Option<Count>),
+    /// For programs.
+    Hidden(Option<Count>),
 }
 
 impl Counter {
     /// For nextest's JSON; what people read comes on its standard error.
     pub(super) fn nextest() -> Self {
-        Self { parse: of_nextest, shown: false, count: Count::default() }
+        Self { parse: of_nextest, count: Count::default() }
     }
 
     /// For the text of cargo test.
     pub(super) fn libtest() -> Self {
-        Self { parse: of_libtest, shown: true, count: Count::default() }
+        Self { parse: |line| Line::Shown(of_libtest(line)), count: Count::default() }
     }
 
     /// Counts the line; whether to show it.
     pub(super) fn read(&mut self, line: &str) -> bool {
-        if let Some(count) = (self.parse)(line) {
-            self.count += count;
-        }
-        self.shown
+        let (shown, count) = match (self.parse)(line) {
+            Line::Shown(count) => (true, count),
+            Line::Hidden(count) => (false, count),
+        };
+        self.count += count.unwrap_or_default();
+        shown
     }
 
     pub(super) fn count(&self) -> Count {
@@ -61,16 +69,21 @@ impl Counter {
 }
 
 /// A line such as `{"type":"suite","event":"ok","passed":4,"failed":0,"ignored":0,"filtered_out":1}`.
-fn of_nextest(line: &str) -> Option<Count> {
-    let line: Value = serde_json::from_str(line).ok()?;
-    if line.get("type")? != "suite" {
-        return None;
+///
+/// With `--no-capture` the tests' own output is in between.
+fn of_nextest(line: &str) -> Line {
+    let Ok(line) = serde_json::from_str::<Value>(line) else { return Line::Shown(None) };
+    let is = |key, values: &[&str]| line.get(key).and_then(Value::as_str).is_some_and(|value| values.contains(&value));
+    if !is("type", &["suite", "test"]) || line.get("event").is_none() {
+        return Line::Shown(None);
     }
     let number = |key| line.get(key).and_then(Value::as_u64);
     // An event without counts is the start of a suite.
-    let (passed, failed) = (number("passed")?, number("failed")?);
+    let (true, Some(passed), Some(failed)) = (is("type", &["suite"]), number("passed"), number("failed")) else {
+        return Line::Hidden(None);
+    };
     let skipped = number("ignored").unwrap_or(0) + number("filtered_out").unwrap_or(0);
-    Some(Count { passed, failed, skipped })
+    Line::Hidden(Some(Count { passed, failed, skipped }))
 }
 
 /// A line such as `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s`.
@@ -100,9 +113,11 @@ mod tests {
             r#"{"type":"test","event":"failed","name":"xtask::lint$a","stdout":"test result: ok. 9 passed; 9 failed"}"#,
             r#"{"type":"suite","event":"failed","passed":3,"failed":1,"ignored":2,"measured":0,"filtered_out":5}"#,
             r#"{"type":"suite","event":"ok","passed":9,"failed":0,"ignored":0,"measured":0,"filtered_out":0}"#,
-            "not json",
         ] {
             assert!(!counter.read(line));
+        }
+        for line in ["what a test prints", r#"{"level":"info","message":"or logs"}"#, "null", ""] {
+            assert!(counter.read(line));
         }
         assert_eq!(counter.count(), Count { passed: 12, failed: 1, skipped: 7 });
     }

@@ -1,115 +1,232 @@
-//! `cargo xtask test`: provides what the tests need, runs all of them, and closes with one line of counts.
+//! `cargo xtask test`: provides what the tests need, runs them in stages, and closes with a table and one line of counts.
 
 mod count;
+mod docker;
 mod needs;
+mod report;
+mod runner;
+mod session;
+mod stage;
 
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::ffi::{OsStr, OsString};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
 
-use anyhow::Result;
-use mlx_embedded::Origin;
-use mlx_embedded::binary::BINARY_VARIABLE;
+use anyhow::{Result, bail};
 
 use crate::cli::TestArguments;
+use crate::process::Interrupted;
 use crate::workspace::Workspace;
 use crate::{nats, process, style};
 
+pub(crate) use stage::Stage;
+
 use count::{Count, Counter};
+use docker::Docker;
 use needs::Needs;
+use report::{End, Row};
+use runner::Runner;
+use session::Session;
+use stage::{SOAK, TestTargets};
 
 pub(crate) fn run(workspace: &Workspace, arguments: &TestArguments) -> Result<ExitCode> {
-    let server = nats::provide(workspace)?;
+    let plan = Plan::of(arguments);
+    if arguments.list {
+        list(&plan);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let server = match &arguments.server_version {
+        Some(package) => nats::fetch(workspace, package)?,
+        None => nats::provide(workspace)?,
+    };
     anstream::eprintln!("nats-server {} at {}", server.version, server.path.display());
-    let needs = Needs::provide(workspace);
-
-    let prepare = |command: &mut Command| {
-        if server.origin == Origin::Tools {
-            command.env(BINARY_VARIABLE, &server.path);
+    let docker = Docker::find()?;
+    match &docker {
+        Docker::Answers { version, .. } => anstream::eprintln!("Docker {version} answers"),
+        Docker::Missing(reason) if arguments.require_docker && !plan.has_stages() => {
+            bail!("{reason} (--require-docker)")
         }
-        command.envs(needs.environment());
-    };
-
-    let mut total = Count::default();
-    let mut succeeded = true;
-    for mut run in plan(workspace, arguments, &needs, has_nextest(workspace)) {
-        prepare(&mut run.command);
-        let (status, count) = watch(run)?;
-        succeeded &= status.success();
-        total += count;
+        Docker::Missing(reason) => anstream::eprintln!("{reason}"),
     }
-    Ok(close(total, succeeded, &needs))
+    let needs = Needs::provide(workspace, docker.missing().is_none() && plan.may_need_clusters());
+
+    let session = Session::begin(arguments, &server, &needs, &docker)?;
+    let testing = Testing { workspace, arguments, docker: &docker, needs: &needs, session: &session };
+    let outcome = testing.run(&plan);
+    let interrupted = outcome.as_ref().is_err_and(anyhow::Error::is::<Interrupted>);
+    let tidy = session.end(interrupted);
+    if interrupted && tidy && !arguments.keep {
+        anstream::eprintln!("interrupted: what was started is gone");
+    }
+    Ok(report::close(&outcome?, &needs, tidy))
 }
 
-/// One runner to start, and what its standard output holds.
-struct Run {
-    command: Command,
-    counter: Counter,
+/// What a person asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Plan {
+    Stages(Vec<Stage>),
+    Soak,
+    /// Something particular, in the words of the runner.
+    Chosen,
 }
 
-/// The runs that make up the test: the doc tests are left out where a person asked for something particular.
-fn plan(workspace: &Workspace, arguments: &TestArguments, needs: &Needs, nextest: bool) -> Vec<Run> {
-    let mut tests = workspace.cargo();
-    let counter = if nextest {
-        tests.args(["nextest", "run", "--message-format", "libtest-json"]);
-        // The format has been stable for years; its name is not yet.
-        tests.env("NEXTEST_EXPERIMENTAL_LIBTEST_JSON", "1");
-        Counter::nextest()
-    } else {
-        anstream::eprintln!(
-            "cargo-nextest is not installed: using cargo test (`cargo install --locked cargo-nextest`)"
-        );
-        tests.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"]);
-        Counter::libtest()
+impl Plan {
+    fn of(arguments: &TestArguments) -> Self {
+        if arguments.soak.is_some() {
+            return Self::Soak;
+        }
+        if arguments.stage.is_empty() && !arguments.arguments.is_empty() {
+            return Self::Chosen;
+        }
+        Self::Stages(Stage::chosen(&arguments.stage))
+    }
+
+    fn has_stages(&self) -> bool {
+        matches!(self, Self::Stages(_))
+    }
+
+    fn may_need_clusters(&self) -> bool {
+        match self {
+            Self::Stages(stages) => stages.contains(&Stage::Cluster),
+            Self::Soak | Self::Chosen => true,
+        }
+    }
+}
+
+fn list(plan: &Plan) {
+    if let Plan::Stages(stages) = plan {
+        for stage in stages {
+            anstream::println!("{:<12} {}", stage.name(), stage.purpose());
+        }
+    }
+}
+
+struct Testing<'a> {
+    workspace: &'a Workspace,
+    arguments: &'a TestArguments,
+    docker: &'a Docker,
+    needs: &'a Needs,
+    session: &'a Session,
+}
+
+impl Testing<'_> {
+    fn run(&self, plan: &Plan) -> Result<Vec<Row>> {
+        let runner = Runner::find(self.workspace);
+        let targets = TestTargets::of(self.workspace)?;
+        match plan {
+            Plan::Stages(stages) => {
+                let row = |(index, stage): (usize, &Stage)| {
+                    heading(&format!("stage {} of {}: {}", index + 1, stages.len(), stage.name()));
+                    timed(stage.name(), || self.stage(*stage, runner, &targets))
+                };
+                stages.iter().enumerate().map(row).collect()
+            }
+            Plan::Soak => {
+                heading(&format!("soak for {} minutes", self.arguments.soak.unwrap_or_default()));
+                Ok(vec![timed(SOAK, || self.soak(runner, &targets))?])
+            }
+            Plan::Chosen => Ok(vec![timed("chosen", || self.chosen(runner, &targets))?]),
+        }
+    }
+
+    fn stage(&self, stage: Stage, runner: Runner, known: &TestTargets) -> Result<(Count, End)> {
+        let targets = stage.targets(known)?;
+        if stage == Stage::Doc {
+            return self.watch(self.doc(&targets));
+        }
+        let total = runner.count(self.workspace, &targets, self.session.environment())?;
+        if let (true, Some(reason)) = (stage.needs_docker(), self.docker.missing()) {
+            let count = Count { skipped: total, ..Count::default() };
+            return Ok((
+                count,
+                match session::requires_docker(self.arguments) {
+                    Some(by) => End::Broken(format!("{reason} ({by})")),
+                    None => End::Skipped(reason.to_owned()),
+                },
+            ));
+        }
+        anstream::eprintln!("tests: {total}");
+        let (mut command, counter) = runner.run(self.workspace);
+        command.args(&targets);
+        if runner == Runner::Nextest && !self.arguments.arguments.is_empty() {
+            // What was asked for may be in another one of the stages.
+            command.arg("--no-tests=pass");
+        }
+        command.args(with_names_left_out(self.arguments.arguments.clone(), self.needs));
+        let (count, end) = self.watch((command, counter))?;
+        // The runner leaves out of its counts what it filtered away with a whole binary.
+        Ok((Count { skipped: total.saturating_sub(count.passed + count.failed), ..count }, end))
+    }
+
+    fn doc(&self, targets: &[String]) -> (Command, Counter) {
+        let mut command = self.workspace.cargo();
+        command.arg("test").args(targets).arg("--no-fail-fast").args(&self.arguments.arguments);
+        (command, Counter::libtest())
+    }
+
+    fn soak(&self, runner: Runner, known: &TestTargets) -> Result<(Count, End)> {
+        let (mut command, counter) = runner.run(self.workspace);
+        command.args(known.only(SOAK)?);
+        // Whoever waits for half an hour wants to see that it lives.
+        match runner {
+            Runner::Nextest => command.arg("--no-capture"),
+            Runner::CargoTest => command.args(["--", "--nocapture"]),
+        };
+        self.watch((command, counter))
+    }
+
+    /// Without Docker, what needs it is left out, unless it is named, or has to run.
+    fn chosen(&self, runner: Runner, known: &TestTargets) -> Result<(Count, End)> {
+        let with_docker = self.docker.missing().is_none() || session::requires_docker(self.arguments).is_some();
+        let mut words = self.arguments.arguments.clone();
+        let mut left_out = known.left_out(with_docker);
+        left_out.retain(|target| !runner::names_target(&words, target));
+        if runner == Runner::Nextest && !left_out.is_empty() {
+            words = runner::filtered(&words, &stage::filter_without(&left_out));
+        }
+        let (mut command, counter) = runner.run(self.workspace);
+        if runner == Runner::CargoTest {
+            // All but the doc tests, which nextest does not run either.
+            command.args(["--lib", "--bins", "--tests", "--examples"]);
+        }
+        command.args(with_names_left_out(words, self.needs));
+        self.watch((command, counter))
+    }
+
+    fn watch(&self, (mut command, mut counter): (Command, Counter)) -> Result<(Count, End)> {
+        command.envs(self.session.environment().iter().map(|(name, value)| (name, value)));
+        let status = process::run_with_lines(command, |line| {
+            if counter.read(line) {
+                anstream::println!("{line}");
+            }
+        })?;
+        Ok((counter.count(), if status.success() { End::Passed } else { End::Failed }))
+    }
+}
+
+/// A row of the table. What keeps one stage from starting does not keep the others.
+fn timed(stage: &'static str, work: impl FnOnce() -> Result<(Count, End)>) -> Result<Row> {
+    let started = Instant::now();
+    let (count, end) = match work() {
+        Ok(done) => done,
+        Err(error) if error.is::<Interrupted>() => return Err(error),
+        Err(error) => (Count::default(), End::Broken(format!("{error:#}"))),
     };
-    tests.args(&arguments.arguments);
+    Ok(Row { stage, count, seconds: started.elapsed().as_secs_f64(), end })
+}
+
+/// What a person asked for, without the tests that cannot run here: both runners know them by words in their names.
+fn with_names_left_out(mut words: Vec<OsString>, needs: &Needs) -> Vec<OsString> {
     let filters = needs.filters();
-    if !filters.is_empty() && !arguments.arguments.iter().any(|argument| argument == "--") {
-        tests.arg("--");
+    if !filters.is_empty() && !words.iter().any(|word| word == OsStr::new("--")) {
+        words.push("--".into());
     }
-    tests.args(filters);
-
-    let mut runs = vec![Run { command: tests, counter }];
-    if arguments.arguments.is_empty() {
-        let mut docs = workspace.cargo();
-        docs.args(["test", "--doc", "--workspace", "--no-fail-fast"]);
-        runs.push(Run { command: docs, counter: Counter::libtest() });
-    }
-    runs
+    words.extend(filters.into_iter().map(Into::into));
+    words
 }
 
-fn has_nextest(workspace: &Workspace) -> bool {
-    let mut probe = workspace.cargo();
-    probe.args(["nextest", "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    probe.status().is_ok_and(|status| status.success())
-}
-
-fn watch(run: Run) -> Result<(ExitStatus, Count)> {
-    let mut counter = run.counter;
-    let status = process::run_with_lines(run.command, |line| {
-        if counter.read(line) {
-            anstream::println!("{line}");
-        }
-    })?;
-    Ok((status, counter.count()))
-}
-
-/// The closing lines. The very last one is plain, for programs.
-fn close(total: Count, succeeded: bool, needs: &Needs) -> ExitCode {
-    anstream::println!();
-    for missing in needs.missing() {
-        anstream::println!("{}skipped{}: {missing}", style::WARN.render(), style::WARN.render_reset());
-    }
-    let nothing = total.passed == 0 && total.failed == 0;
-    if nothing {
-        anstream::println!("{}no test ran{}", style::BAD.render(), style::BAD.render_reset());
-    } else if !succeeded && total.failed == 0 {
-        anstream::println!(
-            "{}not everything could be run: see above{}",
-            style::BAD.render(),
-            style::BAD.render_reset()
-        );
-    }
-    anstream::println!("{total}");
-    if succeeded && total.failed == 0 && !nothing { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+fn heading(text: &str) {
+    anstream::eprintln!("\n{}{text}{}", style::HEADING.render(), style::HEADING.render_reset());
 }
 
 #[cfg(test)]
@@ -117,34 +234,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_means_the_doc_tests_too() {
-        assert_eq!(
-            planned(&[], &Needs::default(), true),
-            ["nextest run --message-format libtest-json", "test --doc --workspace --no-fail-fast"]
-        );
-        assert_eq!(planned(&[], &Needs::default(), false).len(), 2);
-    }
-
-    #[test]
     fn what_a_person_asks_for_is_all_that_runs() {
-        assert_eq!(
-            planned(&["-p", "mlx-log"], &Needs::default(), true),
-            ["nextest run --message-format libtest-json -p mlx-log"]
-        );
+        let arguments = |words: &[&str]| words.iter().map(OsString::from).collect();
+        let everything = TestArguments::default();
+        assert_eq!(Plan::of(&everything), Plan::Stages(Stage::chosen(&[])));
+        let chosen = TestArguments { arguments: arguments(&["-p", "mlx-log"]), ..TestArguments::default() };
+        assert_eq!(Plan::of(&chosen), Plan::Chosen);
+        let stage = TestArguments { stage: vec![Stage::Unit], ..chosen };
+        assert_eq!(Plan::of(&stage), Plan::Stages(vec![Stage::Unit]));
+        let soak = TestArguments { soak: Some(1), ..TestArguments::default() };
+        assert_eq!(Plan::of(&soak), Plan::Soak);
     }
 
     #[test]
     fn tests_that_cannot_run_here_are_left_out_by_either_runner() {
-        let needs = Needs::without("nats_py");
-        assert!(planned(&[], &needs, true)[0].ends_with(" -- --skip nats_py"));
-        assert!(planned(&[], &needs, false)[0].ends_with(" -- --skip nats_py"));
-        assert!(planned(&["--", "c1"], &needs, true)[0].ends_with(" -- c1 --skip nats_py"));
-    }
-
-    fn planned(arguments: &[&str], needs: &Needs, nextest: bool) -> Vec<String> {
-        let arguments = TestArguments { arguments: arguments.iter().map(Into::into).collect() };
-        let runs = plan(&Workspace::locate(None).unwrap(), &arguments, needs, nextest);
-        let words = |run: &Run| run.command.get_args().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ");
-        runs.iter().map(words).collect()
+        let left_out = |words: &[&str]| {
+            let words = with_names_left_out(words.iter().map(OsString::from).collect(), &Needs::without("nats_py"));
+            words.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(left_out(&[]), "-- --skip nats_py");
+        assert_eq!(left_out(&["-p", "x", "--", "c1"]), "-p x -- c1 --skip nats_py");
+        assert_eq!(with_names_left_out(Vec::new(), &Needs::default()), Vec::<OsString>::new());
     }
 }

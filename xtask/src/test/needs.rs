@@ -12,8 +12,14 @@ const NATS_PY_TESTS: &str = "nats_py";
 /// In the names of tests that call pip.
 const PIP_TESTS: &str = "real_pip";
 
+/// In the names of tests that replace an old nats-server by the current one.
+const OLD_SERVER_TESTS: &str = "rolling_upgrade";
+
 /// Where the tests find nats-py: to be put into `PYTHONPATH` for `python3`.
 const PYTHONPATH_VARIABLE: &str = "MLX_TEST_PYTHONPATH";
+
+/// Where the tests find the old nats-server.
+const OLD_SERVER_VARIABLE: &str = "MLX_TEST_OLD_NATS_SERVER";
 
 #[derive(Debug, Default)]
 pub(super) struct Needs {
@@ -23,9 +29,15 @@ pub(super) struct Needs {
 }
 
 impl Needs {
-    /// Fetches what can be fetched; what cannot is noted, with its reason.
-    pub(super) fn provide(workspace: &Workspace) -> Self {
+    /// Fetches what can be fetched; what cannot is noted, with its reason. Only `clusters` need the old nats-server.
+    pub(super) fn provide(workspace: &Workspace, clusters: bool) -> Self {
         let mut needs = Self::default();
+        if clusters && std::env::var_os(OLD_SERVER_VARIABLE).is_none() {
+            match nats::fetch(workspace, &nats::OLD_NATS_SERVER) {
+                Ok(binary) => needs.environment.push((OLD_SERVER_VARIABLE, binary.path.into())),
+                Err(error) => needs.missing.push((OLD_SERVER_TESTS, format!("{error:#}"))),
+            }
+        }
         let python = runs("python3");
         let pip = Pip::find();
         if !(python && pip.is_some()) {
