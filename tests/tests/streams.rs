@@ -262,7 +262,8 @@ async fn s2_stop_finishes_cleanly_and_kill_ends_at_once() {
         .unwrap();
     let mut stopped = controller.infer(id, &request("p")).await.unwrap();
     within("the first token", stopped.next()).await.unwrap().unwrap();
-    stopped.stop().await.unwrap();
+    // From any task: what it needs of the stream, it takes along.
+    within("the message", tokio::spawn(stopped.stop())).await.unwrap().unwrap();
     let end = within("the end", stopped.next()).await;
     assert!(end.is_none(), "{end:?}");
     let summary = stopped.summary().unwrap();

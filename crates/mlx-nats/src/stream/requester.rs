@@ -167,11 +167,12 @@ impl TokenStream {
     }
 
     /// Asks the worker to finish here. The stream goes on to its end, with what was still under way.
-    pub async fn stop(&self) -> Result<()> {
-        if self.summary.is_some() {
-            return Ok(());
-        }
-        cancel(&self.client, self.worker_id, self.request_id, CancelMode::Stop).await
+    ///
+    /// The future does not borrow the stream, which could not be shared with another thread.
+    pub fn stop(&self) -> impl Future<Output = Result<()>> + Send + 'static {
+        let ended = self.summary.is_some();
+        let (client, worker_id, request_id) = (self.client.clone(), self.worker_id, self.request_id);
+        async move { if ended { Ok(()) } else { cancel(&client, worker_id, request_id, CancelMode::Stop).await } }
     }
 
     /// Tells the worker to drop the request now, and ends the stream as cancelled.
