@@ -24,6 +24,14 @@ impl Backoff {
         let step = self.first.saturating_mul(1 << doublings).min(CAP.max(self.first));
         step.mul_f64(0.5 + chance.clamp(0.0, 1.0))
     }
+
+    /// How long someone who has been trying for `outage` may still wait before the next attempt, beyond the first step.
+    ///
+    /// All waits so far, at their shortest, make up half of the next step; that one, at its longest, is three times their
+    /// sum.
+    pub(crate) fn longest_wait_after(outage: Duration) -> Duration {
+        outage.saturating_mul(3).min(CAP.mul_f64(1.5))
+    }
 }
 
 #[cfg(test)]
@@ -40,6 +48,24 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_next_attempt_after_an_outage_is_no_further_than_told(
+            first_ms in 1u64..5_000,
+            outage_ms in 0u64..120_000,
+            chances in prop::collection::vec(0.0f64..1.0, 40),
+        ) {
+            let (first, outage) = (Duration::from_millis(first_ms), Duration::from_millis(outage_ms));
+            let backoff = Backoff::new(first);
+            let mut next = Duration::ZERO;
+            let mut waits = (1..).zip(chances).map(|(attempt, chance)| backoff.delay(attempt, chance)).chain(
+                std::iter::repeat(CAP)
+            );
+            while next < outage {
+                next += waits.next().unwrap();
+            }
+            prop_assert!(next <= outage + Backoff::longest_wait_after(outage) + first.mul_f64(1.5));
+        }
+
         #[test]
         fn c7_jitter_stays_within_half_of_the_step(first_ms in 1u64..120_000, attempt in 0u32..10_000, chance in 0.0f64..1.0) {
             let backoff = Backoff::new(Duration::from_millis(first_ms));

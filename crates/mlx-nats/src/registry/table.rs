@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use mlx_types::messages::{WorkerHeartbeat, WorkerMetrics, WorkerRegistration, WorkerStatus};
 use mlx_types::{Epoch, WorkerId};
 
+use crate::connection::Backoff;
+
 /// What is known of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerInfo {
@@ -50,7 +52,7 @@ pub(crate) struct Table {
     workers: HashMap<WorkerId, Entry>,
     offline_timeout: Duration,
     /// While the bus itself is down nobody can be heard, and silence means nothing.
-    bus_down: bool,
+    bus_down_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -63,7 +65,7 @@ struct Entry {
 
 impl Table {
     pub(crate) fn new(offline_timeout: Duration) -> Self {
-        Self { workers: HashMap::new(), offline_timeout, bus_down: false }
+        Self { workers: HashMap::new(), offline_timeout, bus_down_since: None }
     }
 
     pub(crate) fn registered(&mut self, registration: WorkerRegistration, now: Instant) -> Option<WorkerEvent> {
@@ -104,7 +106,7 @@ impl Table {
 
     /// The workers whose silence has lasted too long; they leave the table.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<WorkerEvent> {
-        if self.bus_down {
+        if self.bus_down_since.is_some() {
             return Vec::new();
         }
         let limit = self.offline_timeout;
@@ -114,20 +116,23 @@ impl Table {
 
     /// The moment at which [`expire`](Self::expire) may next find someone.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        if self.bus_down {
+        if self.bus_down_since.is_some() {
             return None;
         }
         self.workers.values().map(|entry| entry.last_heard).min().map(|heard| heard + self.offline_timeout)
     }
 
-    /// Follows the connection: an outage stops the clock, and its end gives everybody a full timeout to be heard.
+    /// Follows the connection: an outage stops the clock. After it everybody has a full timeout to be heard, which begins
+    /// once even the one whose attempt to reconnect is due last has made it.
     pub(crate) fn bus(&mut self, up: bool, now: Instant) {
-        if up && self.bus_down {
+        if !up {
+            self.bus_down_since.get_or_insert(now);
+        } else if let Some(since) = self.bus_down_since.take() {
+            let everybody_is_back = now + Backoff::longest_wait_after(now.saturating_duration_since(since));
             for entry in self.workers.values_mut() {
-                entry.last_heard = now;
+                entry.last_heard = everybody_is_back;
             }
         }
-        self.bus_down = !up;
     }
 
     pub(crate) fn get(&self, id: WorkerId) -> Option<&WorkerInfo> {
@@ -237,6 +242,22 @@ mod tests {
         let after = start + 4 * OFFLINE;
         assert_eq!(table.expire(after), []);
         table.bus(true, after);
+        // A worker that has backed off for so long may wait for 45 s yet, and needs a heartbeat's time then.
+        let all_back = after + Duration::from_secs(45);
+        assert_eq!(table.expire(all_back + OFFLINE), []);
+        assert_eq!(table.expire(all_back + OFFLINE + Duration::from_millis(1)), [WorkerEvent::Lost(id)]);
+    }
+
+    #[test]
+    fn who_is_heard_again_after_an_outage_has_the_usual_timeout() {
+        let (id, start) = (WorkerId::new(), Instant::now());
+        let mut table = Table::new(OFFLINE);
+        table.beat(beat(id, 1), start);
+        table.bus(false, start);
+        table.bus(false, start + OFFLINE); // from disconnected to reconnecting
+        let after = start + 2 * OFFLINE;
+        table.bus(true, after);
+        table.beat(beat(id, 1), after);
         assert_eq!(table.expire(after + OFFLINE), []);
         assert_eq!(table.expire(after + OFFLINE + Duration::from_millis(1)), [WorkerEvent::Lost(id)]);
     }

@@ -22,9 +22,10 @@ const EVENT_CAPACITY: usize = 1024;
 /// The workers of the cluster, as their registrations, heartbeats and farewells tell. Clones share one table.
 ///
 /// A worker is online from its first sign of life, and lost after [`offline_timeout`](crate::ClientOptions) of
-/// silence. While the bus is down nobody is declared lost: after it everybody has a full timeout to be heard again.
-/// Signs of life of an older incarnation (a lower `epoch`) are ignored. It follows for as long as the client lives, which it
-/// does not keep alive by itself.
+/// silence. While the bus is down nobody is declared lost: after it everybody has the time to come back, which the longest
+/// of their pauses between two attempts is (45 s after long outages, three times as long as a short one), and then a full
+/// timeout to be heard again. Signs of life of an older incarnation (a lower `epoch`) are ignored. It follows for as long
+/// as the client lives, which it does not keep alive by itself.
 #[derive(Clone, Debug)]
 pub struct Workers {
     shared: Arc<Shared>,
