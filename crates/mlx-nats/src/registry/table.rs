@@ -104,14 +104,14 @@ impl Table {
         self.workers.entry(id).or_insert_with(|| Entry::new(id, now));
     }
 
-    /// The workers whose silence has lasted too long; they leave the table.
-    pub(crate) fn expire(&mut self, now: Instant) -> Vec<WorkerEvent> {
+    /// The workers whose silence has lasted too long, and whether they had been heard of; they leave the table.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<(WorkerId, bool)> {
         if self.bus_down_since.is_some() {
             return Vec::new();
         }
         let limit = self.offline_timeout;
         let gone = self.workers.extract_if(|_, entry| now.saturating_duration_since(entry.last_heard) > limit);
-        gone.map(|(id, _)| WorkerEvent::Lost(id)).collect()
+        gone.map(|(id, entry)| (id, entry.heard)).collect()
     }
 
     /// The moment at which [`expire`](Self::expire) may next find someone.
@@ -210,7 +210,7 @@ mod tests {
         let mut table = Table::new(OFFLINE);
         assert_eq!(table.beat(beat(id, 1), start), Some(WorkerEvent::Online(id)));
         assert_eq!(table.expire(start + OFFLINE), []);
-        assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [WorkerEvent::Lost(id)]);
+        assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [(id, true)]);
         assert!(table.list().is_empty());
     }
 
@@ -221,7 +221,7 @@ mod tests {
         table.beat(beat(id, 5), start);
         assert_eq!(table.beat(beat(id, 4), start + OFFLINE), None);
         assert_eq!(table.left(id, Some(Epoch::from_millis(4))), None);
-        assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [WorkerEvent::Lost(id)]);
+        assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [(id, true)]);
     }
 
     #[test]
@@ -245,7 +245,7 @@ mod tests {
         // A worker that has backed off for so long may wait for 45 s yet, and needs a heartbeat's time then.
         let all_back = after + Duration::from_secs(45);
         assert_eq!(table.expire(all_back + OFFLINE), []);
-        assert_eq!(table.expire(all_back + OFFLINE + Duration::from_millis(1)), [WorkerEvent::Lost(id)]);
+        assert_eq!(table.expire(all_back + OFFLINE + Duration::from_millis(1)), [(id, true)]);
     }
 
     #[test]
@@ -259,7 +259,7 @@ mod tests {
         table.bus(true, after);
         table.beat(beat(id, 1), after);
         assert_eq!(table.expire(after + OFFLINE), []);
-        assert_eq!(table.expire(after + OFFLINE + Duration::from_millis(1)), [WorkerEvent::Lost(id)]);
+        assert_eq!(table.expire(after + OFFLINE + Duration::from_millis(1)), [(id, true)]);
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
         let mut table = Table::new(OFFLINE);
         table.expect(id, start);
         assert!(table.list().is_empty() && table.get(id).is_none());
-        assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [WorkerEvent::Lost(id)]);
+        assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [(id, false)]);
     }
 
     proptest! {

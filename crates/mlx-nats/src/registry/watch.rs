@@ -39,6 +39,8 @@ struct Shared {
     /// Ticks at every sign of life, so that someone who waits for a worker looks again.
     changes: watch::Sender<()>,
     events: broadcast::Sender<WorkerEvent>,
+    /// Workers whose streams are over: those that the events tell of, and those that were only expected.
+    departures: broadcast::Sender<WorkerId>,
 }
 
 impl Workers {
@@ -53,6 +55,7 @@ impl Workers {
             table: Mutex::new(Table::new(client.options().offline_timeout)),
             changes: watch::Sender::new(()),
             events: broadcast::Sender::new(EVENT_CAPACITY),
+            departures: broadcast::Sender::new(EVENT_CAPACITY),
         });
         let task = client.runtime().spawn(follow(Arc::clone(&shared), sources));
         Ok(Self { shared, _follower: Arc::new(AbortOnDrop(task.abort_handle())) })
@@ -96,15 +99,15 @@ impl Workers {
     /// Resolves when the worker leaves, falls silent or comes back as another process. From now on its silence counts,
     /// even if it was never heard of.
     pub(crate) fn departure(&self, id: WorkerId) -> impl Future<Output = ()> + Send + 'static {
-        let mut events = self.shared.events.subscribe();
+        let mut departures = self.shared.departures.subscribe();
         self.shared.table().expect(id, Instant::now());
         // The follower may be asleep until a later expiry than this worker's, or for ever.
         self.shared.changes.send_replace(());
         let shared = Arc::clone(&self.shared);
         async move {
             loop {
-                match events.recv().await {
-                    Ok(event) if event.departed() == Some(id) => return,
+                match departures.recv().await {
+                    Ok(departed) if departed == id => return,
                     Ok(_) => {}
                     Err(broadcast::error::RecvError::Lagged(_)) if shared.table().contains(id) => {}
                     Err(broadcast::error::RecvError::Lagged(_)) => return,
@@ -125,10 +128,24 @@ impl Shared {
     fn tell(&self, events: impl IntoIterator<Item = WorkerEvent>) {
         for event in events {
             tracing::info!(?event, "the cluster changed");
-            // Nobody listening is fine.
+            // Nobody listening is fine, here and below.
+            if let Some(id) = event.departed() {
+                let _ = self.departures.send(id);
+            }
             let _ = self.events.send(event);
         }
         self.changes.send_replace(());
+    }
+
+    /// A worker that was never heard of is lost for those who wait for it, and no news for others.
+    fn lose(&self, silent: Vec<(WorkerId, bool)>) {
+        if silent.is_empty() {
+            return;
+        }
+        for (id, _) in silent.iter().filter(|(_, heard)| !heard) {
+            let _ = self.departures.send(*id);
+        }
+        self.tell(silent.into_iter().filter(|(_, heard)| *heard).map(|(id, _)| WorkerEvent::Lost(id)));
     }
 }
 
@@ -174,9 +191,7 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
             }
             () = wait(expiry) => {
                 let lost = shared.table().expire(Instant::now());
-                if !lost.is_empty() {
-                    shared.tell(lost);
-                }
+                shared.lose(lost);
             }
             // A worker that is newly expected may be the next to expire.
             _ = woken.changed() => {}
