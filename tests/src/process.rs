@@ -5,6 +5,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use mlx_types::{NatsUrl, WorkerId};
 
+use crate::eventually;
+
 /// The program `test-worker` under way. It ends when its standard input does, and so with this process.
 #[derive(Debug)]
 pub struct WorkerProcess {
@@ -48,10 +50,15 @@ impl WorkerProcess {
     }
 
     /// Has it say goodbye, and returns when it has ended.
-    pub fn stop(mut self) {
+    pub async fn stop(mut self) {
         self.lifeline = None;
-        let status = self.child.wait().unwrap();
-        assert!(status.success(), "worker {} ended with {status}", self.id);
+        let mut status = None;
+        eventually("the end of a worker", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        assert!(status.is_some_and(|status| status.success()), "worker {} ended with {status:?}", self.id);
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use mlx_types::NatsUrl;
 use mlx_types::config::NatsConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -52,7 +53,11 @@ struct Traffic {
 impl FaultProxy {
     /// A proxy without any faults yet, in front of `server`.
     pub async fn start(server: &TestServer) -> Self {
-        let target = server.embedded().client_addr();
+        Self::before(server.embedded().client_addr()).await
+    }
+
+    /// A proxy without any faults yet, in front of whatever listens at `target`.
+    pub async fn before(target: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (controls, seen) = watch::channel(Controls::default());
@@ -61,9 +66,14 @@ impl FaultProxy {
         Self { address, controls, traffic, acceptor }
     }
 
+    /// Where it listens.
+    pub fn url(&self) -> NatsUrl {
+        format!("nats://{}", self.address).parse().unwrap()
+    }
+
     /// `config`, with the proxy as its server.
     pub fn in_front(&self, config: NatsConfig) -> NatsConfig {
-        NatsConfig { server_url: Some(format!("nats://{}", self.address).parse().unwrap()), servers: None, ..config }
+        NatsConfig { server_url: Some(self.url()), servers: None, ..config }
     }
 
     /// Closes every connection. New ones are taken.

@@ -5,4 +5,9 @@
 
 mod support;
 
+mod bus_outage;
+mod controller_restarts;
+mod large_prompt;
+mod two_clusters;
 mod worker_dies;
+mod worker_joins_and_leaves;

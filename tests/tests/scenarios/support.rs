@@ -1,14 +1,16 @@
 //! Clusters as their users have them: a configuration file, a controller's node, worker processes.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_config::Loader;
-use mlx_embedded::Node;
+use mlx_embedded::{EmbeddedServer, Node};
 use mlx_errors::{Error, Result};
 use mlx_nats::{ClientOptions, TokenStream, WorkerInfo, Workers};
 use mlx_tests::{LIMIT, TEST_MODEL, WorkerProcess, within};
+use mlx_types::config::NatsConfig;
 use mlx_types::messages::InferenceRequest;
 use mlx_types::{ClusterConfig, NatsUrl, WorkerId};
 use tempfile::TempDir;
@@ -54,6 +56,49 @@ discovery: { heartbeatIntervalMs: 400, offlineTimeoutMs: 2000 }
 logging: { level: warn, format: text }
 ";
 
+/// A server that is nobody's but the test's, which can take it away and bring it back.
+pub struct Bus {
+    config: ClusterConfig,
+    server: Option<EmbeddedServer>,
+}
+
+impl Bus {
+    pub async fn start() -> Self {
+        let mut bus = Self { config: ConfigFile::new(QUICK).load(), server: None };
+        bus.come_back().await;
+        bus.config.nats.embedded.port = bus.url().port();
+        bus
+    }
+
+    pub fn url(&self) -> NatsUrl {
+        self.server.as_ref().expect("the bus is there").client_url()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.server.as_ref().expect("the bus is there").client_addr()
+    }
+
+    /// For a client that is no part of a scenario.
+    pub fn config(&self) -> NatsConfig {
+        self.server.as_ref().expect("the bus is there").client_config()
+    }
+
+    /// The process is gone, and the port with it.
+    pub async fn go_away(&mut self) {
+        self.server.take().expect("the bus is there").stop(LIMIT).await.unwrap();
+    }
+
+    pub async fn come_back(&mut self) {
+        self.server = Some(EmbeddedServer::start(&self.config.nats).await.unwrap_or_else(|error| panic!("{error}")));
+    }
+
+    /// A `cluster.yaml` for nodes of this bus: [`QUICK`] but for its server.
+    pub fn yaml(&self) -> String {
+        let external = format!("  mode: external\n  serverUrl: {}\n", self.url());
+        QUICK.replace("  mode: embedded\n  embedded: { port: 0, httpPort: 0 }\n", &external)
+    }
+}
+
 /// A controller, with the server where its configuration has it start one.
 pub struct Controller {
     file: ConfigFile,
@@ -73,6 +118,10 @@ impl Controller {
         Self { file, config, node, workers }
     }
 
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
     /// Where workers find the bus.
     pub fn url(&self) -> NatsUrl {
         match self.node.server() {
@@ -88,8 +137,11 @@ impl Controller {
 
     /// A worker process of the same configuration, once the controller knows it.
     pub async fn worker(&self, arguments: &[&str]) -> WorkerProcess {
-        let process = start_worker(&self.file, &self.url(), arguments);
-        let id = process.id();
+        self.worker_with_id(WorkerId::new(), arguments).await
+    }
+
+    pub async fn worker_with_id(&self, id: WorkerId, arguments: &[&str]) -> WorkerProcess {
+        let process = start_worker_with_id(&self.file, &self.url(), id, arguments);
         self.knows(|workers| workers.iter().any(|worker| worker.worker_id == id)).await;
         process
     }
@@ -97,6 +149,13 @@ impl Controller {
     /// Waits until it knows what `expected` wants.
     pub async fn knows(&self, expected: impl Fn(&[WorkerInfo]) -> bool) {
         self.workers.wait_until(LIMIT, expected).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Waits until it knows these workers and no others.
+    pub async fn knows_all(&self, ids: &[WorkerId]) {
+        let mut expected = ids.to_vec();
+        expected.sort();
+        self.knows(|workers| workers.iter().map(|worker| worker.worker_id).eq(expected.iter().copied())).await;
     }
 
     /// Asks a worker for so many tokens.
@@ -117,8 +176,12 @@ impl Controller {
 
 /// A worker process of the configuration in `file`.
 pub fn start_worker(file: &ConfigFile, url: &NatsUrl, arguments: &[&str]) -> WorkerProcess {
+    start_worker_with_id(file, url, WorkerId::new(), arguments)
+}
+
+fn start_worker_with_id(file: &ConfigFile, url: &NatsUrl, id: WorkerId, arguments: &[&str]) -> WorkerProcess {
     let program = env!("CARGO_BIN_EXE_test-worker");
-    WorkerProcess::start(program, &file.path(), url, WorkerId::new(), arguments)
+    WorkerProcess::start(program, &file.path(), url, id, arguments)
 }
 
 /// What a stream brought.
@@ -151,4 +214,9 @@ pub async fn read(mut stream: TokenStream) -> Answer {
     }
     assert_eq!(stream.summary().expect("an ended stream has a summary").tokens, tokens);
     Answer { tokens, error }
+}
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -46,7 +46,7 @@ async fn s4_a_killed_worker_is_reported_with_its_tokens_and_the_other_goes_on() 
     let refused = controller.ask(victim.id(), 10).await.error.unwrap();
     assert_eq!(refused.code(), ErrorCode::NatsNoResponders, "{refused}");
     assert!(refused.is_retryable(), "another worker can answer it");
-    other.stop();
+    other.stop().await;
     controller.knows(<[_]>::is_empty).await;
     controller.shutdown().await;
 }
