@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::address::RequestTo;
 use crate::request::check_answer;
 use crate::subscribe::SubscribeOptions;
+use crate::trace::Span;
 use crate::{Client, codec};
 
 /// When enough answers have been gathered: at the first of these limits.
@@ -55,10 +56,12 @@ impl Client {
         Q: Serialize + ?Sized,
         R: DeserializeOwned,
     {
-        self.measure().request(self.gather(to, payload, options)).await
+        let span = Span::request(to.name().as_str());
+        let gathering = self.gather(to, payload, options, &span);
+        span.around(self.measure().request(gathering)).await
     }
 
-    async fn gather<S, Q, R>(&self, to: S, payload: &Q, options: GatherOptions) -> Result<Vec<Result<R>>>
+    async fn gather<S, Q, R>(&self, to: S, payload: &Q, options: GatherOptions, span: &Span) -> Result<Vec<Result<R>>>
     where
         S: RequestTo<Q, R>,
         Q: Serialize + ?Sized,
@@ -72,7 +75,7 @@ impl Client {
         // An inbox of its own, because that of single requests forgets each one at its first answer.
         let inbox = self.nats().new_inbox();
         let mut answers = self.subscribe_raw(inbox.clone().into(), &SubscribeOptions::default()).await?;
-        self.send(subject.clone(), Some(inbox), None, json).await?;
+        self.send(subject.clone(), Some(inbox), span.headers(), json).await?;
 
         let limit = options.timeout.unwrap_or_else(|| self.request_timeout());
         let deadline = Instant::now() + limit;

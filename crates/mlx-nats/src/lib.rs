@@ -19,6 +19,13 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Features
+//! Both are off by default, and then nothing of them is compiled in.
+//! - `metrics`: counters, gauges and histograms through the [`metrics`](https://docs.rs/metrics) facade. The README has
+//!   their names. Install a recorder before the first client connects, because a client registers its handles then.
+//! - `otel`: `tracing` spans around what crosses the bus, whose W3C trace context goes along in `traceparent` and
+//!   `tracestate` where OpenTelemetry's layer and propagator are installed.
 
 mod address;
 mod client;
@@ -36,6 +43,7 @@ mod service;
 mod stream;
 mod subscribe;
 mod task;
+mod trace;
 
 pub use address::{PublishTo, RequestTo, SubscribeTo};
 pub use client::{Client, ClientOptions};

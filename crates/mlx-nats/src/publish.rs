@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::address::PublishTo;
 use crate::codec;
 use crate::outbox::Parcel;
+use crate::trace::Span;
 use crate::{Client, Headers};
 
 impl Client {
@@ -36,11 +37,13 @@ impl Client {
     {
         let name = to.name();
         let json = codec::encode(name.as_str(), payload, S::check)?;
-        self.publish_json(name.for_publish()?, json).await
+        let subject = name.for_publish()?;
+        let span = Span::publish(&subject);
+        span.around(self.publish_within(&span, subject, json)).await
     }
 
     /// [`publish`](Client::publish) with headers.
-    pub async fn publish_with_headers<S, M>(&self, to: S, payload: &M, headers: Headers) -> Result<()>
+    pub async fn publish_with_headers<S, M>(&self, to: S, payload: &M, mut headers: Headers) -> Result<()>
     where
         S: PublishTo<M>,
         M: Serialize + ?Sized,
@@ -48,11 +51,9 @@ impl Client {
         let name = to.name();
         let json = codec::encode(name.as_str(), payload, S::check)?;
         let subject = name.for_publish()?;
-        if !self.link().is_up() {
-            self.check_size(&subject, json.len() + headers.wire_len())?;
-            return self.publish_while_down(subject, Some(headers), json).await;
-        }
-        self.send(subject, None, Some(headers), json).await
+        let span = Span::publish(&subject);
+        span.inject(&mut headers);
+        span.around(self.publish_headed(subject, headers, json)).await
     }
 
     /// Publishes many messages on one subject, in order; returns how many there were.
@@ -71,13 +72,43 @@ impl Client {
     {
         let name = to.name();
         let subject = name.for_publish()?;
-        let mut published = 0;
-        for payload in payloads {
-            let json = codec::encode(name.as_str(), payload, S::check)?;
-            self.publish_json(subject.clone(), json).await?;
-            published += 1;
+        let span = Span::publish(&subject);
+        let all = async {
+            let mut published = 0;
+            for payload in payloads {
+                let json = codec::encode(name.as_str(), payload, S::check)?;
+                self.publish_within(&span, subject.clone(), json).await?;
+                published += 1;
+            }
+            Ok(published)
+        };
+        span.around(all).await
+    }
+
+    async fn publish_within(&self, span: &Span, subject: async_nats::Subject, json: Bytes) -> Result<()> {
+        match span.headers() {
+            None => self.publish_plain(subject, json).await,
+            Some(headers) => self.publish_headed(subject, headers, json).await,
         }
-        Ok(published)
+    }
+
+    async fn publish_headed(&self, subject: async_nats::Subject, headers: Headers, json: Bytes) -> Result<()> {
+        if !self.link().is_up() {
+            self.check_size(&subject, json.len() + headers.wire_len())?;
+            return self.publish_while_down(subject, Some(headers), json).await;
+        }
+        self.send(subject, None, Some(headers), json).await
+    }
+
+    /// Publishes without headers, and so without a trace.
+    pub(crate) async fn publish_plain(&self, subject: async_nats::Subject, json: Bytes) -> Result<()> {
+        self.check_size(&subject, json.len())?;
+        if !self.link().is_up() {
+            return self.publish_while_down(subject, None, json).await;
+        }
+        let bytes = json.len();
+        let sent = self.nats().publish(subject.clone(), json).await;
+        self.sent(&subject, bytes, sent)
     }
 
     /// What `publishWhileDisconnected` says: an error at once, or a place in the buffer.
@@ -96,16 +127,6 @@ impl Client {
             // Back in the meantime.
             Some(Parcel { subject, headers, json }) => self.send(subject, None, headers, json).await,
         }
-    }
-
-    async fn publish_json(&self, subject: async_nats::Subject, json: Bytes) -> Result<()> {
-        self.check_size(&subject, json.len())?;
-        if !self.link().is_up() {
-            return self.publish_while_down(subject, None, json).await;
-        }
-        let bytes = json.len();
-        let sent = self.nats().publish(subject.clone(), json).await;
-        self.sent(&subject, bytes, sent)
     }
 
     /// Sends encoded bytes: what every way of publishing but the plainest comes down to.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::address::RequestTo;
+use crate::trace::Span;
 use crate::{Client, Headers, codec, headers};
 
 /// How to ask.
@@ -47,10 +48,12 @@ impl Client {
         Q: Serialize + ?Sized,
         R: DeserializeOwned,
     {
-        self.measure().request(self.exchange(to, payload, options)).await
+        let span = Span::request(to.name().as_str());
+        let exchange = self.exchange(to, payload, options, &span);
+        span.around(self.measure().request(exchange)).await
     }
 
-    async fn exchange<S, Q, R>(&self, to: S, payload: &Q, options: RequestOptions) -> Result<R>
+    async fn exchange<S, Q, R>(&self, to: S, payload: &Q, options: RequestOptions, span: &Span) -> Result<R>
     where
         S: RequestTo<Q, R>,
         Q: Serialize + ?Sized,
@@ -59,12 +62,13 @@ impl Client {
         let name = to.name();
         let json = codec::encode(name.as_str(), payload, S::check_request)?;
         let subject = name.for_publish()?;
-        let (limit, headers) = self.limit_and_headers(&subject, options)?;
+        let (limit, mut headers) = self.limit_and_headers(&subject, options)?;
+        span.inject(&mut headers);
 
         let epoch = self.link().live(|| format!("request on `{subject}`"))?;
         let (waiter, reply) = self.inbox().wait();
         let exchange = async {
-            self.send(subject.clone(), Some(reply), headers, json).await?;
+            self.send(subject.clone(), Some(reply), Some(headers), json).await?;
             // The table may have been emptied between the look at the state and the wait: then nobody will answer.
             if !self.link().is_live(epoch) {
                 return Ok(None);
@@ -82,7 +86,7 @@ impl Client {
         codec::decode(&subject, &message.payload, S::check_reply)
     }
 
-    fn limit_and_headers(&self, subject: &str, options: RequestOptions) -> Result<(Duration, Option<Headers>)> {
+    fn limit_and_headers(&self, subject: &str, options: RequestOptions) -> Result<(Duration, Headers)> {
         let mut limit = options.timeout.unwrap_or_else(|| self.request_timeout());
         let mut headers = options.headers;
         if let Some(deadline) = options.deadline {
@@ -93,7 +97,7 @@ impl Client {
             let since_epoch = deadline.duration_since(UNIX_EPOCH).unwrap_or_default();
             headers.set(headers::DEADLINE, since_epoch.as_millis().to_string())?;
         }
-        Ok((limit, Some(headers)))
+        Ok((limit, headers))
     }
 }
 

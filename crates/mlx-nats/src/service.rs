@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::address::RequestTo;
 use crate::measure::{self, ServiceMeasure};
 use crate::subscribe::{ChangeKind, RawSubscription, SubscribeOptions};
+use crate::trace::Span;
 use crate::{Client, Headers, codec, headers};
 
 /// Requests that a service handles at once, unless set otherwise.
@@ -119,7 +120,7 @@ impl Client {
             let client = client.clone();
             let handler = Arc::clone(&handler);
             async move {
-                let answer = isolated(async {
+                let answer = isolated(&message, async {
                     let deadline = deadline(&message)?;
                     let payload = codec::decode(&message.subject, &message.payload, check_request)?;
                     let reply = handler(Request { payload, deadline }).await?;
@@ -244,12 +245,16 @@ async fn dispatch<H, F, E, G>(
 }
 
 /// The handler's result; a panic is an error like another, and already in the log.
-pub(crate) async fn isolated<T>(handler: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn isolated<T>(
+    message: &async_nats::Message,
+    handler: impl Future<Output = Result<T>>,
+) -> impl Future<Output = Result<T>> {
     // Nothing of ours is shared with a handler, so nothing of ours can be left half changed.
-    match AssertUnwindSafe(handler).catch_unwind().await {
-        Ok(result) => result,
-        Err(_) => Err(Error::new(ErrorKind::Internal { reason: "a handler panicked".to_owned() })),
-    }
+    let caught = AssertUnwindSafe(handler).catch_unwind().map(|result| {
+        let panicked = |_| Err(Error::new(ErrorKind::Internal { reason: "a handler panicked".to_owned() }));
+        result.unwrap_or_else(panicked)
+    });
+    Span::serve(message).around(caught)
 }
 
 async fn refuse(client: &Client, message: async_nats::Message, error: Error) {

@@ -21,6 +21,7 @@ use crate::inbox::Waiter;
 use crate::measure::StreamMeasure;
 use crate::request::check_answer;
 use crate::subscribe::{RawSubscription, SubscribeOptions};
+use crate::trace::Span;
 use crate::{Client, Headers, codec, headers};
 
 impl Client {
@@ -65,6 +66,8 @@ impl Client {
         if self.options().coalesce {
             headers.set(headers::ACCEPT, TOKENS)?;
         }
+        let span = Span::infer(subject.as_str(), request_id);
+        span.inject(&mut headers);
         self.send(to, Some(reply), Some(headers), json).await?;
 
         let link = Arc::clone(self.link());
@@ -91,6 +94,7 @@ impl Client {
             first_token: None,
             summary: None,
             measure: self.measure().stream(started),
+            span,
         })
     }
 }
@@ -143,6 +147,7 @@ pub struct TokenStream {
     /// Set at the end, and by nothing else.
     summary: Option<StreamSummary>,
     measure: StreamMeasure,
+    span: Span,
 }
 
 enum Fate {
@@ -187,6 +192,7 @@ impl TokenStream {
 
     fn end(&mut self, finish_reason: Option<FinishReason>, error: Option<&Error>) {
         self.measure.ended(error);
+        self.span.end(error);
         self.summary = Some(StreamSummary {
             tokens: self.assembly.received(),
             time_to_first_token: self.first_token.map(|first| first - self.started),

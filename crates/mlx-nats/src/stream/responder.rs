@@ -140,7 +140,7 @@ where
         tokio::select! {
             // The handler first: while it makes tokens without waiting, they gather into one frame.
             biased;
-            ended = isolated(async { handler(request, sink).await }) => ended,
+            ended = isolated(message, async { handler(request, sink).await }) => ended,
             // A killed handler is dropped where it stands, whatever it is waiting for.
             () = stream.killed() => return Ok(()),
             () = stream.interrupted() => Err(stream.disconnected_error()),

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
-use mlx_types::messages::{CancelMode, FinishReason, StreamingResponse};
+use mlx_types::messages::{CancelMode, FinishReason, Message, StreamingResponse};
 use mlx_types::{RequestId, Subject, subjects};
 use tokio::sync::watch;
 
 use super::gather::Gather;
-use crate::{Client, measure};
+use crate::address::PublishTo;
+use crate::{Client, codec, measure};
 
 /// The answering side of one token stream.
 ///
@@ -214,7 +215,9 @@ impl OutgoingStream {
     }
 
     async fn publish(&self, frame: &StreamingResponse) -> Result<()> {
-        self.client.publish(&self.subject, frame).await
+        let json = codec::encode(self.subject.as_str(), frame, StreamingResponse::check)?;
+        // Without a span of its own: a trace wants one for the stream, not one for each token.
+        self.client.publish_plain(PublishTo::<StreamingResponse>::name(&&self.subject).for_publish()?, json).await
     }
 
     pub(super) fn cancelled_error(&self) -> Error {
