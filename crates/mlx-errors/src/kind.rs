@@ -172,7 +172,7 @@ pub enum ErrorKind {
     SlowConsumer {
         /// The subject subscribed to.
         subject: String,
-        /// Messages dropped since the subscription was made.
+        /// Messages dropped since the subscription was made. Of a token stream: tokens missing, one at the least.
         dropped: u64,
     },
     /// A configuration file could not be read.

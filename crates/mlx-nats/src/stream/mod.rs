@@ -1,6 +1,7 @@
 //! Token streams: one request, many frames, exactly one end.
 
 mod assembly;
+mod backlog;
 mod gather;
 mod requester;
 mod responder;

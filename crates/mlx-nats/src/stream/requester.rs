@@ -12,10 +12,12 @@ use futures_util::Stream;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::{CancelMode, FinishReason, InferenceCancel, InferenceRequest, Message, StreamingResponse};
 use mlx_types::{RequestId, WorkerId, subjects};
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 
 use super::TOKENS;
 use super::assembly::{Assembly, Step};
+use super::backlog::Backlog;
 use crate::address::{PublishTo, SubscribeTo};
 use crate::inbox::Waiter;
 use crate::measure::StreamMeasure;
@@ -89,6 +91,7 @@ impl Client {
             silence: Box::pin(tokio::time::sleep(first_token_timeout)),
             last_progress: started,
             assembly: Assembly::default(),
+            backlog: Backlog::new(self.options().subscription_capacity),
             ready: VecDeque::new(),
             started,
             first_token: None,
@@ -141,6 +144,7 @@ pub struct TokenStream {
     silence: Pin<Box<Sleep>>,
     last_progress: Instant,
     assembly: Assembly,
+    backlog: Backlog,
     ready: VecDeque<TokenFrame>,
     started: Instant,
     first_token: Option<Instant>,
@@ -211,6 +215,13 @@ impl TokenStream {
         Poll::Ready(Some(Err(error)))
     }
 
+    /// Says of a reader that it lost tokens by its slowness.
+    fn too_slow(&self, dropped: u64) -> ErrorKind {
+        let subject = self.frames.subject.to_string();
+        tracing::warn!(subject, dropped, "the reader of a token stream is too slow and loses tokens");
+        ErrorKind::SlowConsumer { subject, dropped }
+    }
+
     fn cancel_in_background(&self) {
         let (client, worker_id, request_id) = (self.client.clone(), self.worker_id, self.request_id);
         // On the client's runtime: a stream may be dropped outside any.
@@ -230,15 +241,22 @@ impl TokenStream {
         self.last_progress = Instant::now();
         match self.assembly.accept(frame) {
             Step::Tokens { index, tokens } => {
+                self.backlog.took();
                 self.first_token.get_or_insert(self.last_progress);
                 self.measure.tokens(tokens.len());
                 self.ready.extend((index..).zip(tokens).map(|(index, text)| TokenFrame { index, text }));
                 None
             }
-            Step::Repeated => None,
+            Step::Repeated => {
+                self.backlog.took();
+                None
+            }
             Step::Done(finish_reason) => {
                 self.end(finish_reason, None);
                 Some(Poll::Ready(None))
+            }
+            Step::Failed(ErrorKind::StreamGap { expected, got }) if self.backlog.overflowed() => {
+                Some(self.fail(self.too_slow(got.saturating_sub(expected)), true))
             }
             Step::Failed(kind) => {
                 let worker_goes_on = matches!(kind, ErrorKind::StreamGap { .. });
@@ -276,6 +294,8 @@ impl TokenStream {
             }
             let tokens = self.assembly.received();
             return Poll::Ready(match self.first_token {
+                // The end itself may have been dropped, and at the least that was.
+                Some(_) if self.backlog.overflowed() => self.too_slow(1),
                 Some(_) => ErrorKind::InterTokenTimeout { timeout, tokens },
                 None => ErrorKind::FirstTokenTimeout { timeout },
             });
@@ -305,6 +325,8 @@ impl Stream for TokenStream {
                     let tokens = this.assembly.received();
                     return this.fail(ErrorKind::StreamDisconnected { tokens }, false);
                 }
+                // Tokio makes a task that has had its share wait, whatever there is.
+                Poll::Pending if has_budget_remaining() => this.backlog.emptied(),
                 Poll::Pending => {}
             }
             if let Poll::Ready(error) = this.poll_acceptance(context) {
