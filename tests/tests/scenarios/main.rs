@@ -8,6 +8,7 @@ mod support;
 mod bus_outage;
 mod controller_restarts;
 mod large_prompt;
+mod slow_controller;
 mod two_clusters;
 mod worker_dies;
 mod worker_joins_and_leaves;

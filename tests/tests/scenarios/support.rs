@@ -110,9 +110,15 @@ pub struct Controller {
 impl Controller {
     /// Starts one by this `cluster.yaml`.
     pub async fn start(yaml: &str) -> Self {
+        Self::start_with(yaml, |_| {}).await
+    }
+
+    /// Starts one by this `cluster.yaml`, and with what no `cluster.yaml` can say.
+    pub async fn start_with(yaml: &str, change: impl FnOnce(&mut ClientOptions)) -> Self {
         let file = ConfigFile::new(yaml);
         let config = file.load();
-        let options = ClientOptions::from(&config).named("controller");
+        let mut options = ClientOptions::from(&config).named("controller");
+        change(&mut options);
         let node = mlx_embedded::connect_with(&config.nats, options).await.unwrap_or_else(|error| panic!("{error}"));
         let workers = node.client().workers().await.unwrap();
         Self { file, config, node, workers }
