@@ -63,6 +63,8 @@ mod sealed {
 }
 
 /// Something that an `M` can be published to: `&Subject<M>`, or a `&str` for any serialisable `M`.
+///
+/// Sealed, and used by handing it to [`Client::publish`](crate::Client::publish).
 pub trait PublishTo<M: ?Sized>: sealed::Sealed {
     #[doc(hidden)]
     fn name(&self) -> Name<'_>;
@@ -71,6 +73,8 @@ pub trait PublishTo<M: ?Sized>: sealed::Sealed {
 }
 
 /// Something that brings `M`s: `&Subject<M>`, `&Pattern<M>`, or a `&str` for any `M` that can be decoded.
+///
+/// Sealed, and used by handing it to [`Client::subscribe`](crate::Client::subscribe).
 pub trait SubscribeTo<M>: sealed::Sealed {
     #[doc(hidden)]
     fn name(&self) -> Name<'_>;
@@ -79,6 +83,8 @@ pub trait SubscribeTo<M>: sealed::Sealed {
 }
 
 /// Something that answers a `Q` with an `R`: `&RequestSubject<Q, R>`, or a `&str` for any pair.
+///
+/// Sealed, and used by handing it to [`Client::request`](crate::Client::request).
 pub trait RequestTo<Q: ?Sized, R>: sealed::Sealed {
     #[doc(hidden)]
     fn name(&self) -> Name<'_>;

@@ -30,6 +30,14 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 ///
 /// All methods can be called from any task. Dropping a handle, on any thread, inside or outside a runtime, neither
 /// blocks nor panics.
+///
+/// ```no_run
+/// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+/// let other = client.clone(); // the same connection
+/// tokio::spawn(async move { other.publish("lab.test", "hello").await });
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -52,6 +60,15 @@ struct Inner {
 }
 
 /// What a client does beyond its connection. Every field has a sensible default.
+///
+/// ```
+/// use mlx_nats::ClientOptions;
+/// use mlx_types::config::ClusterConfig;
+///
+/// let config = ClusterConfig::default(); // what `mlx_config::load` returns
+/// let options = ClientOptions { subscription_capacity: 1_000, ..ClientOptions::from(&config) }.named("controller");
+/// # assert_eq!(options.name.as_deref(), Some("controller"));
+/// ```
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
     /// The name shown by the server's monitoring; unset by default.
@@ -106,6 +123,17 @@ impl Client {
     /// In embedded mode without a URL that is the address at which the embedded server listens; it has to be running
     /// already (`mlx_embedded::connect` starts it).
     ///
+    /// ```no_run
+    /// use mlx_nats::Client;
+    /// use mlx_types::config::{NatsConfig, NatsMode};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server_url = Some("nats://10.0.0.5:4222".parse()?);
+    /// let client = Client::connect(&NatsConfig { mode: NatsMode::External, server_url, ..NatsConfig::default() }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Within `connectTimeoutMs`: [`ErrorKind::Connection`] names the server and the step that failed,
     /// [`ErrorKind::Authentication`] says that the credentials were refused.
@@ -117,6 +145,15 @@ impl Client {
     }
 
     /// [`connect`](Self::connect) with options of its own.
+    ///
+    /// ```no_run
+    /// # async fn example(config: &mlx_types::config::NatsConfig) -> mlx_nats::Result<()> {
+    /// use mlx_nats::{Client, ClientOptions};
+    ///
+    /// let client = Client::connect_with(config, ClientOptions::default().named("controller")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn connect_with(config: &NatsConfig, options: ClientOptions) -> Result<Self> {
         let transport = connection::connect(config, &options).await?;
         let nats = transport.nats;
@@ -169,8 +206,21 @@ impl Client {
     ///
     /// For processes that start before their server does.
     ///
+    /// ```no_run
+    /// # async fn example(config: &mlx_types::config::NatsConfig) -> mlx_nats::Result<()> {
+    /// use std::time::Duration;
+    /// use mlx_nats::{Client, ClientOptions};
+    ///
+    /// let client = Client::connect_when_ready(config, ClientOptions::default(), Duration::from_secs(60)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Those of [`connect`](Self::connect), of the last attempt within `limit`. Refused credentials are not tried again.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up, and leaves nothing behind.
     pub async fn connect_when_ready(config: &NatsConfig, options: ClientOptions, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
         let backoff = Backoff::new(FIRST_RETRY);
@@ -196,14 +246,34 @@ impl Client {
     }
 
     /// The state of the connection and its changes. A watcher sees the latest value, not each one in between.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let mut state = client.watch_state();
+    /// while state.changed().await.is_ok() {
+    ///     println!("{}", *state.borrow_and_update());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn watch_state(&self) -> watch::Receiver<ConnectionState> {
         self.inner.link.watch()
     }
 
     /// Waits until the connection is up.
     ///
+    /// ```no_run
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// client.wait_connected(std::time::Duration::from_secs(10)).await?; // after an outage
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Timeout`] after `limit`, [`ErrorKind::Closed`] when the client is closed for good.
+    ///
+    /// # Cancel safety
+    /// Waiting changes nothing.
     pub async fn wait_connected(&self, limit: Duration) -> Result<()> {
         let mut state = self.watch_state();
         let settled = state.wait_for(|state| state.is_connected() || state.is_closed());
@@ -216,9 +286,20 @@ impl Client {
 
     /// A round trip to the server: everything published before has arrived there.
     ///
+    /// ```no_run
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// client.publish("lab.test", "the last word").await?;
+    /// client.flush(std::time::Duration::from_secs(1)).await?; // the server has it now
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Disconnected`] when the connection dropped or was replaced meanwhile, so that what was published
     /// before may be lost; [`ErrorKind::Timeout`] after `limit`.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves nothing behind.
     pub async fn flush(&self, limit: Duration) -> Result<()> {
         self.round_trip("flush", limit).await
     }
@@ -237,8 +318,19 @@ impl Client {
     ///
     /// Subscriptions end after their last message. Services should be stopped before, so that their handlers finish.
     ///
+    /// ```no_run
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// client.shutdown(std::time::Duration::from_secs(5)).await?;
+    /// assert!(client.state().is_closed());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Timeout`] when the server did not take everything in time; the client is closed all the same.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the client may be closed or not.
     pub async fn shutdown(&self, deadline: Duration) -> Result<()> {
         let connected = self.inner.link.live(|| "shutdown".to_owned()).is_ok();
         let flushed = if connected { self.round_trip("shutdown", deadline).await } else { Ok(()) };
@@ -252,6 +344,22 @@ impl Client {
     /// Follows the workers of the cluster by their registrations and heartbeats; see [`Workers`].
     ///
     /// The first call subscribes; later ones share what it follows.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let workers = client.workers().await?;
+    /// workers.wait_until(Duration::from_secs(30), |online| online.len() >= 3).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`subscribe`](Client::subscribe).
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no subscription behind.
     pub async fn workers(&self) -> Result<Workers> {
         let workers = self.inner.workers.get_or_try_init(|| Workers::follow(self)).await?;
         Ok(workers.clone())

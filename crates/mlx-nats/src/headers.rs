@@ -20,6 +20,16 @@ pub(crate) const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 /// The headers of a message. Names keep their case; a name may have several values.
 ///
 /// One header on a message costs about a third of the rate that the bus can carry, so none is written without a reason.
+///
+/// ```
+/// use mlx_nats::Headers;
+///
+/// let mut headers = Headers::new();
+/// headers.set("Tenant", "lab")?;
+/// assert_eq!(headers.get("Tenant"), Some("lab"));
+/// assert!(headers.set("Tenant", "two\nlines").is_err());
+/// # Ok::<(), mlx_nats::Error>(())
+/// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(async_nats::HeaderMap);
 

@@ -43,6 +43,21 @@ impl Client {
     }
 
     /// [`publish`](Client::publish) with headers.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let mut headers = mlx_nats::Headers::new();
+    /// headers.set("Tenant", "lab")?;
+    /// client.publish_with_headers("lab.test", &[1, 2, 3], headers).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`publish`](Client::publish).
+    ///
+    /// # Cancel safety
+    /// As [`publish`](Client::publish).
     pub async fn publish_with_headers<S, M>(&self, to: S, payload: &M, mut headers: Headers) -> Result<()>
     where
         S: PublishTo<M>,
@@ -57,6 +72,14 @@ impl Client {
     }
 
     /// Publishes many messages on one subject, in order; returns how many there were.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let readings = [20.5, 20.7, 21.0];
+    /// assert_eq!(client.publish_all("lab.temperature", &readings).await?, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`publish`](Client::publish), at the first message that fails: those before it are on their way, those after

@@ -25,6 +25,17 @@ pub struct RequestOptions {
 impl Client {
     /// Asks, and waits for the answer up to `requestTimeoutMs`.
     ///
+    /// ```no_run
+    /// use mlx_types::{RequestId, Timestamp, messages::HealthCheck, subjects};
+    ///
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let check = HealthCheck { request_id: RequestId::new(), timestamp: Timestamp::now() };
+    /// let report = client.request(&subjects::HEALTH_CHECK, &check).await?; // a `HealthReport`, as the subject says
+    /// println!("{:?}", report.status);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::NoResponders`] at once when nobody listens, [`ErrorKind::Timeout`],
     /// [`ErrorKind::Disconnected`] as soon as the connection drops, [`ErrorKind::Remote`] when the peer answers with
@@ -42,6 +53,24 @@ impl Client {
     }
 
     /// [`request`](Client::request) with options.
+    ///
+    /// ```no_run
+    /// use std::time::{Duration, SystemTime};
+    /// use mlx_nats::RequestOptions;
+    ///
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let deadline = Some(SystemTime::now() + Duration::from_millis(250));
+    /// let options = RequestOptions { deadline, ..RequestOptions::default() };
+    /// let sum: u64 = client.request_with("lab.sum", &[1, 2, 3], options).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`request`](Client::request), and [`ErrorKind::DeadlineExceeded`] at once when the deadline has passed already.
+    ///
+    /// # Cancel safety
+    /// As [`request`](Client::request).
     pub async fn request_with<S, Q, R>(&self, to: S, payload: &Q, options: RequestOptions) -> Result<R>
     where
         S: RequestTo<Q, R>,

@@ -26,6 +26,16 @@ const EVENT_CAPACITY: usize = 1024;
 /// of their pauses between two attempts is (45 s after long outages, three times as long as a short one), and then a full
 /// timeout to be heard again. Signs of life of an older incarnation (a lower `epoch`) are ignored. It follows for as long
 /// as the client lives, which it does not keep alive by itself.
+///
+/// ```no_run
+/// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+/// let workers = client.workers().await?;
+/// for worker in workers.list() {
+///     println!("{} is {:?}", worker.worker_id, worker.status);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Workers {
     shared: Arc<Shared>,
@@ -72,6 +82,24 @@ impl Workers {
     }
 
     /// Changes from now on. A listener more than a thousand events behind is told how many it missed.
+    ///
+    /// ```no_run
+    /// use mlx_nats::WorkerEvent;
+    /// use tokio::sync::broadcast::error::RecvError;
+    ///
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let mut events = client.workers().await?.events();
+    /// loop {
+    ///     match events.recv().await {
+    ///         Ok(WorkerEvent::Lost(id) | WorkerEvent::Left(id)) => println!("{id} is gone"),
+    ///         Ok(_) => {}
+    ///         Err(RecvError::Lagged(missed)) => println!("{missed} events missed"),
+    ///         Err(RecvError::Closed) => break,
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn events(&self) -> broadcast::Receiver<WorkerEvent> {
         self.shared.events.subscribe()
     }
@@ -80,6 +108,9 @@ impl Workers {
     ///
     /// # Errors
     /// [`ErrorKind::Timeout`] after `limit`.
+    ///
+    /// # Cancel safety
+    /// Waiting changes nothing.
     pub async fn wait_until(&self, limit: Duration, ready: impl Fn(&[WorkerInfo]) -> bool) -> Result<Vec<WorkerInfo>> {
         let mut changes = self.shared.changes.subscribe();
         let waiting = async {

@@ -44,6 +44,9 @@ impl Client {
     ///
     /// # Errors
     /// As [`publish`](Client::publish): the request is invalid, too large, or the connection is down.
+    ///
+    /// # Cancel safety
+    /// A dropped future has not sent the request, and leaves nothing behind.
     pub async fn infer(&self, worker_id: WorkerId, request: &InferenceRequest) -> Result<TokenStream> {
         let subject = subjects::worker_inference(worker_id);
         let request_id = request.request_id;
@@ -129,6 +132,22 @@ pub struct StreamSummary {
 /// It ends in exactly one way: after the last token when the worker finished, or with one error item. It cannot hang:
 /// silence before the first token and between two is bounded (see [`ClientOptions`](crate::ClientOptions)), and a lost
 /// worker or connection ends it at once. Dropping it before its end tells the worker to stop.
+///
+/// Dropping the future of `next` loses no token.
+///
+/// ```no_run
+/// use futures_util::StreamExt;
+/// # async fn example(mut tokens: mlx_nats::TokenStream) -> mlx_nats::Result<()> {
+/// while let Some(frame) = tokens.next().await {
+///     print!("{}", frame?.text);
+///     if tokens.request_id().to_string().ends_with('0') {
+///         tokens.stop().await?; // what is under way still comes, and then the end
+///     }
+/// }
+/// println!("{:?}", tokens.summary());
+/// # Ok(())
+/// # }
+/// ```
 pub struct TokenStream {
     client: Client,
     worker_id: WorkerId,
@@ -178,6 +197,12 @@ impl TokenStream {
     /// Asks the worker to finish here. The stream goes on to its end, with what was still under way.
     ///
     /// The future does not borrow the stream, which could not be shared with another thread.
+    ///
+    /// # Errors
+    /// Those of [`publish`](Client::publish).
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the worker may have been asked or not.
     pub fn stop(&self) -> impl Future<Output = Result<()>> + Send + 'static {
         let ended = self.summary.is_some();
         let (client, worker_id, request_id) = (self.client.clone(), self.worker_id, self.request_id);
@@ -185,6 +210,12 @@ impl TokenStream {
     }
 
     /// Tells the worker to drop the request now, and ends the stream as cancelled.
+    ///
+    /// # Errors
+    /// Those of [`publish`](Client::publish); the stream has ended all the same.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the stream has ended, but the worker may not have been told.
     pub async fn kill(&mut self) -> Result<()> {
         if self.summary.is_some() {
             return Ok(());

@@ -55,6 +55,25 @@ impl TokenSink {
     /// Resolves when the requester no longer wants any tokens, with the error to return from the handler.
     ///
     /// For handlers that wait for something else meanwhile, for example a model server.
+    ///
+    /// ```no_run
+    /// use mlx_nats::{Result, TokenSink};
+    ///
+    /// # async fn next_token() -> Option<String> { None }
+    /// async fn answer(tokens: &mut TokenSink) -> Result<()> {
+    ///     loop {
+    ///         let token = tokio::select! {
+    ///             token = next_token() => token,
+    ///             cancelled = tokens.cancelled() => return Err(cancelled),
+    ///         };
+    ///         let Some(token) = token else { return Ok(()) };
+    ///         tokens.send(token).await?;
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Waiting changes nothing.
     pub async fn cancelled(&mut self) -> Error {
         if self.cancelled.wait_for(Option::is_some).await.is_err() {
             // The service that would tell is gone, and this handler goes with it.

@@ -41,6 +41,19 @@ impl Client {
     /// Survives reconnections; what is published in between is missed. In a cluster of servers, the one that this
     /// client is connected to has it; its news reaches the other servers a moment later.
     ///
+    /// ```no_run
+    /// use futures_util::StreamExt;
+    ///
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let mut messages = client.subscribe::<_, String>("lab.*").await?;
+    /// while let Some(message) = messages.next().await {
+    ///     let message = message?;
+    ///     println!("{} on {}", *message, message.subject());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::InvalidSubject`], [`ErrorKind::Disconnected`], or [`ErrorKind::Timeout`] when the server does not
     /// confirm within `requestTimeoutMs`.
@@ -56,6 +69,23 @@ impl Client {
     }
 
     /// [`subscribe`](Client::subscribe) with options.
+    ///
+    /// ```no_run
+    /// use mlx_nats::SubscribeOptions;
+    ///
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// // One of all that read by this name gets each message.
+    /// let options = SubscribeOptions { queue_group: Some("billing".to_owned()), ..SubscribeOptions::default() };
+    /// let messages = client.subscribe_with::<_, String>("lab.test", options).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`subscribe`](Client::subscribe).
+    ///
+    /// # Cancel safety
+    /// As [`subscribe`](Client::subscribe).
     pub async fn subscribe_with<S, M>(&self, to: S, options: SubscribeOptions) -> Result<Subscription<M>>
     where
         S: SubscribeTo<M>,
@@ -86,6 +116,28 @@ impl Client {
     ///
     /// For those who prefer a callback; a loop over [`subscribe`](Client::subscribe) does the same. The task ends with
     /// the subscription, and when the handle returned is aborted; dropping the handle lets it run.
+    ///
+    /// ```no_run
+    /// use mlx_types::subjects;
+    ///
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// client
+    ///     .on_message(&subjects::WORKER_HEARTBEAT, |beat| async move {
+    ///         match beat {
+    ///             Ok(beat) => println!("{} is alive", beat.worker_id),
+    ///             Err(error) => println!("{error}"),
+    ///         }
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`subscribe`](Client::subscribe).
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no subscription behind.
     pub async fn on_message<S, M, H, F>(&self, to: S, mut handler: H) -> Result<JoinHandle<()>>
     where
         S: SubscribeTo<M>,
@@ -107,6 +159,8 @@ impl Client {
 /// Two things come as error items, after which the stream goes on: a message that does not decode or breaks a rule of
 /// its type, and [`ErrorKind::SlowConsumer`] at the place where messages were dropped because this reader was too
 /// slow. The stream ends when the client is closed, and after what the methods below say.
+///
+/// Dropping the future of `next` loses no message.
 pub struct Subscription<M> {
     /// Keeps the connection; unset for subscriptions that belong to the client itself.
     client: Option<Client>,
@@ -135,16 +189,45 @@ impl<M> Subscription<M> {
     }
 
     /// Ends the subscription. What has arrived already can still be read, and then the stream ends.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Subscription`] when the connection has ended for good.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the change may still be made.
     pub async fn unsubscribe(&mut self) -> Result<()> {
         self.change(ChangeKind::Unsubscribe).await
     }
 
     /// Ends the subscription after `count` messages in all, those already received included.
+    ///
+    /// ```no_run
+    /// use futures_util::StreamExt;
+    ///
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let mut messages = client.subscribe::<_, String>("lab.test").await?;
+    /// messages.unsubscribe_after(2).await?;
+    /// let both: Vec<_> = messages.collect().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Subscription`] when the connection has ended for good.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the change may still be made.
     pub async fn unsubscribe_after(&mut self, count: u64) -> Result<()> {
         self.change(ChangeKind::UnsubscribeAfter(count)).await
     }
 
     /// Ends the subscription at the server, and then, behind what the server had sent before, the stream.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Subscription`] when the connection has ended for good.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the change may still be made.
     pub async fn drain(&mut self) -> Result<()> {
         self.change(ChangeKind::Drain).await
     }
@@ -199,6 +282,20 @@ impl<M> fmt::Debug for Subscription<M> {
 }
 
 /// A received message: its payload, to which it dereferences, and what came with it.
+///
+/// ```no_run
+/// use futures_util::StreamExt;
+///
+/// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+/// let mut messages = client.subscribe::<_, String>("lab.test").await?;
+/// if let Some(message) = messages.next().await {
+///     let message = message?;
+///     println!("{} ({:?})", message.len(), message.header("Tenant")); // the length of the payload
+///     let text: String = message.into_payload();
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Received<M> {
     /// The decoded payload.
     pub payload: M,
