@@ -12,6 +12,7 @@ use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::connection::{self, Backoff, ConnectionState, Input, Link};
+use crate::discovery::{Directory, Discovery};
 use crate::inbox::Inbox;
 use crate::measure::Measure;
 use crate::outbox::Outbox;
@@ -54,6 +55,7 @@ struct Inner {
     options: ClientOptions,
     request_timeout: Duration,
     workers: OnceCell<Workers>,
+    directory: Directory,
     runtime: Handle,
     /// The connection's manager and the inbox.
     _tasks: [AbortOnDrop; 2],
@@ -83,6 +85,9 @@ pub struct ClientOptions {
     pub coalesce: bool,
     /// How long a worker may be silent before it counts as lost. 15 s.
     pub offline_timeout: Duration,
+    /// How `nats micro` and other tools list this client once it serves anything, or `None` for not at all. By default as
+    /// `mlx-node`.
+    pub discovery: Option<Discovery>,
 }
 
 impl Default for ClientOptions {
@@ -106,6 +111,7 @@ impl ClientOptions {
             inter_token_timeout: streaming.inter_token_timeout_ms.as_duration(),
             coalesce: streaming.coalesce,
             offline_timeout: discovery.offline_timeout_ms.as_duration(),
+            discovery: Some(Discovery::default()),
         }
     }
 
@@ -194,6 +200,7 @@ impl Client {
                 options,
                 request_timeout: config.request_timeout_ms.as_duration(),
                 workers: OnceCell::new(),
+                directory: Directory::default(),
                 runtime: Handle::current(),
                 _tasks: tasks,
             }),
@@ -401,6 +408,10 @@ impl Client {
 
     pub(crate) fn measure(&self) -> &Measure {
         &self.inner.measure
+    }
+
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.inner.directory
     }
 
     pub(crate) fn request_timeout(&self) -> Duration {

@@ -10,6 +10,9 @@ import sys
 import time
 
 import nats
+from nats.micro import add_service
+from nats.micro.request import ServiceError
+from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 
 
 def tell(**what) -> None:
@@ -145,12 +148,47 @@ async def requester(client, worker_id: str) -> None:
         await client.publish(f"worker.{worker_id}.{'cancel' if 'mode' in order else 'inference'}", as_json(order))
 
 
+async def discover(client) -> None:
+    """Asks which services there are, and tells as many answers as it is told to wait for, as its own library reads them."""
+    reads = {"PING": ServicePing, "INFO": ServiceInfo, "STATS": ServiceStats}
+    await ready(client)
+    async for order in orders():
+        answers: asyncio.Queue = asyncio.Queue()
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(inbox, cb=answers.put)
+        await client.publish(order["subject"], reply=inbox)
+        verb = order["subject"].split(".")[1]
+        found = []
+        while len(found) < order["count"]:
+            answer = json.loads((await answers.get()).data)
+            found.append(reads[verb].from_dict(answer).to_dict() | {"type": answer["type"]})
+        tell(found=found)
+        await subscription.unsubscribe()
+
+
+async def micro(client) -> None:
+    """Serves `lab.half` as a NATS service does: half of an even number, and an error otherwise."""
+
+    async def half(request) -> None:
+        number = json.loads(request.data)
+        if number % 2:
+            raise ServiceError("422", "an odd number")
+        await request.respond(as_json(number // 2))
+
+    service = await add_service(client, name="halver", version="0.1.0")
+    await service.add_endpoint(name="half", subject="lab.half", handler=half)
+    await ready(client)
+    async for _ in orders():
+        pass
+    await service.stop()
+
+
 async def ready(client) -> None:
     await client.flush()  # a round trip: the server has the subscriptions
     print("ready", flush=True)
 
 
-ROLES = {"listen": listen, "publish": publish, "answer": answer, "worker": worker, "ask": ask, "requester": requester}
+ROLES = {role.__name__: role for role in (listen, publish, answer, worker, ask, requester, discover, micro)}
 
 
 async def main(role: str, url: str, *arguments: str) -> None:

@@ -1,6 +1,6 @@
 //! The answering side of token streams: one service for a worker's requests and their cancellations.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use mlx_types::{RequestId, WorkerId, subjects};
 use super::sink::OutgoingStream;
 use super::{TOKENS, TokenSink};
 use crate::address::SubscribeTo;
-use crate::service::{answer_error, deadline, isolated};
+use crate::service::{Offer, answer_error, deadline, isolated};
 use crate::task::AbortOnDrop;
 use crate::{Client, ServeOptions, Service, Subscription, codec, headers};
 
@@ -75,20 +75,29 @@ impl Client {
         let answer = move |message: async_nats::Message| {
             let (client, handler, running) = (client.clone(), Arc::clone(&handler), Arc::clone(&running));
             async move {
-                if let Err(error) = answer(&client, worker_id, &running, &message, handler.as_ref()).await {
-                    refuse(&client, message, error).await;
+                match answer(&client, worker_id, &running, &message, handler.as_ref()).await {
+                    Ok(ended) => ended,
+                    Err(error) => {
+                        refuse(&client, message, &error).await;
+                        Err(error)
+                    }
                 }
             }
         };
         let client = self.clone();
         let overloaded = move |message, error| {
             let client = client.clone();
-            async move { refuse(&client, message, error).await }
+            async move { refuse(&client, message, &error).await }
         };
         let subject = subjects::worker_inference(worker_id);
         let subject = SubscribeTo::<InferenceRequest>::name(&&subject).for_subscribe()?;
-        let options = ServeOptions { limit: options.max_concurrent, queue_group: None };
-        let service = self.run_service(subject, options, answer, overloaded).await?;
+        let offer = Offer {
+            subject,
+            name: "inference".to_owned(),
+            metadata: BTreeMap::from([("workerId".to_owned(), worker_id.to_string())]),
+            options: ServeOptions { limit: options.max_concurrent, ..ServeOptions::default() },
+        };
+        let service = self.run_service(offer, answer, overloaded).await?;
         Ok(InferenceService { service, _canceller: canceller })
     }
 }
@@ -110,14 +119,15 @@ impl InferenceService {
     }
 }
 
-/// Answers one request. An error is one from before the acceptance: the caller refuses with it.
+/// Answers one request. An error is one from before the acceptance: the caller refuses with it. The value is how the
+/// stream ended after it.
 async fn answer<H, F>(
     client: &Client,
     worker_id: WorkerId,
     running: &Arc<Running>,
     message: &async_nats::Message,
     handler: &H,
-) -> Result<()>
+) -> Result<Result<()>>
 where
     H: Fn(InferenceRequest, TokenSink) -> F,
     F: Future<Output = Result<FinishReason>>,
@@ -142,16 +152,20 @@ where
             biased;
             ended = isolated(message, async { handler(request, sink).await }) => ended,
             // A killed handler is dropped where it stands, whatever it is waiting for.
-            () = stream.killed() => return Ok(()),
+            () = stream.killed() => return Ok(Ok(())),
             () = stream.interrupted() => Err(stream.disconnected_error()),
             never = stream.pump() => match never {},
         }
     };
-    if let Err(error) = finish(&stream, ended).await {
+    if let Err(error) = finish(&stream, &ended).await {
         // The client is closed, or the server silent; the requester finds out by its own timeouts.
         tracing::warn!(%request_id, error = &error as &dyn std::error::Error, "the end of a stream could not be sent");
     }
-    Ok(())
+    Ok(match ended {
+        // What the requester wants is no failure of ours.
+        Err(error) if error.code() != ErrorCode::StreamCancelled => Err(error),
+        _ => Ok(()),
+    })
 }
 
 /// Whether the requester reads frames of several tokens.
@@ -163,16 +177,19 @@ fn offers_tokens(message: &async_nats::Message) -> bool {
 /// Sends the one frame that ends a stream, or none if the requester wants to hear no more, and sees to it that it
 /// arrives: where the connection drops meanwhile, another one says so on the next connection. A requester that has had
 /// its end all the same no longer listens then.
-async fn finish(stream: &OutgoingStream, ended: Result<FinishReason>) -> Result<()> {
+async fn finish(stream: &OutgoingStream, ended: &Result<FinishReason>) -> Result<()> {
     let sent = match (ended, stream.cancel_mode()) {
         (_, Some(CancelMode::Kill)) => return Ok(()), // killed while it was returning
-        (Ok(reason), _) => stream.done(reason).await,
+        (Ok(reason), _) => stream.done(reason.clone()).await,
         (Err(error), Some(CancelMode::Stop)) if error.code() == ErrorCode::StreamCancelled => {
             stream.done(FinishReason::Cancelled).await
         }
         (Err(error), _) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a stream ended with an error");
-            if is_disconnection(&error) { Err(error) } else { stream.failed(&error).await }
+            tracing::warn!(error = error as &dyn std::error::Error, "a stream ended with an error");
+            if is_disconnection(error) {
+                return stream.disconnected().await;
+            }
+            stream.failed(error).await
         }
     };
     let arrived = if sent.is_ok() { stream.arrived().await } else { sent };
@@ -188,13 +205,13 @@ fn is_disconnection(error: &Error) -> bool {
 }
 
 /// Refuses a request where its requester listens: in its inbox, or, without one, on the stream itself.
-async fn refuse(client: &Client, message: async_nats::Message, error: Error) {
-    tracing::debug!(subject = %message.subject, error = &error as &dyn std::error::Error, "refused a request");
+async fn refuse(client: &Client, message: async_nats::Message, error: &Error) {
+    tracing::debug!(subject = %message.subject, error = error as &dyn std::error::Error, "refused a request");
     if let Some(reply) = message.reply {
-        return answer_error(client, reply, &error).await;
+        return answer_error(client, reply, error).await;
     }
     let Ok(asked) = serde_json::from_slice::<Asked>(&message.payload) else { return };
-    if let Err(error) = OutgoingStream::new(client.clone(), asked.request_id, false).failed(&error).await {
+    if let Err(error) = OutgoingStream::new(client.clone(), asked.request_id, false).failed(error).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "a refusal could not be sent");
     }
 }

@@ -1,0 +1,156 @@
+//! What runs a service, whatever it answers: requests up to a limit, each one counted, and a stop that lets them finish.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mlx_errors::{Error, ErrorKind, Result};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+
+use super::ServeOptions;
+use crate::Client;
+use crate::discovery::{Endpoint, Handling, Listed};
+use crate::measure::ServiceMeasure;
+use crate::subscribe::{ChangeKind, RawSubscription, SubscribeOptions};
+
+impl Client {
+    /// Runs `handle` for each message, at most `options.limit` at once, and `refuse` for those beyond.
+    ///
+    /// The result of `handle` is the error that the message was answered with, if it was.
+    pub(crate) async fn run_service<H, F, E, G>(&self, offer: Offer, handle: H, refuse: E) -> Result<Service>
+    where
+        H: Fn(async_nats::Message) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+        E: Fn(async_nats::Message, Error) -> G + Send + Sync + 'static,
+        G: Future<Output = ()> + Send + 'static,
+    {
+        let Offer { subject, name, metadata, options } = offer;
+        // On its way before the service's own subscription, whose confirmation is then also that of this.
+        let listing = if options.discoverable { self.listing().await } else { None };
+        let shared = SubscribeOptions { queue_group: options.queue_group.clone(), capacity: None };
+        let subscription = self.subscribe_raw(subject.clone(), &shared).await?;
+        self.confirm(&subscription).await?;
+        let endpoint = Endpoint::new(&name, &subject, options.queue_group, options.limit, metadata);
+        let listed = listing.map(|listing| listing.list(endpoint));
+        let endpoint = listed.as_ref().map(|listed| Arc::clone(listed.endpoint()));
+        let (stop, stopped) = mpsc::channel(1);
+        let measure = ServiceMeasure::new(&subject);
+        let service = dispatch(subscription, measure, endpoint, options.limit, handle, refuse, stopped);
+        let task = self.runtime().spawn(service);
+        Ok(Service { subject: subject.to_string(), stop, task: Some(task), listed })
+    }
+}
+
+/// A service to run.
+pub(crate) struct Offer {
+    pub(crate) subject: async_nats::Subject,
+    /// In the listing.
+    pub(crate) name: String,
+    /// Facts for the listing.
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) options: ServeOptions,
+}
+
+/// A running service. Dropping it ends it at once; [`stop`](Self::stop) lets what runs finish.
+#[derive(Debug)]
+pub struct Service {
+    subject: String,
+    stop: mpsc::Sender<()>,
+    task: Option<JoinHandle<()>>,
+    listed: Option<Listed>,
+}
+
+impl Service {
+    /// The subject served.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Takes no more requests, and waits up to `deadline` for those under way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Timeout`] when some did not finish in time; they are dropped.
+    pub async fn stop(mut self, deadline: Duration) -> Result<()> {
+        self.listed = None;
+        let _ = self.stop.send(()).await;
+        let Some(mut task) = self.task.take() else { return Ok(()) };
+        if timeout(deadline, &mut task).await.is_ok() {
+            return Ok(());
+        }
+        task.abort();
+        let subject = format!("handlers on {}", self.subject);
+        Err(Error::new(ErrorKind::Timeout { subject, timeout: deadline }))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+async fn dispatch<H, F, E, G>(
+    mut subscription: RawSubscription,
+    measure: ServiceMeasure,
+    endpoint: Option<Arc<Endpoint>>,
+    limit: usize,
+    handle: H,
+    refuse: E,
+    mut stopped: mpsc::Receiver<()>,
+) where
+    H: Fn(async_nats::Message) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<()>> + Send + 'static,
+    E: Fn(async_nats::Message, Error) -> G + Send + Sync + 'static,
+    G: Future<Output = ()> + Send + 'static,
+{
+    // Dropping the set, when the service is dropped, ends the handlers in it.
+    let mut running = JoinSet::new();
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            // Finished handlers first, so that their places are free for the next message.
+            biased;
+            Some(finished) = running.join_next(), if !running.is_empty() => drop(finished),
+            _ = stopped.recv(), if !stopping => {
+                stopping = true;
+                // What the server sent before it saw this is still handled: the stream ends behind it.
+                if subscription.apply(ChangeKind::Drain).await.is_err() {
+                    break;
+                }
+            }
+            message = subscription.next() => match message {
+                None => break,
+                Some(message) => {
+                    let counted = endpoint.as_ref().map(Endpoint::handling);
+                    if running.len() < limit {
+                        running.spawn(measure.handling(count(counted, handle(message))));
+                    } else {
+                        let error = Error::new(ErrorKind::Overloaded { limit });
+                        note(counted.as_ref(), &error);
+                        refuse(message, error).await;
+                    }
+                }
+            }
+        }
+    }
+    while running.join_next().await.is_some() {}
+}
+
+/// Handles a request, and counts it where that is wanted.
+async fn count(counted: Option<Handling>, handling: impl Future<Output = Result<()>>) {
+    if let Err(error) = handling.await {
+        note(counted.as_ref(), &error);
+    }
+}
+
+fn note(counted: Option<&Handling>, error: &Error) {
+    if let Some(counted) = counted {
+        counted.failed(error);
+    }
+}
