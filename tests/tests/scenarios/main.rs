@@ -8,6 +8,7 @@ mod support;
 mod bus_outage;
 mod controller_restarts;
 mod large_prompt;
+mod matrix;
 mod slow_controller;
 mod two_clusters;
 mod worker_dies;
