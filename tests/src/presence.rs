@@ -42,8 +42,10 @@ impl Presence {
     }
 
     /// Sends no further heartbeat, and says goodbye.
-    pub async fn leave(self) -> Result<()> {
+    pub async fn leave(mut self) -> Result<()> {
         self.keeper.abort();
+        // Until then a heartbeat may still be on its way, behind which the farewell has to be.
+        let _ = (&mut self.keeper).await;
         let Identity { id, epoch, client } = &self.identity;
         let farewell = WorkerDeregistration {
             worker_id: *id,
