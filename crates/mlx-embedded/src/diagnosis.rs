@@ -75,7 +75,7 @@ async fn explain(settings: &Settings, complaint: &str) -> Option<String> {
         let address = bind?;
         let key = Key::of(settings, address)?;
         return Some(format!(
-            "this user may not bind port {} on {}; set `{}` to 1024 or above, or 0 for a free one",
+            "this user may not bind port {} on {}; set `{}` to a higher one, or 0 for a free one",
             address.port(),
             address.ip(),
             key.text()

@@ -1,6 +1,7 @@
 //! One server for one JetStream folder.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
 use std::path::Path;
 
 use mlx_errors::{Error, ErrorKind, Result};
@@ -17,10 +18,13 @@ pub(crate) struct FolderLock {
 impl FolderLock {
     /// Creates `folder` where it is missing, and locks it.
     pub(crate) fn take(folder: &Path) -> Result<Self> {
-        let unusable = |error: std::io::Error| {
+        let unusable = |error: io::Error| {
+            let needed = match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "a folder with space left, or make some",
+                _ => "a folder that this user can write to",
+            };
             let reason = format!(
-                "the JetStream folder {} cannot be used; set `nats.embedded.jetstream.storeDir` to a folder that this \
-                 user can write to",
+                "the JetStream folder {} cannot be used; set `nats.embedded.jetstream.storeDir` to {needed}",
                 folder.display()
             );
             Error::with_source(ErrorKind::ServerStart { reason, exit: None, last_lines: Vec::new() }, error)

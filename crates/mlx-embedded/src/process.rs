@@ -82,6 +82,11 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
+    /// Asks it to turn new clients away, to tell the others that it is about to end, and then to end.
+    pub(crate) fn warn_clients(&self) -> io::Result<()> {
+        self.signal(Signal::USR2)
+    }
+
     /// Asks it to read its settings file again.
     pub(crate) fn reload(&self) -> io::Result<()> {
         self.signal(Signal::HUP)

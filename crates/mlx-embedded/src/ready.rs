@@ -1,4 +1,4 @@
-//! Knowing that a nats-server is ready: its ports file is there, and it answers a PING.
+//! Knowing that a nats-server is ready: it has told its ports, and it answers a PING.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,8 +7,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::folder::PrivateFolder;
+use crate::logs::Line;
 use crate::settings::Access;
 
 /// Where a client on this machine reaches a server.
@@ -18,16 +20,66 @@ pub(crate) struct Endpoints {
     pub(crate) monitoring: Option<SocketAddr>,
 }
 
-/// Waits for the ports file in `folder`. It names this server's own ports: one that merely answers may be anybody's.
-pub(crate) async fn endpoints(folder: &PrivateFolder) -> Endpoints {
+/// What a server says in its log of where it listens, while it starts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Announced {
+    client: Option<SocketAddr>,
+    monitoring: Option<SocketAddr>,
+}
+
+impl Announced {
+    /// Notes what `line` tells; `false` if it tells nothing of this.
+    pub(crate) fn note(&mut self, line: &Line<'_>) -> bool {
+        // A port on every address, or on a name, is for the ports file to tell.
+        let address = |text: &str| text.parse::<SocketAddr>().ok().filter(|address| !address.ip().is_unspecified());
+        let (place, text) = if let Some(text) = line.message.strip_prefix("Listening for client connections on ") {
+            (&mut self.client, text)
+        } else if let Some(text) = line.message.strip_prefix("Starting http monitor on ") {
+            (&mut self.monitoring, text)
+        } else {
+            return false;
+        };
+        *place = address(text);
+        place.is_some()
+    }
+
+    fn endpoints(self, with_monitoring: bool) -> Option<Endpoints> {
+        let Self { client, monitoring } = self;
+        (monitoring.is_some() || !with_monitoring).then_some(Endpoints { client: client?, monitoring })
+    }
+}
+
+/// Waits until the server has told where it listens: in its log, or else in the ports file in `folder`. Both name its own
+/// ports; one that merely answers may be anybody's.
+///
+/// The log is there a ms or two earlier, in words that a later version may choose differently.
+pub(crate) async fn endpoints(
+    folder: &PrivateFolder,
+    mut announced: watch::Receiver<Announced>,
+    with_monitoring: bool,
+) -> Endpoints {
+    let in_log = async {
+        match announced.wait_for(|announced| announced.endpoints(with_monitoring).is_some()).await {
+            Ok(announced) => announced.endpoints(with_monitoring),
+            // Its log has ended, and says nothing more.
+            Err(_) => None,
+        }
+    };
+    tokio::select! {
+        Some(endpoints) = in_log => endpoints,
+        endpoints = in_file(folder) => endpoints,
+    }
+}
+
+async fn in_file(folder: &PrivateFolder) -> Endpoints {
     // Short at first, since the whole start takes some ten ms.
-    let mut pause = Duration::from_millis(1);
+    let mut pause = Duration::from_millis(2);
     loop {
+        // Between two looks: nothing tells of a file that is written, short of a watcher for this one moment.
+        tokio::time::sleep(pause).await;
         if let Some(endpoints) = folder.ports_file().as_ref().and_then(parse_ports) {
             return endpoints;
         }
-        // Between two looks: nothing tells of a file that is written, short of a watcher for this one moment.
-        tokio::time::sleep(pause).await;
         pause = (pause * 11 / 10).min(Duration::from_millis(20));
     }
 }
@@ -56,6 +108,8 @@ pub(crate) struct Greeting {
     pub(crate) server_name: String,
     pub(crate) version: String,
     pub(crate) tls_required: bool,
+    /// To be signed by a client with a key.
+    pub(crate) nonce: String,
 }
 
 /// Reads the greeting of the server at `address`.
@@ -76,13 +130,8 @@ pub(crate) async fn round_trip(address: SocketAddr, access: &Access) -> io::Resu
         "verbose": false, "pedantic": false, "tls_required": false, "lang": "rust",
         "version": env!("CARGO_PKG_VERSION"), "name": "mlx-embedded readiness",
     });
-    let secrets = match access {
-        Access::User { name, password } => json!({ "user": name, "pass": password.plain.expose() }),
-        Access::Token(token) => json!({ "auth_token": token.plain.expose() }),
-        Access::Anyone => json!({}),
-    };
-    if let (Some(options), Value::Object(mut secrets)) = (options.as_object_mut(), secrets) {
-        options.append(&mut secrets);
+    if let (Some(options), Value::Object(mut proof)) = (options.as_object_mut(), access.proof(&greeting.nonce)) {
+        options.append(&mut proof);
     }
     stream.write_all(format!("CONNECT {options}\r\nPING\r\n").as_bytes()).await?;
     loop {

@@ -15,7 +15,7 @@ use crate::monitoring::{Connections, Health, JetStreamStats, ServerStats, Subscr
 use crate::process::OrphanGuard;
 use crate::ready::Endpoints;
 use crate::settings::{Cluster, Settings};
-use crate::supervisor::{Launcher, Order, ServerState, Shared, supervise};
+use crate::supervisor::{Farewell, Launcher, Order, ServerState, Shared, supervise};
 use crate::{Binary, Finder, monitoring, thread};
 
 /// How long a drop may block for a process to be killed. It takes a few ms.
@@ -141,8 +141,8 @@ impl EmbeddedServer {
     }
 
     /// Has the running server take on what it can of `config`: credentials, certificates, the largest payload, the log
-    /// level. Connections whose credentials are no longer valid are closed. All others stay with nats-server 2.15; where
-    /// there are credentials, older ones close those too, and the clients come back by themselves.
+    /// level. Connections whose credentials are no longer valid are closed. All others stay; but where there is a token, the
+    /// server may close those too, and the clients come back by themselves.
     ///
     /// # Errors
     /// If `config` breaks a rule, changes what a running server cannot change, or is refused by the server; it then
@@ -171,9 +171,20 @@ impl EmbeddedServer {
     /// # Cancel safety
     /// Dropping the future kills the server.
     pub async fn stop(self, deadline: Duration) -> Result<()> {
+        self.end(Farewell::None, deadline).await
+    }
+
+    /// [`stop`](Self::stop) with a warning first ("lame duck"): new clients are turned away, and those connected are told
+    /// that this server is about to go, so that they move to another one of their cluster. Those that are still there a
+    /// second later are disconnected one by one, at the least one a second and all within half a minute.
+    pub async fn stop_with_notice(self, deadline: Duration) -> Result<()> {
+        self.end(Farewell::Notice, deadline).await
+    }
+
+    async fn end(self, farewell: Farewell, deadline: Duration) -> Result<()> {
         let (done, stopped) = oneshot::channel();
         let deadline = Instant::now() + deadline;
-        if self.orders.send(Order::Stop { deadline, done }).await.is_ok() {
+        if self.orders.send(Order::Stop { farewell, deadline, done }).await.is_ok() {
             // An error means that it was gone before the order came.
             let _ = stopped.await;
         }
@@ -243,21 +254,20 @@ impl Builder {
         }
         check(&config)?;
         let finder = finder.unwrap_or_else(|| Finder::from_process(config.embedded.binary.clone()));
-        let settings = Settings { cluster, ..Settings::new(&config) };
-
         let shared = Arc::new(Shared::new());
         let (orders, received) = mpsc::channel(8);
         let (found, binary) = oneshot::channel();
         let (started, endpoints) = oneshot::channel();
-        let embedded = config.embedded.clone();
         let task = {
             let shared = Arc::clone(&shared);
+            let config = config.clone();
+            let restart = config.embedded.restart;
             async move {
-                let prepared = prepare(finder, settings, guard, &embedded, &shared).await;
+                let prepared = prepare(finder, config, cluster, guard, &shared).await;
                 match prepared {
                     Ok((binary, launcher)) => {
                         let _ = found.send(binary);
-                        supervise(launcher, embedded.restart, received, shared, started).await;
+                        supervise(launcher, restart, received, shared, started).await;
                     }
                     Err(error) => {
                         shared.state.send_replace(ServerState::Failed(Arc::new(Error::new(error.kind().clone()))));
@@ -280,18 +290,22 @@ impl Builder {
 
 async fn prepare(
     finder: Finder,
-    settings: Settings,
+    config: NatsConfig,
+    cluster: Option<Cluster>,
     guard: OrphanGuard,
-    embedded: &mlx_types::config::EmbeddedConfig,
     shared: &Arc<Shared>,
 ) -> Result<(Binary, Launcher)> {
-    let find = tracing::dispatcher::get_default(Clone::clone);
-    let found = tokio::task::spawn_blocking(move || tracing::dispatcher::with_default(&find, || finder.find())).await;
-    let binary = found.map_err(|error| Error::with_source(internal("the search for nats-server"), error))??;
+    let start_timeout = config.embedded.start_timeout_ms.as_duration();
+    let log_level = config.embedded.log_level;
+    let events = tracing::dispatcher::get_default(Clone::clone);
+    // Both take their time, so at once: the hash of a password, and the search, where it has to ask a binary.
+    let settings = tokio::task::spawn_blocking(move || Settings { cluster, ..Settings::new(&config) });
+    let found = tokio::task::spawn_blocking(move || tracing::dispatcher::with_default(&events, || finder.find()));
+    let binary = found.await.map_err(|error| Error::with_source(internal("the search for nats-server"), error))??;
     tracing::debug!(path = %binary.path.display(), version = %binary.version, origin = %binary.origin, "found nats-server");
-    let start_timeout = embedded.start_timeout_ms.as_duration();
+    let settings = settings.await.map_err(|error| Error::with_source(internal("the rendering of settings"), error))?;
     let shared = Arc::clone(shared);
-    let launcher = Launcher::prepare(binary.path.clone(), settings, guard, start_timeout, embedded.log_level, shared)?;
+    let launcher = Launcher::prepare(binary.path.clone(), settings, guard, start_timeout, log_level, shared)?;
     Ok((binary, launcher))
 }
 

@@ -1,11 +1,14 @@
 //! The settings file of one nats-server.
 
+mod access;
 mod render;
 
 use std::path::{Path, PathBuf};
 
 use mlx_types::Secret;
 use mlx_types::config::{EmbeddedLogLevel, JetStreamConfig, NatsConfig};
+
+pub(crate) use access::Access;
 
 /// Everything that the settings file says. `0` is "a free port" for every port.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,56 +105,6 @@ impl JetStream {
             max_memory_bytes: config.max_memory_bytes,
             max_file_bytes: config.max_file_bytes,
         }
-    }
-}
-
-/// Who may connect, as the server is told.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Access {
-    Anyone,
-    User { name: String, password: ServerSecret },
-    Token(ServerSecret),
-}
-
-impl Access {
-    fn new(config: &NatsConfig) -> Self {
-        match (&config.user, &config.password, &config.token) {
-            (Some(name), Some(password), _) => {
-                Self::User { name: name.clone(), password: ServerSecret::new(password.clone()) }
-            }
-            (_, _, Some(token)) => Self::Token(ServerSecret::new(token.clone())),
-            _ => Self::Anyone,
-        }
-    }
-}
-
-/// A secret in the two forms it is needed in.
-#[derive(Clone, Debug)]
-pub(crate) struct ServerSecret {
-    /// What a client presents.
-    pub(crate) plain: Secret<String>,
-    /// What the settings file holds: its bcrypt hash, where it has one.
-    pub(crate) stored: Secret<String>,
-}
-
-impl PartialEq for ServerSecret {
-    /// The same for a client; every hash has a salt of its own.
-    fn eq(&self, other: &Self) -> bool {
-        self.plain.expose() == other.plain.expose()
-    }
-}
-
-/// The work factor of the hashes. The file is private, and who can read it can read the configuration with the secret
-/// itself; the hash is for copies and backups. Every connect of a client pays for it, and so does every start: 4, the
-/// least there is, takes about 1 ms; the usual 10 would take several times as long as nats-server's whole start.
-const BCRYPT_COST: u32 = 4;
-
-impl ServerSecret {
-    pub(crate) fn new(plain: Secret<String>) -> Self {
-        // bcrypt takes neither more than 72 bytes nor a NUL; such a secret is stored as it is.
-        let stored =
-            bcrypt::non_truncating_hash(plain.expose(), BCRYPT_COST).unwrap_or_else(|_| plain.expose().clone());
-        Self { plain, stored: Secret::new(stored) }
     }
 }
 

@@ -66,7 +66,7 @@ impl Shared {
 /// What a handle asks of its supervisor. When every handle is gone, so is the server.
 pub(crate) enum Order {
     /// End in good order by the deadline.
-    Stop { deadline: Instant, done: oneshot::Sender<()> },
+    Stop { farewell: Farewell, deadline: Instant, done: oneshot::Sender<()> },
     /// End now; whoever asks is blocked until it is done.
     Kill { done: std::sync::mpsc::SyncSender<()> },
     /// Take on these settings.
@@ -75,9 +75,17 @@ pub(crate) enum Order {
     Settings { done: oneshot::Sender<Settings> },
 }
 
+/// What clients hear of a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    None,
+    /// They are told, and then disconnected one after another.
+    Notice,
+}
+
 /// An order to end, or nobody left to give one.
 enum End {
-    Stop { deadline: Instant, done: oneshot::Sender<()> },
+    Stop { farewell: Farewell, deadline: Instant, done: oneshot::Sender<()> },
     Kill { done: std::sync::mpsc::SyncSender<()> },
     Abandoned,
 }
@@ -126,8 +134,8 @@ pub(crate) async fn supervise(
     // Failed: the state says why, and there is no process.
     let Some(ending) = ending else { return };
     let killed = match &ending {
-        End::Stop { deadline, .. } => tokio::select! {
-            () = launcher.stop(*deadline) => None,
+        End::Stop { farewell, deadline, .. } => tokio::select! {
+            () = launcher.stop(*farewell, *deadline) => None,
             // Whoever asked does not want to wait for it any more.
             end = until_end(&mut orders) => Some(end),
         },
@@ -173,7 +181,7 @@ impl Supervisor<'_> {
                 status = self.launcher.ended() => return Ok(status),
                 order = self.orders.recv() => match order {
                     None => return Err(End::Abandoned),
-                    Some(Order::Stop { deadline, done }) => return Err(End::Stop { deadline, done }),
+                    Some(Order::Stop { farewell, deadline, done }) => return Err(End::Stop { farewell, deadline, done }),
                     Some(Order::Kill { done }) => return Err(End::Kill { done }),
                     Some(Order::Settings { done }) => drop(done.send(self.launcher.settings().clone())),
                     Some(Order::Reload { settings, log_level, done }) => {
@@ -230,7 +238,7 @@ async fn until_end(orders: &mut mpsc::Receiver<Order>) -> End {
     loop {
         match orders.recv().await {
             None => return End::Abandoned,
-            Some(Order::Stop { deadline, done }) => return End::Stop { deadline, done },
+            Some(Order::Stop { farewell, deadline, done }) => return End::Stop { farewell, deadline, done },
             Some(Order::Kill { done }) => return End::Kill { done },
             Some(Order::Settings { done }) => drop(done),
             Some(Order::Reload { done, .. }) => {

@@ -2,18 +2,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
+#[path = "support/told.rs"]
+mod told;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use insta::assert_snapshot;
-use mlx_embedded::{Binary, EmbeddedServer, Finder};
-use mlx_errors::{Error, ErrorCode};
+use mlx_embedded::{EmbeddedServer, Finder};
+use mlx_errors::ErrorCode;
 use mlx_types::Millis;
 use mlx_types::config::NatsConfig;
 use support::{any_port, program, stranger, with_jetstream};
+use told::told;
 
 #[tokio::test]
 async fn m4_no_binary() {
@@ -89,13 +91,6 @@ async fn m4_privileged_port() {
     let mut config = any_port();
     config.embedded.port = 80;
     assert_snapshot!("privileged_port", failure(&config, &[]).await);
-
-    // Where the system draws the line higher than at 1024. What the server says then, for any user and any system:
-    let folder = tempfile::tempdir().unwrap();
-    let line = "Error listening on port: 127.0.0.1:2000, \\\"listen tcp 127.0.0.1:2000: bind: permission denied\\\"";
-    config.embedded.port = 2000;
-    config.embedded.binary = Some(program(folder.path(), &format!("echo \"[1] [FTL] {line}\" >&2; exit 1")));
-    assert_snapshot!("port_not_permitted", failure(&config, &[]).await);
 }
 
 #[tokio::test]
@@ -114,13 +109,6 @@ async fn m4_unusable_jetstream_folder() {
     std::fs::write(&file, "").unwrap();
     // Not even root can make a folder inside a file.
     assert_snapshot!("folder_unusable", failure(&with_jetstream(&file.join("store")), &paths(folder.path())).await);
-
-    // What the server says when the disk fills up while it starts.
-    let mut config = with_jetstream(&folder.path().join("store"));
-    let line =
-        "Can't start JetStream: could not create storage directory - mkdir store/jetstream: no space left on device";
-    config.embedded.binary = Some(program(folder.path(), &format!("echo \"[1] [FTL] {line}\" >&2; exit 1")));
-    assert_snapshot!("folder_full", failure(&config, &paths(folder.path())).await);
 }
 
 #[tokio::test]
@@ -193,36 +181,4 @@ async fn failure(config: &NatsConfig, replace: &[(String, &str)]) -> String {
 
 fn paths(folder: &Path) -> Vec<(String, &'static str)> {
     vec![(folder.display().to_string(), "FOLDER")]
-}
-
-/// The code, the message and the causes, without what differs from run to run and from machine to machine.
-fn told(error: &Error, replace: &[(String, &str)]) -> String {
-    let mut text = format!("{}: {error}", error.code());
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let _ = write!(text, "\ncaused by: {cause}");
-        source = cause.source();
-    }
-    for (from, to) in replace {
-        text = text.replace(from, to);
-    }
-    text = text.replace(&Binary::find(None).unwrap().version.to_string(), "VERSION");
-    if let Some((before, rest)) = text.split_once("install one with ")
-        && let Some((_, after)) = rest.split_once("; or name")
-    {
-        text = format!("{before}install one with WAYS; or name{after}");
-    }
-    text.lines().map(without_pid).collect::<Vec<_>>().join("\n")
-}
-
-fn without_pid(line: &str) -> String {
-    let numbered = |rest: &str| {
-        rest.split_once(']')
-            .filter(|(pid, _)| pid.bytes().all(|byte| byte.is_ascii_digit()))
-            .map(|(_, rest)| rest.to_owned())
-    };
-    match line.split_once('[').and_then(|(indent, rest)| Some((indent, numbered(rest)?))) {
-        Some((indent, rest)) => format!("{indent}[PID]{rest}"),
-        None => line.to_owned(),
-    }
 }

@@ -16,6 +16,9 @@ use support::{any_port, is_running, until};
 
 const STOP: Duration = Duration::from_secs(5);
 
+/// More than any of what is waited for takes.
+const LONG: Duration = Duration::from_secs(20);
+
 #[tokio::test]
 async fn m1_dropping_the_handle_ends_the_server_and_removes_its_folder() {
     for guard in guards() {
@@ -25,6 +28,31 @@ async fn m1_dropping_the_handle_ends_the_server_and_removes_its_folder() {
         drop(server);
         assert!(!is_running(pid) && !folder.exists(), "{guard:?}");
     }
+}
+
+#[tokio::test]
+async fn clients_are_told_before_a_server_with_notice_ends() {
+    let server = EmbeddedServer::start(&any_port()).await.unwrap();
+    let (pid, address) = (server.pid().unwrap(), server.client_addr().to_string());
+    let (events, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let options = async_nats::ConnectOptions::new().event_callback(move |event| {
+        let _ = events.send(event);
+        std::future::ready(())
+    });
+    let client = options.connect(&address).await.unwrap();
+    let stopping = tokio::spawn(server.stop_with_notice(LONG));
+    let warned = async { while told.recv().await.unwrap() != async_nats::Event::LameDuckMode {} };
+    tokio::time::timeout(LONG, warned).await.expect("a warning");
+    assert!(async_nats::connect(&address).await.is_err(), "new clients are turned away");
+    let begun = Instant::now();
+    stopping.await.unwrap().unwrap();
+    assert!(begun.elapsed() < LONG / 2 && !is_running(pid), "it ended by itself");
+
+    // Nobody to tell: nothing to wait for.
+    let server = EmbeddedServer::start(&any_port()).await.unwrap();
+    let begun = Instant::now();
+    server.stop_with_notice(LONG).await.unwrap();
+    assert!(begun.elapsed() < LONG / 2);
 }
 
 #[tokio::test]

@@ -15,6 +15,9 @@ const PIP_TESTS: &str = "real_pip";
 /// In the names of tests that replace an old nats-server by the current one.
 const OLD_SERVER_TESTS: &str = "rolling_upgrade";
 
+/// In the names of tests that arrange for failures of the system in namespaces of their own.
+const NAMESPACE_TESTS: &str = "in_own_namespaces";
+
 /// Where the tests find nats-py: to be put into `PYTHONPATH` for `python3`.
 const PYTHONPATH_VARIABLE: &str = "MLX_TEST_PYTHONPATH";
 
@@ -48,6 +51,10 @@ impl Needs {
             Some(Err(error)) => needs.missing.push((NATS_PY_TESTS, format!("nats-py could not be fetched: {error:#}"))),
             None => needs.missing.push((NATS_PY_TESTS, "they need python3, and pip to fetch nats-py".to_owned())),
         }
+        if !namespaces() {
+            let reason = "they need Linux, and the right to make user, mount and network namespaces";
+            needs.missing.push((NAMESPACE_TESTS, reason.to_owned()));
+        }
         needs
     }
 
@@ -67,8 +74,19 @@ impl Needs {
 }
 
 fn runs(program: &str) -> bool {
-    let mut probe = Command::new(program);
-    probe.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    succeeds(Command::new(program).arg("--version"))
+}
+
+/// Whether this user may make namespaces, mount something there, and write the settings of a network.
+fn namespaces() -> bool {
+    let mut probe = Command::new("unshare");
+    probe.args(["--user", "--map-root-user", "--mount", "--net", "sh", "-c"]);
+    let port = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+    succeeds(probe.arg(format!("mount -t tmpfs tmpfs /tmp && echo 3000 > {port} && setpriv --version")))
+}
+
+fn succeeds(probe: &mut Command) -> bool {
+    probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     probe.status().is_ok_and(|status| status.success())
 }
 

@@ -23,6 +23,9 @@ impl Settings {
         file.word("logtime", "false");
         file.word("debug", if self.debug { "true" } else { "false" });
         file.word("trace", "false");
+        // The least that it takes. What a stop with notice may cost: see `EmbeddedServer::stop_with_notice`.
+        file.word("lame_duck_duration", "30s");
+        file.word("lame_duck_grace_period", "1s");
         if let Some(authorization) = self.access.render() {
             file.block("authorization", &authorization);
         }
@@ -45,9 +48,11 @@ impl Access {
         let mut block = Block::default();
         match self {
             Self::Anyone => return None,
-            Self::User { name, password } => {
-                block.text("user", name);
-                block.text("password", password.stored.expose());
+            Self::User { name, password, probe } => {
+                let user = format!("{{ user: {}, password: {} }}", quoted(name), quoted(password.stored.expose()));
+                let nothing = "{ publish: { deny: \">\" }, subscribe: { deny: \">\" } }";
+                let probe = format!("{{ nkey: {}, permissions: {nothing} }}", quoted(&probe.public()));
+                block.line(&format!("users: [ {user}, {probe} ]"));
             }
             Self::Token(token) => block.text("token", token.stored.expose()),
         }

@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::config::EmbeddedLogLevel;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::instrument::WithSubscriber as _;
 use tracing::{debug, info, warn};
 
-use super::{ServerState, Shared};
+use super::{Farewell, ServerState, Shared};
 use crate::folder::PrivateFolder;
 use crate::lock::FolderLock;
 use crate::logs::{self, Line, Threshold};
 use crate::process::{OrphanGuard, Process};
-use crate::ready::{self, Endpoints};
+use crate::ready::{self, Announced, Endpoints};
 use crate::settings::{Listen, Settings};
 use crate::{diagnosis, http};
 
@@ -99,6 +99,7 @@ impl Launcher {
             .map_err(|error| diagnosis::not_started(&format!("run {}", self.binary.display()), error))?;
         self.shared.pid.store(process.id(), Ordering::Relaxed);
         let (outcomes, reloads) = mpsc::unbounded_channel();
+        let (announcing, announced) = watch::channel(Announced::default());
         let shared = Arc::clone(&self.shared);
         let ready = move || matches!(*shared.state.borrow(), ServerState::Ready);
         let log = logs::follow(stderr, Arc::clone(&self.threshold), self.shared.lines.clone(), ready, move |line| {
@@ -106,12 +107,13 @@ impl Launcher {
                 // Nobody waits for one that was not asked for.
                 let _ = outcomes.send(outcome);
             }
+            announcing.send_if_modified(|announced| announced.note(line));
         });
         let log = tokio::spawn(log.with_current_subscriber());
         let running = self.running.insert(Running { process, log, reloads });
 
         let mut progress = Progress::Ports;
-        let ready = until_ready(&self.folder, &self.settings, &mut progress);
+        let ready = until_ready(&self.folder, &self.settings, announced, &mut progress);
         let endpoints = tokio::select! {
             // An end says more about what went wrong than what the end did to a connection.
             biased;
@@ -151,9 +153,13 @@ impl Launcher {
     }
 
     /// Asks the process to end, and kills it shortly before `deadline` if it has not.
-    pub(crate) async fn stop(&mut self, deadline: Instant) {
+    pub(crate) async fn stop(&mut self, farewell: Farewell, deadline: Instant) {
         let Some(running) = &mut self.running else { return };
-        if let Err(error) = running.process.terminate() {
+        let asked = match farewell {
+            Farewell::None => running.process.terminate(),
+            Farewell::Notice => running.process.warn_clients(),
+        };
+        if let Err(error) = asked {
             debug!(%error, "the embedded nats-server could not be asked to end");
         }
         let patience = deadline.saturating_duration_since(Instant::now()).saturating_sub(KILL);
@@ -235,10 +241,15 @@ impl Progress {
     }
 }
 
-async fn until_ready(folder: &PrivateFolder, settings: &Settings, progress: &mut Progress) -> io::Result<Endpoints> {
+async fn until_ready(
+    folder: &PrivateFolder,
+    settings: &Settings,
+    announced: watch::Receiver<Announced>,
+    progress: &mut Progress,
+) -> io::Result<Endpoints> {
     // Between two attempts: a server that does not answer yet cannot say when it will.
     const AGAIN: Duration = Duration::from_millis(5);
-    let endpoints = ready::endpoints(folder).await;
+    let endpoints = ready::endpoints(folder, announced, settings.monitoring.is_some()).await;
     *progress = Progress::Answer;
     loop {
         match ready::round_trip(endpoints.client, &settings.access).await {
