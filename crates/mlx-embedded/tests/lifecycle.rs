@@ -39,7 +39,7 @@ async fn clients_are_told_before_a_server_with_notice_ends() {
         let _ = events.send(event);
         std::future::ready(())
     });
-    let client = options.connect(&address).await.unwrap();
+    let _client = options.connect(&address).await.unwrap();
     let stopping = tokio::spawn(server.stop_with_notice(LONG));
     let warned = async { while told.recv().await.unwrap() != async_nats::Event::LameDuckMode {} };
     tokio::time::timeout(LONG, warned).await.expect("a warning");
