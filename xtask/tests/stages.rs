@@ -38,7 +38,7 @@ fn each_stage_is_its_own_targets_and_no_other() {
         [
             "--workspace --lib --bins",
             "--doc --workspace --no-fail-fast",
-            "--workspace --examples --test streams",
+            "--workspace --examples --test soak --test streams",
             "--workspace --test containers",
             "--workspace --test cluster_network",
         ]
@@ -223,7 +223,7 @@ fn the_soak_is_all_that_runs_and_is_told_its_minutes() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert_eq!(bench.told("MLX_TEST_SOAK_MINUTES").as_deref(), Some("3"));
     let runs: Vec<_> = bench.calls().into_iter().filter(|call| call.starts_with("nextest run")).collect();
-    assert_eq!(runs, ["nextest run --message-format libtest-json --workspace --test soak --no-capture"]);
+    assert_eq!(runs, ["nextest run --message-format libtest-json --workspace --test soak --profile soak --no-capture"]);
     let refused = bench.xtask(&["test", "--soak", "3", "--stage", "unit"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
 }
@@ -247,10 +247,10 @@ fn what_a_person_hands_over_runs_without_what_cannot_run_here() {
         let run = run.strip_suffix(" -- --skip real_pip --skip nats_py --skip in_own_namespaces").unwrap().to_owned();
         run.strip_prefix("nextest run --message-format libtest-json ").unwrap().to_owned()
     };
-    let filter = "not (package(=mlx-tests) & (binary(=containers) + binary(=cluster_network) + binary(=soak)))";
+    let filter = "not (package(=mlx-tests) & (binary(=containers) + binary(=cluster_network)))";
     assert_eq!(left_out(&["c1"]), format!("c1 -E {filter}"));
     assert_eq!(left_out(&["-E", "test(c1_)"]), format!("-E ({filter}) & (test(c1_))"));
-    let others = "not (package(=mlx-tests) & (binary(=cluster_network) + binary(=soak)))";
+    let others = "not (package(=mlx-tests) & (binary(=cluster_network)))";
     assert_eq!(left_out(&["--test", "containers"]), format!("--test containers -E {others}"));
 }
 

@@ -169,7 +169,7 @@ impl Testing<'_> {
         command.args(known.only(SOAK)?);
         // Whoever waits for half an hour wants to see that it lives.
         match runner {
-            Runner::Nextest => command.arg("--no-capture"),
+            Runner::Nextest => command.args(["--profile", "soak", "--no-capture"]),
             Runner::CargoTest => command.args(["--", "--nocapture"]),
         };
         self.watch((command, counter))
@@ -177,9 +177,9 @@ impl Testing<'_> {
 
     /// Without Docker, what needs it is left out, unless it is named, or has to run.
     fn chosen(&self, runner: Runner, known: &TestTargets) -> Result<(Count, End)> {
-        let with_docker = self.docker.missing().is_none() || session::requires_docker(self.arguments).is_some();
+        let leave_out = self.docker.missing().is_some() && session::requires_docker(self.arguments).is_none();
         let mut words = self.arguments.arguments.clone();
-        let mut left_out = known.left_out(with_docker);
+        let mut left_out = if leave_out { known.of_docker() } else { Vec::new() };
         left_out.retain(|target| !runner::names_target(&words, target));
         if runner == Runner::Nextest && !left_out.is_empty() {
             words = runner::filtered(&words, &stage::filter_without(&left_out));

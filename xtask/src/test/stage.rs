@@ -11,7 +11,7 @@ use crate::workspace::{Workspace, cargo_program};
 /// Where the tests over several crates are, those with containers among them.
 const TESTS_PACKAGE: &str = "mlx-tests";
 
-/// The test target that runs only when asked for, by `--soak`.
+/// The test target that runs for as long as `--soak` says; for some seconds in its stage.
 pub(super) const SOAK: &str = "soak";
 
 /// A part of the test, by what it needs. The doc comments are what `--list` says.
@@ -113,21 +113,19 @@ impl TestTargets {
     fn all_but_the_special(&self) -> Vec<String> {
         // Some tests run an example, which cargo builds of itself only where no target is named.
         let mut words = vec!["--workspace".to_owned(), "--examples".to_owned()];
-        let special = special();
         let names: BTreeSet<_> = self
             .targets
             .iter()
-            .filter(|(package, name)| package != TESTS_PACKAGE || !special.contains(&name.as_str()))
+            .filter(|(package, name)| package != TESTS_PACKAGE || !special().any(|special| special == name))
             .map(|(_, name)| name.clone())
             .collect();
         words.extend(names.into_iter().flat_map(|name| ["--test".to_owned(), name]));
         words
     }
 
-    /// The targets that a run without stages leaves out: the soak, and without Docker those that need it.
-    pub(super) fn left_out(&self, with_docker: bool) -> Vec<&'static str> {
-        let is_left_out = |target: &&str| self.has(target) && (*target == SOAK || !with_docker);
-        special().into_iter().filter(is_left_out).collect()
+    /// The targets that need Docker.
+    pub(super) fn of_docker(&self) -> Vec<&'static str> {
+        special().filter(|target| self.has(target)).collect()
     }
 
     fn has(&self, target: &str) -> bool {
@@ -135,10 +133,9 @@ impl TestTargets {
     }
 }
 
-/// The targets that are no part of the integration stage.
-fn special() -> Vec<&'static str> {
-    let own = Stage::value_variants().iter().filter_map(|stage| stage.target_of_its_own());
-    own.chain([SOAK]).collect()
+/// The targets that are a stage of their own.
+fn special() -> impl Iterator<Item = &'static str> {
+    Stage::value_variants().iter().filter_map(|stage| stage.target_of_its_own())
 }
 
 /// The filter that leaves these targets out of whatever a person asked for, in nextest's language.
@@ -178,7 +175,6 @@ mod tests {
             ("mlx-tests", "streams"),
             ("mlx-tests", "containers"),
             ("mlx-tests", "cluster_network"),
-            ("mlx-tests", "soak"),
         ]);
         let words = |stage: Stage| stage.targets(&known).unwrap().join(" ");
         assert_eq!(words(Stage::Unit), "--workspace --lib --bins");
@@ -186,7 +182,7 @@ mod tests {
         assert_eq!(words(Stage::Cluster), "--workspace --test cluster_network");
         // Another package's target of that name is nobody's business here.
         assert_eq!(words(Stage::Integration), "--workspace --examples --test containers --test streams");
-        let known = TestTargets::named(&[("mlx-tests", "streams"), ("mlx-tests", "containers"), ("mlx-tests", "soak")]);
+        let known = TestTargets::named(&[("mlx-tests", "streams"), ("mlx-tests", "containers")]);
         assert_eq!(Stage::Integration.targets(&known).unwrap().join(" "), "--workspace --examples --test streams");
     }
 
@@ -198,13 +194,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_of_a_run_without_stages_exists() {
-        let known = TestTargets::named(&[("mlx-tests", "soak"), ("mlx-tests", "containers")]);
-        assert_eq!(known.left_out(true), ["soak"]);
-        assert_eq!(known.left_out(false), ["containers", "soak"]);
+    fn what_is_left_out_without_docker_exists() {
+        let known = TestTargets::named(&[("mlx-tests", "soak"), ("mlx-tests", "containers"), ("x", "cluster_network")]);
+        assert_eq!(known.of_docker(), ["containers"]);
         assert_eq!(
-            filter_without(&["containers", "soak"]),
-            "not (package(=mlx-tests) & (binary(=containers) + binary(=soak)))"
+            filter_without(&["containers", "cluster_network"]),
+            "not (package(=mlx-tests) & (binary(=containers) + binary(=cluster_network)))"
         );
     }
 }
