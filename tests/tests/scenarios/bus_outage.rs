@@ -50,6 +50,10 @@ async fn after_an_outage_of_20_s_everybody_registers_again_and_nobody_was_declar
     bus.come_back().await;
     let observer = Client::connect(&bus.config()).await.unwrap();
     let mut registrations = observer.subscribe(&subjects::WORKER_REGISTER).await.unwrap();
+    // Everybody is as unlucky as one may be: the next attempt is due when the controller has been back for longer than it
+    // takes the silence of the dead.
+    controller.node().client().wait_connected(3 * outage + LIMIT).await.unwrap();
+    sleep(offline_timeout + offline_timeout / 4).await; // what is left of the pause between two attempts
     door.refuse(false);
 
     // The last one back is the one whose pause between two attempts had just begun.
