@@ -11,7 +11,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::connection::{self, Backoff, ConnectionState, Input, Link};
+use crate::connection::{
+    self, Backoff, ConnectionEvent, ConnectionEvents, ConnectionState, Dispatcher, Link, Managed, Signal, transports,
+};
 use crate::discovery::{Directory, Discovery};
 use crate::inbox::Inbox;
 use crate::measure::Measure;
@@ -50,7 +52,8 @@ struct Inner {
     link: Arc<Link>,
     /// Only where the configuration asks to keep what is published while the connection is down.
     outbox: Option<Arc<Outbox>>,
-    inputs: mpsc::UnboundedSender<Input>,
+    signals: mpsc::UnboundedSender<Signal>,
+    dispatcher: Arc<Dispatcher>,
     measure: Measure,
     options: ClientOptions,
     request_timeout: Duration,
@@ -179,14 +182,16 @@ impl Client {
                 error.to_string(),
             )
         })?;
-        let manager = connection::manage(
-            nats.clone(),
-            transport.inputs,
-            Arc::clone(&inbox),
-            Arc::clone(&link),
-            outbox.clone(),
-            config.reconnect,
-        );
+        let dispatcher = transport.dispatcher;
+        let manager = connection::manage(Managed {
+            nats: nats.clone(),
+            signals: transport.signals,
+            dispatcher: Arc::clone(&dispatcher),
+            inbox: Arc::clone(&inbox),
+            link: Arc::clone(&link),
+            outbox: outbox.clone(),
+            reconnect: config.reconnect,
+        });
         let tasks = [tokio::spawn(manager), tokio::spawn(Arc::clone(&inbox).run(answers))]
             .map(|task| AbortOnDrop(task.abort_handle()));
         let client = Self {
@@ -195,7 +200,8 @@ impl Client {
                 inbox,
                 link,
                 outbox,
-                inputs: transport.inputs_sender,
+                signals: transport.signals_sender,
+                dispatcher,
                 measure: Measure::new(),
                 options,
                 request_timeout: config.request_timeout_ms.as_duration(),
@@ -265,6 +271,39 @@ impl Client {
     /// ```
     pub fn watch_state(&self) -> watch::Receiver<ConnectionState> {
         self.inner.link.watch()
+    }
+
+    /// What happens to the connection from now on, one event after another; the first tells how it stands.
+    ///
+    /// For logs and dashboards. Who wants to act on the state as it is had better [watch](Self::watch_state) it.
+    ///
+    /// ```no_run
+    /// use futures_util::StreamExt;
+    /// use mlx_nats::ConnectionEvent;
+    ///
+    /// # async fn example(client: mlx_nats::Client) {
+    /// let mut events = client.events();
+    /// tokio::spawn(async move {
+    ///     while let Some(event) = events.next().await {
+    ///         match event {
+    ///             ConnectionEvent::AttemptFailed { server, error, .. } => eprintln!("{server}: {error}"),
+    ///             event => eprintln!("{event:?}"),
+    ///         }
+    ///     }
+    /// });
+    /// # }
+    /// ```
+    ///
+    /// Bounded, and nobody waits for its reader; see [`ConnectionEvents`]. Free while nobody listens.
+    pub fn events(&self) -> ConnectionEvents {
+        self.inner.link.events().listen(|| match self.state() {
+            ConnectionState::Connected { epoch } => {
+                let (server, attempt) = self.inner.dispatcher.current();
+                Some(ConnectionEvent::Connected { server, epoch, attempt })
+            }
+            ConnectionState::Closed { reason } => Some(ConnectionEvent::Closed { reason }),
+            ConnectionState::Disconnected | ConnectionState::Connecting | ConnectionState::Reconnecting { .. } => None,
+        })
     }
 
     /// Waits until the connection is up.
@@ -341,7 +380,7 @@ impl Client {
     pub async fn shutdown(&self, deadline: Duration) -> Result<()> {
         let connected = self.inner.link.live(|| "shutdown".to_owned()).is_ok();
         let flushed = if connected { self.round_trip("shutdown", deadline).await } else { Ok(()) };
-        let _ = self.inner.inputs.send(Input::ShutDown);
+        let _ = self.inner.signals.send(Signal::ShutDown);
         let mut state = self.watch_state();
         // The manager answers at once; should it be gone already, so is the connection.
         let _ = timeout(deadline, state.wait_for(ConnectionState::is_closed)).await;
@@ -380,7 +419,8 @@ impl Client {
             waiter.await
         };
         match timeout(limit, trip).await {
-            Ok(Some(_)) if self.inner.link.is_live(epoch) => Ok(()),
+            // The transport may be on another connection already, of which the link has not heard yet.
+            Ok(Some(_)) if self.inner.link.is_live(epoch) && transports(self.nats()) == epoch => Ok(()),
             Ok(_) => Err(self.inner.link.down(during)),
             Err(_) => Err(Error::new(ErrorKind::Timeout { subject: during.to_owned(), timeout: limit })),
         }

@@ -48,7 +48,7 @@ mod trace;
 
 pub use address::{PublishTo, RequestTo, SubscribeTo};
 pub use client::{Client, ClientOptions};
-pub use connection::{CloseReason, ConnectionState};
+pub use connection::{CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, DisconnectReason};
 pub use discovery::Discovery;
 pub use gather::GatherOptions;
 pub use headers::Headers;

@@ -1,55 +1,91 @@
 //! Making the first connection: servers, credentials, TLS, and errors that say which step failed.
 
+use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use async_nats::{ConnectErrorKind, ConnectOptions, Event};
-use mlx_errors::{ConnectStep, Error, ErrorKind, Result};
+use async_nats::{ConnectOptions, Event, ReconnectToServer, Server, ServerInfo};
+use mlx_errors::{ConnectStep, Error, ErrorCode, ErrorKind, Result};
 use mlx_types::config::{NatsConfig, NatsMode};
 use mlx_types::{NatsUrl, Scheme};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::Input;
 use super::backoff::Backoff;
+use super::manager::Signal;
+use super::reconnect::{Dispatcher, nowhere};
 use super::refusal::{failed, refused};
 use crate::ClientOptions;
+
+/// What the transport holds for a subscription until its task moves it on. A burst that fills this is dropped by the
+/// transport, which cannot say how much it was, so it has room for whatever is read in one turn: 8 MiB of messages of
+/// no more than 32 bytes.
+const TRANSPORT_CAPACITY: usize = 262_144;
 
 /// A fresh connection and what it will tell about itself.
 pub(crate) struct Transport {
     pub(crate) nats: async_nats::Client,
-    pub(crate) inputs: mpsc::UnboundedReceiver<Input>,
-    /// For inputs that come from the user.
-    pub(crate) inputs_sender: mpsc::UnboundedSender<Input>,
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) signals: mpsc::UnboundedReceiver<Signal>,
+    /// For signals that come from the user.
+    pub(crate) signals_sender: mpsc::UnboundedSender<Signal>,
 }
 
-/// Connects to one of the configured servers within `connectTimeoutMs`.
+/// Connects to one of the configured servers within `connectTimeoutMs`, which those not tried yet share.
 pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Result<Transport> {
     let servers = servers(config)?;
     let shown = servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     // Without credentials: async-nats logs the addresses that it is given.
-    let addresses = servers
+    let mut addresses = servers
         .iter()
         .map(|server| server.as_str_without_credentials().parse::<async_nats::ServerAddr>())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| failed(&shown, ConnectStep::Resolve, "check `nats.serverUrl`", error))?;
+    addresses.extend(nowhere());
 
-    let (sender, inputs) = mpsc::unbounded_channel();
-    let transport = transport_options(config, options, &servers, &shown, &sender).await?;
-    let limit = config.connect_timeout_ms.as_duration();
-    // Boxed, because it is some 10 KiB that every future around it would have to carry.
-    let connecting = Box::pin(transport.connect(addresses));
-    match timeout(limit, connecting).await {
-        Ok(Ok(nats)) => Ok(Transport { nats, inputs, inputs_sender: sender }),
-        Ok(Err(error)) => Err(refused(config, &shown, &error)),
-        Err(_) => Err(Error::new(ErrorKind::Connection {
-            server: shown,
-            step: ConnectStep::Connect,
-            hint: format!("no answer within {} ms (`nats.connectTimeoutMs`)", limit.as_millis()),
-        })),
+    let limit = attempts(config, servers.len());
+    let backoff = Backoff::new(config.reconnect_time_wait.as_duration());
+    let dispatcher = Arc::new(Dispatcher::new(backoff, config.reconnect, limit));
+    let (sender, signals) = mpsc::unbounded_channel();
+    let transport = transport_options(config, options, &servers, &shown).await?;
+    let transport = transport
+        .max_reconnects(limit as usize)
+        .reconnect_to_server_callback(reconnect(Arc::clone(&dispatcher), sender.clone()))
+        .event_callback(event_forwarder(sender.clone()));
+
+    let deadline = Instant::now() + config.connect_timeout_ms.as_duration();
+    let mut places: Vec<usize> = (0..servers.len()).collect();
+    fastrand::shuffle(&mut places);
+    let mut failure = None;
+    while let Some(place) = places.pop() {
+        dispatcher.first(place);
+        let share = deadline.saturating_duration_since(Instant::now()) / u32::try_from(places.len() + 1).unwrap_or(1);
+        // Boxed, because it is some 10 KiB that every future around it would have to carry.
+        let connecting = Box::pin(transport.clone().connect(addresses.clone()));
+        let error = match timeout(share, connecting).await {
+            Ok(Ok(nats)) => return Ok(Transport { nats, dispatcher, signals, signals_sender: sender }),
+            Ok(Err(error)) => refused(config, &shown, &error),
+            Err(_) => Error::new(ErrorKind::Connection {
+                server: shown.clone(),
+                step: ConnectStep::Connect,
+                hint: format!("no answer within {} ms (`nats.connectTimeoutMs`)", config.connect_timeout_ms),
+            }),
+        };
+        // That credentials are refused says more than that another server is down.
+        if failure.as_ref().is_none_or(|failure: &Error| failure.code() != ErrorCode::NatsAuthentication) {
+            failure = Some(error);
+        }
     }
+    Err(failure.unwrap_or_else(no_server))
+}
+
+fn no_server() -> Error {
+    Error::new(ErrorKind::Connection {
+        server: "no server".to_owned(),
+        step: ConnectStep::Resolve,
+        hint: "set `nats.serverUrl` or `nats.servers`".to_owned(),
+    })
 }
 
 fn servers(config: &NatsConfig) -> Result<Vec<NatsUrl>> {
@@ -64,11 +100,7 @@ fn servers(config: &NatsConfig) -> Result<Vec<NatsUrl>> {
             .map(|url| vec![url])
             .map_err(|error| failed(host, ConnectStep::Resolve, "check `nats.embedded.host`", error));
     }
-    Err(Error::new(ErrorKind::Connection {
-        server: "no server".to_owned(),
-        step: ConnectStep::Resolve,
-        hint: "set `nats.serverUrl` or `nats.servers`".to_owned(),
-    }))
+    Err(no_server())
 }
 
 async fn transport_options(
@@ -76,16 +108,11 @@ async fn transport_options(
     options: &ClientOptions,
     servers: &[NatsUrl],
     shown: &str,
-    inputs: &mpsc::UnboundedSender<Input>,
 ) -> Result<ConnectOptions> {
-    let once_connected = Arc::new(AtomicBool::new(false));
     let mut transport = ConnectOptions::new()
         .connection_timeout(config.connect_timeout_ms.as_duration())
         .ping_interval(config.ping_interval_ms.as_duration())
-        .subscription_capacity(options.subscription_capacity)
-        .max_reconnects(attempts(config, servers.len()))
-        .reconnect_delay_callback(reconnect_delay(config, Arc::clone(&once_connected), inputs.clone()))
-        .event_callback(event_forwarder(once_connected, inputs.clone()))
+        .subscription_capacity(options.subscription_capacity.max(TRANSPORT_CAPACITY))
         // Ours are checked when they are made; text is checked in `address`.
         .skip_subject_validation(true);
     if let Some(name) = &options.name {
@@ -141,67 +168,41 @@ async fn read_secret(file: &Path, shown: &str, setting: &str) -> Result<String> 
     })
 }
 
-/// How often async-nats may try before it gives up. The first connection tries each server once, whatever is configured.
-fn attempts(config: &NatsConfig, servers: usize) -> usize {
-    let configured = if config.reconnect { config.max_reconnect_attempts as usize } else { 1 };
-    configured.max(servers)
+/// How often async-nats may try before it gives up; it takes 0 for "for ever".
+fn attempts(config: &NatsConfig, servers: usize) -> u32 {
+    let configured = if config.reconnect { config.max_reconnect_attempts } else { 1 };
+    configured.max(u32::try_from(servers).unwrap_or(u32::MAX))
 }
 
-/// Tells the manager of each attempt, and how long to wait for it.
-fn reconnect_delay(
-    config: &NatsConfig,
-    once_connected: Arc<AtomicBool>,
-    inputs: mpsc::UnboundedSender<Input>,
-) -> impl Fn(usize) -> Duration + Send + Sync + 'static {
-    let backoff = Backoff::new(config.reconnect_time_wait.as_duration());
-    let reconnect = config.reconnect;
-    move |attempt| {
-        let attempt = u32::try_from(attempt).unwrap_or(u32::MAX);
-        let _ = inputs.send(Input::Attempt(attempt));
-        // The first connection is made without waiting, and so is the one that only lets a closed client go.
-        if !reconnect || !once_connected.load(Ordering::Relaxed) {
-            return Duration::ZERO;
-        }
-        backoff.delay(attempt, fastrand::f64())
-    }
+/// Answers the transport's question for a server.
+fn reconnect(
+    dispatcher: Arc<Dispatcher>,
+    signals: mpsc::UnboundedSender<Signal>,
+) -> impl Fn(Vec<Server>, ServerInfo) -> Asking + Send + Sync + 'static {
+    move |servers, info| Box::pin(dispatcher.next(&servers, &info, &signals))
 }
 
-/// Turns async-nats' events into inputs. It only sends to an unbounded queue, so that async-nats' own bounded queue
-/// of events, which drops what does not fit, never fills behind it.
+type Asking = Pin<Box<dyn Future<Output = Option<ReconnectToServer>> + Send + Sync>>;
+
+/// Turns async-nats' events into signals. It only sends to an unbounded queue, so that async-nats' own bounded queue
+/// of events, which drops what does not fit, hardly ever fills behind it.
 fn event_forwarder(
-    once_connected: Arc<AtomicBool>,
-    inputs: mpsc::UnboundedSender<Input>,
+    signals: mpsc::UnboundedSender<Signal>,
 ) -> impl Fn(Event) -> std::future::Ready<()> + Send + Sync + 'static {
     move |event| {
-        let input = match event {
-            Event::Connected => {
-                once_connected.store(true, Ordering::Relaxed);
-                Some(Input::TransportUp)
-            }
-            Event::Disconnected => Some(Input::TransportDown),
-            Event::ClientError(async_nats::ClientError::MaxReconnects) => Some(Input::GaveUp),
-            Event::ClientError(async_nats::ClientError::Other(kind)) => {
-                Some(Input::AttemptFailed { authentication: is_authentication(&kind) })
-            }
-            Event::ServerError(error) => {
-                tracing::warn!(%error, "the NATS server reports an error");
-                None
-            }
-            Event::LameDuckMode => {
-                tracing::info!("the NATS server is about to shut down and asks its clients to move");
-                None
-            }
-            _ => None,
+        let signal = match event {
+            Event::Connected => Some(Signal::Up),
+            Event::Disconnected => Some(Signal::Down),
+            Event::ServerError(error) => Some(Signal::ServerError(error.to_string())),
+            Event::LameDuckMode => Some(Signal::LameDuckMode),
+            Event::SlowConsumer(_) => Some(Signal::Overflow),
+            // Failed attempts are told by the dispatcher, the end by us.
+            Event::ClientError(_) | Event::Draining | Event::Closed => None,
         };
-        if let Some(input) = input {
+        if let Some(signal) = signal {
             // The receiver is gone only when the client is.
-            let _ = inputs.send(input);
+            let _ = signals.send(signal);
         }
         std::future::ready(())
     }
-}
-
-/// async-nats hands on only the text of what went wrong while it reconnects.
-fn is_authentication(kind: &str) -> bool {
-    kind == ConnectErrorKind::AuthorizationViolation.to_string() || kind == ConnectErrorKind::Authentication.to_string()
 }

@@ -1,11 +1,12 @@
 //! What the rest of the client sees of the connection: one word to read on the hot path, a value to watch otherwise.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mlx_errors::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 
-use super::ConnectionState;
+use super::{ConnectionState, Events};
 
 /// The connection's published state.
 #[derive(Debug)]
@@ -13,16 +14,26 @@ pub(crate) struct Link {
     /// The epoch while connected, 0 otherwise: what a publish looks at.
     live_epoch: AtomicU64,
     state: watch::Sender<ConnectionState>,
+    events: Arc<Events>,
 }
 
 impl Link {
     pub(crate) fn new() -> Self {
-        Self { live_epoch: AtomicU64::new(0), state: watch::Sender::new(ConnectionState::Connecting) }
+        Self {
+            live_epoch: AtomicU64::new(0),
+            state: watch::Sender::new(ConnectionState::Connecting),
+            events: Arc::default(),
+        }
     }
 
     /// The current state, and every change from now on.
     pub(crate) fn watch(&self) -> watch::Receiver<ConnectionState> {
         self.state.subscribe()
+    }
+
+    /// Where what happens is told.
+    pub(crate) fn events(&self) -> &Arc<Events> {
+        &self.events
     }
 
     /// The epoch of the live connection, or at once the error of a call that needs one.
@@ -47,6 +58,10 @@ impl Link {
     pub(crate) fn down(&self, during: &str) -> Error {
         match &*self.state.borrow() {
             ConnectionState::Closed { reason } => Error::new(ErrorKind::Closed { reason: reason.to_string() }),
+            // The news of it may still be on the way.
+            ConnectionState::Connected { .. } => {
+                Error::new(ErrorKind::Disconnected { during: format!("{during} (the connection was replaced)") })
+            }
             state => Error::new(ErrorKind::Disconnected { during: format!("{during} ({state})") }),
         }
     }

@@ -2,14 +2,20 @@
 
 mod backoff;
 mod connect;
+mod events;
 mod link;
 mod manager;
+mod reconnect;
 mod refusal;
+mod report;
+mod roster;
 mod state;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use connect::connect;
+pub(crate) use events::Events;
+pub use events::{ConnectionEvent, ConnectionEvents, DisconnectReason};
 pub(crate) use link::Link;
-pub(crate) use manager::manage;
-pub(crate) use state::Input;
+pub(crate) use manager::{Managed, Signal, manage, transports};
+pub(crate) use reconnect::Dispatcher;
 pub use state::{CloseReason, ConnectionState};

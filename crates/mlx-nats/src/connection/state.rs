@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// Where the connection stands, as far as has been proved.
 ///
 /// `Connected` is reached only after the subscriptions are back at the server and a message made the round trip,
@@ -54,8 +56,9 @@ impl fmt::Display for ConnectionState {
     }
 }
 
-/// Why a client is closed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why a client is closed. Serialises tagged by `reason`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason", rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum CloseReason {
     /// `shutdown` was called, or the last handle was dropped.
@@ -67,7 +70,7 @@ pub enum CloseReason {
         /// How many were made.
         attempts: u32,
     },
-    /// The server refused the credentials twice in a row.
+    /// Every server refused the credentials, each of them twice in a row.
     Authentication,
 }
 
@@ -77,7 +80,7 @@ impl fmt::Display for CloseReason {
             Self::ShutDown => f.write_str("shut down"),
             Self::ReconnectDisabled => f.write_str("the connection dropped, and `nats.reconnect` is false"),
             Self::GaveUp { attempts } => write!(f, "gave up after {attempts} failed attempts to reconnect"),
-            Self::Authentication => f.write_str("the server refused the credentials twice"),
+            Self::Authentication => f.write_str("every server refused the credentials twice"),
         }
     }
 }
@@ -85,18 +88,18 @@ impl fmt::Display for CloseReason {
 /// What can happen to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// A socket is open and the server took our credentials.
-    TransportUp,
+    /// A socket is open and the server took our credentials; the transport has counted so many connections.
+    TransportUp(u64),
     /// The round trip that [`Effect::Probe`] asked for came back. Carries the epoch that it was sent for.
     ProbeReturned(u64),
     /// The socket is gone.
     TransportDown,
     /// An attempt to reconnect is about to be made.
     Attempt(u32),
-    /// An attempt failed; whether the server refused the credentials.
-    AttemptFailed { authentication: bool },
-    /// The transport will make no further attempt.
-    GaveUp,
+    /// Every server refuses the credentials, and none will be asked again.
+    Refused,
+    /// So many attempts failed, and no further one will be made.
+    GaveUp { attempts: u32 },
     /// The user shut the client down.
     ShutDown,
 }
@@ -116,18 +119,17 @@ pub(crate) enum Effect {
 #[derive(Debug)]
 pub(crate) struct Machine {
     state: ConnectionState,
-    /// Counts transports, so that a probe of an earlier one proves nothing about this one.
+    /// That of the last transport, so that a probe of an earlier one proves nothing about this one.
     epoch: u64,
     /// Whether the transport of `epoch` still stands, as far as is known.
     up: bool,
     attempts: u32,
-    refusals: u32,
     reconnect: bool,
 }
 
 impl Machine {
     pub(crate) fn new(reconnect: bool) -> Self {
-        Self { state: ConnectionState::Connecting, epoch: 0, up: false, attempts: 0, refusals: 0, reconnect }
+        Self { state: ConnectionState::Connecting, epoch: 0, up: false, attempts: 0, reconnect }
     }
 
     pub(crate) fn state(&self) -> &ConnectionState {
@@ -140,14 +142,15 @@ impl Machine {
             return None;
         }
         match input {
-            Input::TransportUp => {
-                self.epoch += 1;
+            // News of one that is known already, or older than one that is.
+            Input::TransportUp(epoch) if epoch < self.epoch || (self.up && epoch == self.epoch) => None,
+            Input::TransportUp(epoch) => {
+                self.epoch = epoch;
                 self.up = true;
-                Some(Effect::Probe(self.epoch))
+                Some(Effect::Probe(epoch))
             }
             Input::ProbeReturned(epoch) => {
                 if self.up && epoch == self.epoch {
-                    self.refusals = 0;
                     self.attempts = 0;
                     self.state = ConnectionState::Connected { epoch };
                 }
@@ -172,18 +175,8 @@ impl Machine {
                 self.state = ConnectionState::Reconnecting { attempt };
                 Some(Effect::FailPending)
             }
-            Input::AttemptFailed { authentication: false } => {
-                self.refusals = 0;
-                None
-            }
-            Input::AttemptFailed { authentication: true } => {
-                self.refusals += 1;
-                (self.refusals >= 2).then(|| self.close(CloseReason::Authentication))
-            }
-            Input::GaveUp => {
-                let attempts = self.attempts;
-                Some(self.close(CloseReason::GaveUp { attempts }))
-            }
+            Input::Refused => Some(self.close(CloseReason::Authentication)),
+            Input::GaveUp { attempts } => Some(self.close(CloseReason::GaveUp { attempts })),
             Input::ShutDown => Some(self.close(CloseReason::ShutDown)),
         }
     }
@@ -202,7 +195,7 @@ mod tests {
 
     fn connected() -> Machine {
         let mut machine = Machine::new(true);
-        assert_eq!(machine.on(Input::TransportUp), Some(Effect::Probe(1)));
+        assert_eq!(machine.on(Input::TransportUp(1)), Some(Effect::Probe(1)));
         machine.on(Input::ProbeReturned(1));
         machine
     }
@@ -210,7 +203,7 @@ mod tests {
     #[test]
     fn c6_connected_only_after_a_round_trip() {
         let mut machine = Machine::new(true);
-        machine.on(Input::TransportUp);
+        machine.on(Input::TransportUp(1));
         assert_eq!(machine.state(), &ConnectionState::Connecting);
         machine.on(Input::ProbeReturned(1));
         assert_eq!(machine.state(), &ConnectionState::Connected { epoch: 1 });
@@ -221,7 +214,7 @@ mod tests {
         let mut machine = connected();
         assert_eq!(machine.on(Input::TransportDown), Some(Effect::FailPending));
         machine.on(Input::Attempt(1));
-        let Some(Effect::Probe(second)) = machine.on(Input::TransportUp) else { panic!("no probe") };
+        let Some(Effect::Probe(second)) = machine.on(Input::TransportUp(2)) else { panic!("no probe") };
         machine.on(Input::ProbeReturned(1));
         assert_eq!(machine.state(), &ConnectionState::Reconnecting { attempt: 1 });
         machine.on(Input::ProbeReturned(second));
@@ -234,35 +227,42 @@ mod tests {
         assert_eq!(machine.on(Input::Attempt(1)), Some(Effect::FailPending));
         assert_eq!(machine.on(Input::TransportDown), Some(Effect::FailPending));
         assert_eq!(machine.state(), &ConnectionState::Reconnecting { attempt: 1 });
-        machine.on(Input::TransportUp);
+        machine.on(Input::TransportUp(2));
         machine.on(Input::ProbeReturned(2));
         assert_eq!(machine.state(), &ConnectionState::Connected { epoch: 2 });
     }
 
     #[test]
-    fn c7_the_second_refusal_in_a_row_closes() {
+    fn c7_hopeless_credentials_close() {
         let mut machine = connected();
         machine.on(Input::TransportDown);
-        assert_eq!(machine.on(Input::AttemptFailed { authentication: true }), None);
-        assert_eq!(machine.on(Input::AttemptFailed { authentication: true }), Some(Effect::Close));
+        assert_eq!(machine.on(Input::Refused), Some(Effect::Close));
         assert_eq!(machine.state(), &ConnectionState::Closed { reason: CloseReason::Authentication });
+    }
+
+    #[test]
+    fn c6_news_that_come_twice_or_late_change_nothing() {
+        let mut machine = connected();
+        assert_eq!(machine.on(Input::TransportUp(1)), None);
+        machine.on(Input::Attempt(1));
+        assert_eq!(machine.on(Input::TransportUp(3)), Some(Effect::Probe(3)));
+        assert_eq!(machine.on(Input::TransportUp(2)), None);
+        machine.on(Input::ProbeReturned(3));
+        assert_eq!(machine.state(), &ConnectionState::Connected { epoch: 3 });
     }
 
     #[test]
     fn c7_giving_up_says_how_many_attempts_failed() {
         let mut machine = connected();
         machine.on(Input::TransportDown);
-        for attempt in 1..=10 {
-            machine.on(Input::Attempt(attempt));
-        }
-        assert_eq!(machine.on(Input::GaveUp), Some(Effect::Close));
+        assert_eq!(machine.on(Input::GaveUp { attempts: 10 }), Some(Effect::Close));
         assert_eq!(machine.state(), &ConnectionState::Closed { reason: CloseReason::GaveUp { attempts: 10 } });
     }
 
     #[test]
     fn c6_without_reconnection_the_first_drop_closes() {
         let mut machine = Machine::new(false);
-        machine.on(Input::TransportUp);
+        machine.on(Input::TransportUp(1));
         machine.on(Input::ProbeReturned(1));
         assert_eq!(machine.on(Input::TransportDown), Some(Effect::Close));
         assert_eq!(machine.state(), &ConnectionState::Closed { reason: CloseReason::ReconnectDisabled });
@@ -270,12 +270,12 @@ mod tests {
 
     fn inputs() -> impl Strategy<Value = Input> {
         prop_oneof![
-            Just(Input::TransportUp),
+            (1u64..6).prop_map(Input::TransportUp),
             (0u64..6).prop_map(Input::ProbeReturned),
             Just(Input::TransportDown),
             (1u32..12).prop_map(Input::Attempt),
-            any::<bool>().prop_map(|authentication| Input::AttemptFailed { authentication }),
-            Just(Input::GaveUp),
+            Just(Input::Refused),
+            (1u32..12).prop_map(|attempts| Input::GaveUp { attempts }),
             Just(Input::ShutDown),
         ]
     }

@@ -97,7 +97,8 @@ impl Client {
         let capacity = options.capacity.unwrap_or(self.options().subscription_capacity);
         let queue = Arc::new(Queue::new(capacity.max(1)));
         let (changes, received_changes) = mpsc::channel(1);
-        let forwarder = self.runtime().spawn(queue::forward(raw, Arc::clone(&queue), received_changes));
+        let events = Arc::clone(self.link().events());
+        let forwarder = self.runtime().spawn(queue::forward(raw, Arc::clone(&queue), received_changes, events));
         Ok(Subscription {
             client: Some(self.clone()),
             subject,

@@ -13,6 +13,7 @@ use futures_util::Stream;
 use tokio::sync::mpsc;
 
 use super::raw::{Change, RawSubscription};
+use crate::connection::{ConnectionEvent, Events};
 use crate::measure;
 
 /// Messages moved at once, before other tasks get their turn.
@@ -79,7 +80,7 @@ impl Queue {
         Poll::Pending
     }
 
-    fn push(&self, batch: &mut Vec<async_nats::Message>, subject: &str) {
+    fn push(&self, batch: &mut Vec<async_nats::Message>, subject: &str, events: &Events) {
         let mut state = self.lock();
         let room = self.capacity.saturating_sub(state.messages.len()).min(batch.len());
         state.messages.extend(batch.drain(..room));
@@ -92,6 +93,7 @@ impl Queue {
                 state.last_report = Some(now);
                 let (dropped, capacity) = (state.dropped, self.capacity);
                 tracing::warn!(subject, dropped, capacity, "a subscription is too slow and loses messages");
+                events.tell(|| ConnectionEvent::SlowConsumer { subject: subject.to_owned(), dropped });
             }
         }
         let reader = state.reader.take();
@@ -118,14 +120,19 @@ impl Queue {
 }
 
 /// Moves messages from the transport to the queue, and changes of the subscription the other way, until it ends.
-pub(super) async fn forward(mut source: RawSubscription, queue: Arc<Queue>, mut changes: mpsc::Receiver<Change>) {
+pub(super) async fn forward(
+    mut source: RawSubscription,
+    queue: Arc<Queue>,
+    mut changes: mpsc::Receiver<Change>,
+    events: Arc<Events>,
+) {
     let _closed_at_the_end = CloseOnDrop(Arc::clone(&queue));
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         tokio::select! {
             more = std::future::poll_fn(|context| poll_batch(&mut source, &mut batch, context)) => {
                 let subject = source.subject.clone();
-                queue.push(&mut batch, &subject);
+                queue.push(&mut batch, &subject, &events);
                 if !more {
                     return;
                 }
@@ -192,18 +199,18 @@ mod tests {
     #[test]
     fn c12_what_does_not_fit_is_counted_exactly_and_the_oldest_stay() {
         let queue = Queue::new(3);
-        queue.push(&mut messages(2), "lab.test");
+        queue.push(&mut messages(2), "lab.test", &Events::default());
         assert_eq!(queue.dropped(), 0);
-        queue.push(&mut messages(5), "lab.test");
+        queue.push(&mut messages(5), "lab.test", &Events::default());
         assert_eq!(take(&queue), (vec!["0".into(), "1".into(), "0".into()], 4));
-        queue.push(&mut messages(1), "lab.test");
+        queue.push(&mut messages(1), "lab.test", &Events::default());
         assert_eq!(take(&queue), (vec!["0".into()], 4));
     }
 
     #[test]
     fn a_closed_queue_is_still_read_to_its_end() {
         let queue = Queue::new(3);
-        queue.push(&mut messages(1), "lab.test");
+        queue.push(&mut messages(1), "lab.test", &Events::default());
         queue.close();
         assert_eq!(take(&queue).0.len(), 1);
         let found = queue.poll_take(&mut VecDeque::new(), &mut 0, &mut Context::from_waker(Waker::noop()));
