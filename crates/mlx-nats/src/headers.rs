@@ -42,12 +42,15 @@ impl Headers {
     /// Sets a header, in place of any values that it had.
     ///
     /// # Errors
-    /// When the name or the value holds a character that would break out of its line.
+    /// When the name is empty, or it or the value holds a character that would break out of its line.
     pub fn set(&mut self, name: &str, value: impl AsRef<str>) -> Result<()> {
         let value = value.as_ref();
         let bad = |reason: String| {
             Error::new(ErrorKind::Publish { subject: format!("header {}", name.escape_default()), reason })
         };
+        if name.is_empty() {
+            return Err(bad("a header needs a name".to_owned()));
+        }
         let header = HeaderName::from_str(name).map_err(|error| bad(error.to_string()))?;
         let value = HeaderValue::from_str(value).map_err(|error| bad(error.to_string()))?;
         self.0.insert(header, value);

@@ -45,6 +45,15 @@ impl Default for ServeOptions {
 }
 
 /// A request as its handler sees it: the payload, to which it dereferences, and what came with it.
+///
+/// ```no_run
+/// use mlx_nats::{Request, Result};
+///
+/// async fn answer(numbers: Request<Vec<u64>>) -> Result<u64> {
+///     println!("{} numbers, and {:?} left for them", numbers.len(), numbers.time_left());
+///     Ok(numbers.payload.into_iter().sum())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Request<Q> {
     /// The decoded payload.
@@ -96,6 +105,9 @@ impl Client {
     ///
     /// # Errors
     /// Those of [`subscribe`](Client::subscribe).
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no service behind.
     pub async fn serve<S, Q, R, H, F>(&self, to: S, handler: H) -> Result<Service>
     where
         S: RequestTo<Q, R>,
@@ -108,6 +120,24 @@ impl Client {
     }
 
     /// [`serve`](Client::serve) with options.
+    ///
+    /// ```no_run
+    /// use mlx_nats::{Request, ServeOptions};
+    ///
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// // At most two at once here; what the queue group gives to others does not count.
+    /// let options = ServeOptions { limit: 2, queue_group: Some("sums".to_owned()), ..ServeOptions::default() };
+    /// let sum = |numbers: Request<Vec<u64>>| async move { Ok(numbers.iter().sum::<u64>()) };
+    /// let service = client.serve_with("lab.sum", options, sum).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`subscribe`](Client::subscribe).
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no service behind.
     pub async fn serve_with<S, Q, R, H, F>(&self, to: S, options: ServeOptions, handler: H) -> Result<Service>
     where
         S: RequestTo<Q, R>,

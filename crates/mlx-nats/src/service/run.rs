@@ -41,7 +41,7 @@ impl Client {
         let measure = ServiceMeasure::new(&subject);
         let service = dispatch(subscription, measure, endpoint, options.limit, handle, refuse, stopped);
         let task = self.runtime().spawn(service);
-        Ok(Service { subject: subject.to_string(), stop, task: Some(task), listed })
+        Ok(Service { subject: subject.to_string(), stop, task, listed })
     }
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct Offer {
 pub struct Service {
     subject: String,
     stop: mpsc::Sender<()>,
-    task: Option<JoinHandle<()>>,
+    task: JoinHandle<()>,
     listed: Option<Listed>,
 }
 
@@ -72,16 +72,25 @@ impl Service {
 
     /// Takes no more requests, and waits up to `deadline` for those under way.
     ///
+    /// ```no_run
+    /// # async fn example(service: mlx_nats::Service) -> mlx_nats::Result<()> {
+    /// service.stop(std::time::Duration::from_secs(5)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Timeout`] when some did not finish in time; they are dropped.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the service: the handlers under way end with it.
     pub async fn stop(mut self, deadline: Duration) -> Result<()> {
         self.listed = None;
         let _ = self.stop.send(()).await;
-        let Some(mut task) = self.task.take() else { return Ok(()) };
-        if timeout(deadline, &mut task).await.is_ok() {
+        // Left in its place, so that a dropped future ends it, as does running out of time.
+        if timeout(deadline, &mut self.task).await.is_ok() {
             return Ok(());
         }
-        task.abort();
         let subject = format!("handlers on {}", self.subject);
         Err(Error::new(ErrorKind::Timeout { subject, timeout: deadline }))
     }
@@ -89,9 +98,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.task.abort();
     }
 }
 

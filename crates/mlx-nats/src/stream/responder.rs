@@ -56,6 +56,9 @@ impl Client {
     ///
     /// # Errors
     /// Those of [`subscribe`](Client::subscribe).
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no service behind.
     pub async fn serve_inference<H, F>(
         &self,
         worker_id: WorkerId,
@@ -114,6 +117,9 @@ impl InferenceService {
     ///
     /// # Errors
     /// [`ErrorKind::Timeout`] when some did not end in time; they are dropped.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the service: the streams under way end with it.
     pub async fn stop(self, deadline: Duration) -> Result<()> {
         self.service.stop(deadline).await
     }
