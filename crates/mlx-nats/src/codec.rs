@@ -116,6 +116,13 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_member_of_a_frame_is_named_by_its_path() {
+        let json = br#"{"requestId":"6f2c1b9e-3d4a-4b8e-9a51-0c6f1de2a7b3","type":"token","token":"t","index":"1"}"#;
+        let error = decode("response.x", json, StreamingResponse::check).unwrap_err();
+        assert!(error.to_string().contains("index: invalid type: string"), "{error}");
+    }
+
+    #[test]
     fn unknown_members_and_nulls_are_fine() {
         let beat = decode_heartbeat(&heartbeat(|json| {
             json["epoch"] = serde_json::Value::Null;

@@ -69,7 +69,7 @@ pub struct InferenceAcceptance {
 }
 
 /// A frame of a token stream: on `response.{requestId}`, told apart by `type`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema, Validate)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase", remote = "Self")]
 #[schemars(rename = "StreamingResponse")]
 #[garde(allow_unvalidated)]

@@ -8,6 +8,7 @@
 //! on receipt alike.
 
 mod cluster;
+mod frame;
 mod health;
 mod inference;
 mod model;
