@@ -19,8 +19,9 @@ pub fn start(tasks: &mut JoinSet<()>, cluster: &Arc<Cluster>, over: &watch::Rece
 
 /// Cuts a connection, or stalls it, every few seconds.
 async fn break_networks(cluster: Arc<Cluster>, mut over: watch::Receiver<bool>, mut random: Rng) {
-    let mut first = true;
-    while !pause(&mut over, random.u64(500..6_000)).await {
+    // Even the shortest run has a cut in it.
+    let (mut wait, mut first) = (500..2_000, true);
+    while !pause(&mut over, random.u64(wait)).await {
         let network = random.usize(..cluster.networks().len());
         let proxy = &cluster.networks()[network];
         if first || random.u8(..3) > 0 {
@@ -36,7 +37,7 @@ async fn break_networks(cluster: Arc<Cluster>, mut over: watch::Receiver<bool>, 
             proxy.resume();
             cluster.figures().note(format_args!("network {network} resumes"));
         }
-        first = false;
+        (wait, first) = (500..6_000, false);
     }
 }
 
@@ -52,16 +53,19 @@ async fn kill_servers(cluster: Arc<Cluster>, mut over: watch::Receiver<bool>, mu
 
 /// Lets a worker leave or die, and another one take its place, or the same one come back.
 async fn change_workers(cluster: Arc<Cluster>, mut over: watch::Receiver<bool>, mut random: Rng) {
-    while !pause(&mut over, random.u64(1_000..8_000)).await {
+    // And a departure.
+    let (mut wait, mut first) = (500..2_000, true);
+    while !pause(&mut over, random.u64(wait)).await {
         let place = random.usize(..cluster.places());
         let mut slot = cluster.slot(place).await;
-        if random.bool() {
+        if first || random.bool() {
             cluster.leave(&mut slot).await;
             cluster.figures().count("departures");
         } else {
             cluster.die(&mut slot);
             cluster.figures().count("deaths");
         }
+        (wait, first) = (1_000..8_000, false);
         pause(&mut over, random.u64(0..3_000)).await;
         if random.bool() {
             slot.id = WorkerId::new();
