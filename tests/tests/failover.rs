@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::ErrorCode;
 use mlx_nats::{Client, CloseReason, ConnectionEvent, ConnectionEvents};
-use mlx_tests::{LIMIT, TestServer, millis, within};
+use mlx_tests::{FaultProxy, LIMIT, TestServer, millis, within};
 use mlx_types::config::{NatsConfig, NatsMode};
 
 const RIGHT: &str = "right-s3cret";
@@ -110,6 +111,32 @@ async fn c7_when_all_servers_refuse_twice_the_client_is_closed() {
         }
     }
     assert_eq!(refusals, ports.map(|port| (url(port), 2)).into());
+}
+
+#[tokio::test]
+async fn c7_a_closed_client_never_knocks_again() {
+    for attempts in [10, 100_000] {
+        let right = server(RIGHT, 0).await;
+        let proxy = FaultProxy::start(&right).await;
+        let settings = NatsConfig { max_reconnect_attempts: attempts, reconnect_time_wait: millis(1), ..config(&[]) };
+        let client = Client::connect(&proxy.in_front(settings)).await.unwrap();
+        let events = client.events();
+        let port = port(&right);
+        right.stop().await;
+        proxy.refuse(true);
+        let _refusing = server(WRONG, port).await;
+        proxy.refuse(false);
+        let told: Vec<_> = within("the end", events.collect()).await;
+        let knocks = proxy.accepted();
+        match told.last() {
+            Some(ConnectionEvent::Closed { reason: CloseReason::Authentication }) => {}
+            // Ten attempts may be over before the server is back.
+            Some(ConnectionEvent::Closed { reason: CloseReason::GaveUp { attempts: 10 } }) if attempts == 10 => {}
+            other => panic!("{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await; // many times what lay between two attempts
+        assert_eq!(proxy.accepted(), knocks);
+    }
 }
 
 #[tokio::test]
