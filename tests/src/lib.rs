@@ -12,10 +12,14 @@
 )]
 
 mod capture;
+mod cluster;
 mod configured;
+mod contained;
+mod docker;
 mod keys;
 pub mod ledger;
 mod memory;
+mod monitoring;
 mod presence;
 mod process;
 mod proxy;
@@ -25,7 +29,10 @@ mod wait;
 mod worker;
 
 pub use capture::{Log, captured_log};
+pub use cluster::TestCluster;
 pub use configured::ConfiguredServer;
+pub use contained::{ContainerBuilder, ContainerServer};
+pub use docker::Image;
 pub use keys::{Authority, Certificate, Operator};
 pub use memory::resident;
 pub use presence::Presence;

@@ -8,8 +8,9 @@ use mlx_nats::{Client, ClientOptions};
 use mlx_types::Millis;
 use mlx_types::config::NatsConfig;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+
+use crate::monitoring::monitoring;
+use crate::{ContainerBuilder, ContainerServer};
 
 /// A server on free ports, gone with the value.
 #[derive(Debug)]
@@ -34,6 +35,11 @@ impl TestServer {
         Self { server }
     }
 
+    /// One in a container instead, still to be started; needs Docker.
+    pub fn in_container() -> ContainerBuilder {
+        ContainerServer::builder()
+    }
+
     /// The server itself.
     pub fn embedded(&self) -> &EmbeddedServer {
         &self.server
@@ -52,12 +58,7 @@ impl TestServer {
     /// The same for a server that may be down, or killed while it answers.
     pub async fn try_monitoring(&self, path: &str) -> io::Result<Value> {
         let address = self.server.monitoring_addr().expect("monitoring is on");
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
-        Ok(serde_json::from_str(body)?)
+        monitoring(address, path).await
     }
 
     /// The settings of a client of this server.
