@@ -140,7 +140,7 @@ its reason, and counted as skipped: without Docker, the stages containers and cl
 
 Every container, network and volume carries the label mlx-serving.test-run of its run. What a test leaves behind is removed,
 also after Ctrl-C, and fails the run, unless it was to be kept. Images are left as a cache; to remove them:
-`docker image prune --all --force --filter label=mlx-serving.test-image`.
+`docker rmi $(docker images --quiet mlx-serving-test/nats-server)`.
 
 Examples:
   cargo xtask test                                  everything

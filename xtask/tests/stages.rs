@@ -85,7 +85,7 @@ fn help_teaches_the_options() {
         "CI=true",
         "2.15.1, 2.12.8, 2.10.26",
         "mlx-serving.test-run",
-        "docker image prune",
+        "docker rmi",
         "N passed, N failed, N skipped",
     ] {
         assert!(said.contains(word), "no {word}: {said}");
