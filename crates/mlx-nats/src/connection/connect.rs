@@ -23,6 +23,11 @@ use crate::ClientOptions;
 /// no more than 32 bytes.
 const TRANSPORT_CAPACITY: usize = 262_144;
 
+/// Messages that the transport holds for each subscription.
+pub(crate) fn transport_capacity(options: &ClientOptions) -> usize {
+    options.subscription_capacity.max(TRANSPORT_CAPACITY)
+}
+
 /// A fresh connection and what it will tell about itself.
 pub(crate) struct Transport {
     pub(crate) nats: async_nats::Client,
@@ -112,7 +117,7 @@ async fn transport_options(
     let mut transport = ConnectOptions::new()
         .connection_timeout(config.connect_timeout_ms.as_duration())
         .ping_interval(config.ping_interval_ms.as_duration())
-        .subscription_capacity(options.subscription_capacity.max(TRANSPORT_CAPACITY))
+        .subscription_capacity(transport_capacity(options))
         // Ours are checked when they are made; text is checked in `address`.
         .skip_subject_validation(true);
     if let Some(name) = &options.name {

@@ -12,7 +12,7 @@ mod roster;
 mod state;
 
 pub(crate) use backoff::Backoff;
-pub(crate) use connect::connect;
+pub(crate) use connect::{connect, transport_capacity};
 pub(crate) use events::Events;
 pub use events::{ConnectionEvent, ConnectionEvents, DisconnectReason};
 pub(crate) use link::Link;

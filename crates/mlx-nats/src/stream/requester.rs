@@ -19,6 +19,7 @@ use super::TOKENS;
 use super::assembly::{Assembly, Step};
 use super::backlog::Backlog;
 use crate::address::{PublishTo, SubscribeTo};
+use crate::connection::transport_capacity;
 use crate::inbox::Waiter;
 use crate::measure::StreamMeasure;
 use crate::request::check_answer;
@@ -94,7 +95,7 @@ impl Client {
             silence: Box::pin(tokio::time::sleep(first_token_timeout)),
             last_progress: started,
             assembly: Assembly::default(),
-            backlog: Backlog::new(self.options().subscription_capacity),
+            backlog: Backlog::new(transport_capacity(self.options())),
             ready: VecDeque::new(),
             started,
             first_token: None,
