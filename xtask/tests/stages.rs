@@ -223,7 +223,7 @@ fn the_soak_is_all_that_runs_and_is_told_its_minutes() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert_eq!(bench.told("MLX_TEST_SOAK_MINUTES").as_deref(), Some("3"));
     let runs: Vec<_> = bench.calls().into_iter().filter(|call| call.starts_with("nextest run")).collect();
-    assert_eq!(runs, ["nextest run --message-format libtest-json --workspace --test soak --profile soak --no-capture"]);
+    assert_eq!(runs, ["nextest run --message-format libtest-json --workspace --test soak --no-capture"]);
     let refused = bench.xtask(&["test", "--soak", "3", "--stage", "unit"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
 }

@@ -169,7 +169,7 @@ impl Testing<'_> {
         command.args(known.only(SOAK)?);
         // Whoever waits for half an hour wants to see that it lives.
         match runner {
-            Runner::Nextest => command.args(["--profile", "soak", "--no-capture"]),
+            Runner::Nextest => command.arg("--no-capture"),
             Runner::CargoTest => command.args(["--", "--nocapture"]),
         };
         self.watch((command, counter))
