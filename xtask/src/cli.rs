@@ -32,6 +32,10 @@ pub(crate) enum Command {
     #[command(after_help = TEST_HELP)]
     Test(TestArguments),
 
+    /// Measure this workspace against raw async-nats, side by side, and judge the ratios.
+    #[command(after_help = BENCH_HELP)]
+    Bench(BenchArguments),
+
     /// Check everything that a change must satisfy, short of its tests.
     #[command(after_help = LINT_HELP)]
     Lint(LintArguments),
@@ -155,6 +159,64 @@ Exit codes:
   0    every test that ran passed
   1    a test failed, or could not be built or run, or left something behind; or Docker is required and does not answer
   2    the command line is wrong
+  130  interrupted";
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    /// Judged rows only, with less work in each measurement: about two minutes.
+    #[arg(long)]
+    pub(crate) quick: bool,
+
+    /// Measure only this row; may be given several times.
+    #[arg(long, value_name = "ROW")]
+    pub(crate) only: Vec<String>,
+
+    /// List the rows and what each has to reach, and measure none.
+    #[arg(long)]
+    pub(crate) list: bool,
+
+    /// Rounds of each row, 3 at the least [default: 9, or 7 with --quick].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..))]
+    pub(crate) rounds: Option<u32>,
+
+    /// Write everything that was measured to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+
+    /// Show what changed since the run that wrote this file with --json.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) compare: Option<PathBuf>,
+
+    /// Draw the results into this folder, as SVG.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plot: Option<PathBuf>,
+
+    /// Instead: time the codec, validation, subjects, log lines, configuration and the reassembly of streams one by one.
+    #[arg(long, conflicts_with_all = ["quick", "only", "list", "rounds", "json", "compare", "plot"])]
+    pub(crate) micro: bool,
+}
+
+const BENCH_HELP: &str = "\
+Builds the measuring program as users build theirs (--release), starts a nats-server of its own, and measures each row with
+this workspace's client and with raw async-nats: the same messages, in turns, round by round, each measurement in a process
+of its own. What counts is the ratio of the medians; the machine and its load do both sides the same harm. A verdict looks
+at the whole 95 % interval of the ratio: met or missed when all of it is, undecided when the bound lies within it.
+
+A machine that does nothing else gives the narrowest intervals. What each row does, and what is not measured:
+docs/benchmarks.md.
+
+Examples:
+  cargo xtask bench --quick                             the judged rows, in about two minutes
+  cargo xtask bench --json now.json --plot plots        everything, with curves of cost against count
+  cargo xtask bench --only requests --rounds 21         one row, more precisely
+  cargo xtask bench --quick --compare before.json       what a change did
+  cargo xtask bench --micro                             criterion, without a server
+
+Exit codes:
+  0    every bound is met, or undecided
+  1    something could not be built or measured
+  2    the command line is wrong
+  3    a bound is missed
   130  interrupted";
 
 #[derive(Debug, Args)]

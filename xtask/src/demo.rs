@@ -2,11 +2,9 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result, bail};
-use cargo_metadata::Message;
+use anyhow::{Context as _, Result};
 use mlx_embedded::Origin;
 use mlx_embedded::binary::BINARY_VARIABLE;
 
@@ -20,33 +18,13 @@ const EXAMPLE: &str = "cluster";
 /// Returns only where the demo could not be started: one process less means one less to stop.
 pub(crate) fn run(workspace: &Workspace, arguments: &DemoArguments) -> Result<ExitCode> {
     let server = nats::provide(workspace)?;
-    let mut demo = Command::new(build(workspace)?);
+    let mut demo = Command::new(workspace.build(PACKAGE, &["--example", EXAMPLE], EXAMPLE)?);
     demo.args(words(workspace, arguments));
     if server.origin == Origin::Tools {
         demo.env(BINARY_VARIABLE, &server.path);
     }
     let error = demo.exec();
     Err(error).with_context(|| format!("cannot run {}", demo.get_program().display()))
-}
-
-/// Builds the example; the path of its program, wherever cargo was told to put it.
-fn build(workspace: &Workspace) -> Result<PathBuf> {
-    let mut command = workspace.cargo();
-    command.args(["build", "--package", PACKAGE, "--example", EXAMPLE]);
-    // Json on standard output, and what a person reads on standard error, as ever.
-    command.args(["--message-format", "json-render-diagnostics"]);
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!("the example `{EXAMPLE}` of {PACKAGE} could not be built ({}): see above", output.status);
-    }
-    let messages = Message::parse_stream(output.stdout.as_slice());
-    let program = messages.filter_map(Result::ok).find_map(|message| match message {
-        Message::CompilerArtifact(artifact) if artifact.target.name == EXAMPLE => artifact.executable,
-        _ => None,
-    });
-    program
-        .map(PathBuf::from)
-        .with_context(|| format!("cargo built the example `{EXAMPLE}` and did not say where it is"))
 }
 
 /// The example's command line.

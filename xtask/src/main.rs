@@ -1,5 +1,6 @@
 //! Chores of the workspace, as `cargo xtask COMMAND`.
 
+mod bench;
 mod cli;
 mod demo;
 mod lint;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::locate(cli.root)?;
     match cli.command {
+        Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
         Command::Test(arguments) => test::run(&workspace, &arguments),
         Command::Lint(arguments) => Ok(lint::run(&workspace, &arguments)),

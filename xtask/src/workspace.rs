@@ -3,9 +3,10 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use cargo_metadata::Message;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Workspace {
@@ -54,6 +55,23 @@ impl Workspace {
             }
         }
         command
+    }
+
+    /// Builds the target `name` of `package`, which `selection` picks; the path of its program, wherever cargo was told to
+    /// put it.
+    pub(crate) fn build(&self, package: &str, selection: &[&str], name: &str) -> Result<PathBuf> {
+        let mut command = self.cargo();
+        command.args(["build", "--package", package]).args(selection);
+        // Json on standard output, and what a person reads on standard error, as ever.
+        command.args(["--message-format", "json-render-diagnostics"]);
+        let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+        ensure!(output.status.success(), "`{name}` of {package} could not be built ({}): see above", output.status);
+        let messages = Message::parse_stream(output.stdout.as_slice());
+        let program = messages.filter_map(Result::ok).find_map(|message| match message {
+            Message::CompilerArtifact(artifact) if artifact.target.name == name => artifact.executable,
+            _ => None,
+        });
+        program.map(PathBuf::from).with_context(|| format!("cargo built `{name}` and did not say where it is"))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::workspace::{Workspace, cargo_program};
 const LAYERS: [&str; 6] = ["mlx-errors", "mlx-log", "mlx-types", "mlx-config", "mlx-nats", "mlx-embedded"];
 
 /// Members above all layers: they may depend on any layer, and nothing may depend on them.
-const TOP: [&str; 2] = ["mlx-tests", "xtask"];
+const TOP: [&str; 3] = ["mlx-bench", "mlx-tests", "xtask"];
 
 /// A member of the workspace, and the names of the packages it depends on.
 #[derive(Debug)]

@@ -147,6 +147,27 @@ impl Bench {
     }
 }
 
+/// What cargo says of a program that it built.
+pub(crate) fn artifact(name: &str, program: &Path) -> String {
+    let message = serde_json::json!({
+        "reason": "compiler-artifact",
+        "package_id": "path+file:///crates/mlx-embedded#0.1.0",
+        "manifest_path": "/crates/mlx-embedded/Cargo.toml",
+        "target": {
+            "kind": ["example"], "crate_types": ["bin"], "name": name, "src_path": "/cluster.rs", "edition": "2024",
+            "doc": false, "doctest": false, "test": false,
+        },
+        "profile": {
+            "opt_level": "0", "debuginfo": 1, "debug_assertions": true, "overflow_checks": true, "test": false,
+        },
+        "features": [],
+        "filenames": [program],
+        "executable": program,
+        "fresh": false,
+    });
+    format!("{message}\n")
+}
+
 pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !is() {
