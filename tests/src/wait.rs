@@ -25,3 +25,16 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         tokio::time::sleep(INTERVAL).await; // between two looks at something that cannot wake us
     }
 }
+
+/// The value that `attempt` gives in the end, tried again and again, for three times [`LIMIT`] at the most.
+pub async fn eventually_async<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    let limit = 3 * LIMIT;
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = attempt().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what} did not come within {limit:?}");
+        tokio::time::sleep(INTERVAL).await; // between two attempts
+    }
+}
