@@ -1,14 +1,16 @@
 //! What nats-server makes of its settings, at the start and when they change.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "support/certificate.rs"]
+mod certificate;
 #[path = "support/settings_file.rs"]
 mod settings_file;
 mod support;
 
 use std::path::Path;
-use std::process::Command;
 
 use async_nats::ConnectOptions;
+use certificate::with_certificate;
 use mlx_embedded::{EmbeddedServer, ServerState};
 use mlx_types::Secret;
 use proptest::prelude::{ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
@@ -183,44 +185,6 @@ async fn without_monitoring_the_error_names_the_setting() {
 async fn connection_of(server: &EmbeddedServer, name: &str) -> Option<u64> {
     let connections = server.connz().await.unwrap().connections;
     connections.iter().find(|connection| connection.name == name).map(|connection| connection.cid)
-}
-
-/// A server at `localhost` with a certificate that an authority of its own has signed.
-fn with_certificate(folder: &Path) -> mlx_types::config::NatsConfig {
-    let openssl = |arguments: &[&str]| {
-        let output =
-            Command::new("openssl").args(arguments).current_dir(folder).output().expect("openssl is installed");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let authority =
-        ["req", "-x509", "-subj", "/CN=Test Authority", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem"];
-    openssl(&[&authority[..], &key].concat());
-    openssl(&[&["req", "-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "request.pem"][..], &key].concat());
-    std::fs::write(folder.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1").unwrap();
-    openssl(&[
-        "x509",
-        "-req",
-        "-in",
-        "request.pem",
-        "-CA",
-        "ca.pem",
-        "-CAkey",
-        "ca.key",
-        "-CAcreateserial",
-        "-days",
-        "2",
-        "-extfile",
-        "names",
-        "-out",
-        "cert.pem",
-    ]);
-    let mut config = any_port();
-    "localhost".clone_into(&mut config.embedded.host);
-    config.tls.ca_file = Some(folder.join("ca.pem"));
-    config.tls.cert_file = Some(folder.join("cert.pem"));
-    config.tls.key_file = Some(folder.join("key.pem"));
-    config
 }
 
 /// What the key of the readiness probe may do, as the server is told; nobody but the probe holds the key.

@@ -15,6 +15,9 @@ const OFFICIAL_OLD: &str = "nats:2.10.26";
 /// Names the binary that [`Image::old`] is made of.
 const OLD_SERVER_VARIABLE: &str = "MLX_TEST_OLD_NATS_SERVER";
 
+/// On every image that is made here; they stay, as a cache, until somebody prunes them by it.
+const IMAGE_LABEL: &str = "mlx-serving.test-image";
+
 /// An image whose command line is nats-server's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image(pub(super) String);
@@ -60,6 +63,6 @@ impl Image {
         std::fs::copy(binary, context.path().join("nats-server")).unwrap();
         let recipe = "FROM scratch\nCOPY nats-server /nats-server\nENTRYPOINT [\"/nats-server\"]\n";
         std::fs::write(context.path().join("Dockerfile"), recipe).unwrap();
-        docker(&["build", "--quiet", "--tag", &self.0, context.path().to_str().unwrap()]).await;
+        docker(&["build", "--quiet", "--label", IMAGE_LABEL, "--tag", &self.0, context.path().to_str().unwrap()]).await;
     }
 }

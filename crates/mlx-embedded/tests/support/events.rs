@@ -1,4 +1,5 @@
 //! Our log events, kept for a test to look at.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex};
