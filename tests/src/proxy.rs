@@ -164,9 +164,11 @@ async fn connection(
     let up = pump(from_client, to_server, controls.clone(), Arc::clone(&traffic), Way::Up);
     let down = pump(from_server, to_client, controls.clone(), traffic, Way::Down);
     tokio::select! {
+        // The cut first: what a stall holds back must not slip through when both end at once.
+        biased;
+        _ = controls.wait_for(|controls| controls.cuts != cuts) => {}
         _ = up => {}
         _ = down => {}
-        _ = controls.wait_for(|controls| controls.cuts != cuts) => {}
     }
 }
 
