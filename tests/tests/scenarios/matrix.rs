@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Folders and files whose every test is a scenario.
-const SCENARIOS: [&str; 1] = ["scenarios"];
+const SCENARIOS: [&str; 2] = ["scenarios", "cluster_network"];
 
 #[test]
 fn every_test_that_the_matrix_names_is_there_and_every_scenario_is_in_it() {
