@@ -54,7 +54,8 @@ impl ContainerBuilder {
             None => Image::current().await,
         };
         let settings = settings_folder(&format!("port: 4222\nhttp: 8222\n{}", self.settings), &self.files);
-        let name = Janitor::of_this_process().name("server");
+        let janitor = Janitor::of_this_process();
+        let name = janitor.name("server");
         let ports = Ports::free();
         let spec = Spec { image: &image, name: &name, ports, settings: settings.path(), network: None, volume: None };
         let container = Container::create(spec).await;
