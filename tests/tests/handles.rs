@@ -185,7 +185,7 @@ async fn s1_a_stream_that_has_ended_can_be_stopped_and_killed_and_stays_as_it_is
     stream.stop().await.unwrap();
     stream.kill().await.unwrap();
     assert_eq!(stream.summary().cloned(), summary);
-    assert_eq!(stream.worker_id(), id);
+    assert_eq!(stream.worker_id(), Some(id));
     client.flush(LIMIT).await.unwrap();
     assert!(cancels.next().now_or_never().is_none(), "a worker that has finished is told to");
 }

@@ -106,6 +106,15 @@ codes! {
     /// The worker serving the request is gone.
     WorkerLost = "WORKER_LOST", retryable: true,
         remedy: "Send the request to another worker where no token has come yet; look at the lost worker's log.";
+    /// The server does not keep messages (JetStream), or refused to keep this one.
+    NatsJetStream = "NATS_JETSTREAM_ERROR", retryable: true,
+        remedy: "Read the reason in the message; where JetStream is off, set `nats.embedded.jetstream.enabled: true`, or `jetstream` in the external server's own configuration.";
+    /// A durable request with this id was asked before, and waits no longer.
+    RequestTaken = "REQUEST_TAKEN", retryable: false,
+        remedy: "Give the request a new id to have it run again; the first run's answer went to whoever asked first.";
+    /// A durable request was given up and kept as a dead letter.
+    RequestDead = "REQUEST_DEAD", retryable: false,
+        remedy: "Read its dead letter, on the subject in the message: it holds the request and the reason. Workers that die of a request are the usual one.";
     /// The receiver was too slow and messages were dropped.
     SlowConsumer = "SLOW_CONSUMER", retryable: false,
         remedy: "Take messages faster, or spread them over more subscribers in a queue group.";

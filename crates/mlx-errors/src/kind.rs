@@ -167,6 +167,34 @@ pub enum ErrorKind {
         /// Tokens received before.
         tokens: u64,
     },
+    /// JetStream is not there, or refused what was asked of it.
+    #[error("JetStream cannot {action}: {reason}{}", and_hint(.hint))]
+    JetStream {
+        /// What was asked of it, for example ``keep a request on `inference.queue.m` ``.
+        action: String,
+        /// Why not.
+        reason: String,
+        /// What to try, where something is known; empty otherwise.
+        hint: String,
+    },
+    /// A durable request with this id was asked before, and waits no longer.
+    #[error(
+        "request {request} was asked before: it was taken by a worker, cancelled or given up, and is not run again under this id"
+    )]
+    RequestTaken {
+        /// The request's id.
+        request: String,
+    },
+    /// A durable request was given up.
+    #[error("the request is given up after {deliveries} deliveries: {reason}; it is kept on `{subject}`")]
+    RequestDead {
+        /// Where the dead letter is.
+        subject: String,
+        /// How often it was handed to a worker.
+        deliveries: u64,
+        /// Why it is given up.
+        reason: String,
+    },
     /// The receiver was too slow.
     #[error("the subscription to `{subject}` was too slow: {dropped} messages dropped so far")]
     SlowConsumer {
@@ -280,6 +308,9 @@ impl ErrorKind {
             Self::StreamDisconnected { .. } => ErrorCode::StreamDisconnected,
             Self::Cancelled { .. } => ErrorCode::StreamCancelled,
             Self::WorkerLost { .. } => ErrorCode::WorkerLost,
+            Self::JetStream { .. } => ErrorCode::NatsJetStream,
+            Self::RequestTaken { .. } => ErrorCode::RequestTaken,
+            Self::RequestDead { .. } => ErrorCode::RequestDead,
             Self::SlowConsumer { .. } => ErrorCode::SlowConsumer,
             Self::ConfigRead { .. } => ErrorCode::ConfigRead,
             Self::ConfigSyntax { .. } => ErrorCode::ConfigSyntax,
@@ -318,6 +349,9 @@ impl ErrorKind {
             Self::StreamDisconnected { .. } => "StreamDisconnected",
             Self::Cancelled { .. } => "Cancelled",
             Self::WorkerLost { .. } => "WorkerLost",
+            Self::JetStream { .. } => "JetStream",
+            Self::RequestTaken { .. } => "RequestTaken",
+            Self::RequestDead { .. } => "RequestDead",
             Self::SlowConsumer { .. } => "SlowConsumer",
             Self::ConfigRead { .. } => "ConfigRead",
             Self::ConfigSyntax { .. } => "ConfigSyntax",

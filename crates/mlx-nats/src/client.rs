@@ -59,6 +59,8 @@ struct Inner {
     request_timeout: Duration,
     workers: OnceCell<Workers>,
     directory: Directory,
+    #[cfg(feature = "durable")]
+    queue: crate::durable::Queue,
     runtime: Handle,
     /// The connection's manager and the inbox.
     _tasks: [AbortOnDrop; 2],
@@ -91,6 +93,9 @@ pub struct ClientOptions {
     /// How `nats micro` and other tools list this client once it serves anything, or `None` for not at all. By default as
     /// `mlx-node`.
     pub discovery: Option<Discovery>,
+    /// How requests are handed over that must not be lost; unset by default, which leaves that off.
+    #[cfg(feature = "durable")]
+    pub durable: Option<mlx_types::config::DurableConfig>,
 }
 
 impl Default for ClientOptions {
@@ -101,7 +106,15 @@ impl Default for ClientOptions {
 
 impl From<&ClusterConfig> for ClientOptions {
     fn from(config: &ClusterConfig) -> Self {
-        Self::from_sections(&config.streaming, &config.discovery)
+        let options = Self::from_sections(&config.streaming, &config.discovery);
+        let durable = &config.request_routing.durable;
+        #[cfg(feature = "durable")]
+        let options = Self { durable: durable.enabled.then(|| durable.clone()), ..options };
+        #[cfg(not(feature = "durable"))]
+        if durable.enabled {
+            tracing::warn!("`requestRouting.durable.enabled` has no effect: built without mlx-nats' feature `durable`");
+        }
+        options
     }
 }
 
@@ -115,6 +128,8 @@ impl ClientOptions {
             coalesce: streaming.coalesce,
             offline_timeout: discovery.offline_timeout_ms.as_duration(),
             discovery: Some(Discovery::default()),
+            #[cfg(feature = "durable")]
+            durable: None,
         }
     }
 
@@ -207,6 +222,8 @@ impl Client {
                 request_timeout: config.request_timeout_ms.as_duration(),
                 workers: OnceCell::new(),
                 directory: Directory::default(),
+                #[cfg(feature = "durable")]
+                queue: crate::durable::Queue::default(),
                 runtime: Handle::current(),
                 _tasks: tasks,
             }),
@@ -452,6 +469,11 @@ impl Client {
 
     pub(crate) fn directory(&self) -> &Directory {
         &self.inner.directory
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn queue(&self) -> &crate::durable::Queue {
+        &self.inner.queue
     }
 
     pub(crate) fn request_timeout(&self) -> Duration {

@@ -10,6 +10,13 @@ use mlx_errors::{Error, ErrorKind, Result};
 pub(crate) const ACCEPT: &str = "Mlx-Accept";
 /// The absolute deadline of a request, in milliseconds since the Unix epoch.
 pub(crate) const DEADLINE: &str = "Mlx-Deadline";
+/// On the first frame that answers a queued request: the worker.
+pub(crate) const WORKER: &str = "Mlx-Worker";
+/// On the frames that answer a queued request: which delivery of it this is, where not the first.
+pub(crate) const ATTEMPT: &str = "Mlx-Attempt";
+/// What JetStream knows a message by, to keep it once.
+#[cfg(feature = "durable")]
+pub(crate) const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// The stable code of an error reply.
 pub(crate) const ERROR_CODE: &str = "Mlx-Error-Code";
 /// The message of an error reply, as the NATS services convention has it.
@@ -84,6 +91,11 @@ impl Headers {
         }
         let lines = self.iter().map(|(name, value)| name.len() + value.len() + LINE_OVERHEAD).sum::<usize>();
         VERSION_LINE + lines + "\r\n".len()
+    }
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn from_transport(headers: async_nats::HeaderMap) -> Self {
+        Self(headers)
     }
 
     pub(crate) fn into_transport(self) -> async_nats::HeaderMap {

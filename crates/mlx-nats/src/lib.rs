@@ -32,6 +32,8 @@ mod client;
 mod codec;
 mod connection;
 mod discovery;
+#[cfg(feature = "durable")]
+mod durable;
 mod gather;
 mod headers;
 mod inbox;
@@ -50,6 +52,8 @@ pub use address::{PublishTo, RequestTo, SubscribeTo};
 pub use client::{Client, ClientOptions};
 pub use connection::{CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, DisconnectReason};
 pub use discovery::Discovery;
+#[cfg(feature = "durable")]
+pub use durable::DurableOptions;
 pub use gather::GatherOptions;
 pub use headers::Headers;
 pub use mlx_errors::{Error, ErrorCode, ErrorKind, Result};

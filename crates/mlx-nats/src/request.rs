@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use mlx_errors::{Error, ErrorKind, RemoteError, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::address::RequestTo;
 use crate::trace::Span;
@@ -94,25 +95,34 @@ impl Client {
         let (limit, mut headers) = self.limit_and_headers(&subject, options)?;
         span.inject(&mut headers);
 
-        let epoch = self.link().live(|| format!("request on `{subject}`"))?;
-        let (waiter, reply) = self.inbox().wait();
-        let exchange = async {
-            self.send(subject.clone(), Some(reply), Some(headers), json).await?;
-            // The table may have been emptied between the look at the state and the wait: then nobody will answer.
-            if !self.link().is_live(epoch) {
-                return Ok(None);
-            }
-            Ok::<_, Error>(waiter.await)
-        };
-        let Ok(answer) = timeout(limit, exchange).await else {
-            return Err(Error::new(ErrorKind::Timeout { subject: subject.to_string(), timeout: limit }));
-        };
-        let Some(message) = answer? else {
-            return Err(self.link().down(&format!("request on `{subject}`")));
-        };
-        self.measure().received(&message);
+        let message = self.one_answer(&subject, headers, json, limit).await?;
         check_answer(&subject, &message)?;
         codec::decode(&subject, &message.payload, S::check_reply)
+    }
+
+    /// One message out, and the first that comes back, whatever it holds.
+    pub(crate) async fn one_answer(
+        &self,
+        subject: &async_nats::Subject,
+        headers: Headers,
+        json: Bytes,
+        limit: Duration,
+    ) -> Result<async_nats::Message> {
+        let epoch = self.link().live(|| format!("request on `{subject}`"))?;
+        let (waiter, reply) = self.inbox().wait();
+        let late = |_| Error::new(ErrorKind::Timeout { subject: subject.to_string(), timeout: limit });
+        let started = Instant::now();
+        // One after the other rather than as one future, which would hold what is sent a second time.
+        timeout(limit, self.send(subject.clone(), Some(reply), Some(headers), json)).await.map_err(late)??;
+        // The table may have been emptied between the look at the state and the wait: then nobody will answer.
+        let answer = if self.link().is_live(epoch) {
+            timeout(limit.saturating_sub(started.elapsed()), waiter).await.map_err(late)?
+        } else {
+            None
+        };
+        let message = answer.ok_or_else(|| self.link().down(&format!("request on `{subject}`")))?;
+        self.measure().received(&message);
+        Ok(message)
     }
 
     fn limit_and_headers(&self, subject: &str, options: RequestOptions) -> Result<(Duration, Headers)> {

@@ -24,6 +24,9 @@ fn every_subject_of_the_contract_is_in_the_table() {
             "worker.{workerId}.inference Controller InferenceRequest -> InferenceAcceptance",
             "response.{requestId} Worker StreamingResponse",
             "worker.{workerId}.cancel Controller InferenceCancel",
+            "inference.queue.{model} Controller InferenceRequest",
+            "inference.cancel Controller InferenceCancel",
+            "inference.dead.{model} Worker InferenceRequest",
             "model.load Controller ModelCommand -> ModelStatus",
             "model.unload Controller ModelCommand -> ModelStatus",
             "model.status Worker ModelStatus",
@@ -40,7 +43,7 @@ fn every_subject_of_the_contract_is_in_the_table() {
 fn every_row_is_read_back() {
     let id = "0F8FAD5B-D9CB-469F-A165-70867728950E";
     for row in subjects::table() {
-        let subject = row.address.replace("{workerId}", id).replace("{requestId}", id);
+        let subject = row.address.replace("{workerId}", id).replace("{requestId}", id).replace("{model}", "m");
         assert!(subjects::parse(&subject).is_some(), "{subject}");
         assert_eq!(subjects::parse(&format!("{subject}.x")), None);
         assert_eq!(subjects::parse(&format!("x.{subject}")), None);
@@ -77,7 +80,7 @@ fn the_asyncapi_document_resolves_in_itself() {
         let pointer = reference.strip_prefix('#').unwrap();
         assert!(document.pointer(pointer).is_some(), "{reference}");
     }
-    assert_eq!(document.get("channels").unwrap().as_object().unwrap().len(), 18);
+    assert_eq!(document.get("channels").unwrap().as_object().unwrap().len(), 21);
 }
 
 fn collect(value: &serde_json::Value, references: &mut Vec<String>) {

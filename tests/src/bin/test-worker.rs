@@ -1,4 +1,5 @@
-//! A worker as a process of its own, for tests that kill it: `test-worker CONFIG [--pause-ms N]`.
+//! A worker as a process of its own, for tests that kill it: `test-worker CONFIG [--pause-ms N] [--preparation-ms N]
+//! [--max-concurrent N]`.
 //!
 //! `CONFIG` is a `cluster.yaml`; the `MLX_…` variables win over it, `MLX_WORKER__WORKER_ID` among them. It answers with
 //! the indexes of the tokens, until its standard input ends.
@@ -11,6 +12,8 @@ use mlx_nats::{Client, ClientOptions};
 use mlx_tests::{TestWorker, WorkerOptions};
 use mlx_types::WorkerId;
 use tokio::sync::oneshot;
+
+const OPTIONS: &str = "[--pause-ms N] [--preparation-ms N] [--max-concurrent N]";
 
 /// How long it may take over its streams when it is told to end, and again over its connection.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -35,6 +38,10 @@ async fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
         let value = arguments.next().unwrap_or_default();
         match (argument.as_str(), value.parse()) {
             ("--pause-ms", Ok(millis)) => options.pause = Duration::from_millis(millis),
+            ("--preparation-ms", Ok(millis)) => options.preparation = Duration::from_millis(millis),
+            ("--max-concurrent", Ok(requests)) => {
+                options.max_concurrent = usize::try_from(requests).unwrap_or(usize::MAX);
+            }
             _ => return Err(usage(&format!("`{argument} {value}` is not understood"))),
         }
     }
@@ -51,7 +58,7 @@ async fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
 }
 
 fn usage(problem: &str) -> Error {
-    Error::new(ErrorKind::Internal { reason: format!("{problem}; usage: test-worker CONFIG [--pause-ms N]") })
+    Error::new(ErrorKind::Internal { reason: format!("{problem}; usage: test-worker CONFIG {OPTIONS}") })
 }
 
 async fn stdin_ended() {

@@ -40,6 +40,17 @@ pub(crate) fn samples() -> Vec<ErrorKind> {
         ErrorKind::StreamDisconnected { tokens: 0 },
         ErrorKind::Cancelled { tokens: 12 },
         ErrorKind::WorkerLost { worker: worker(), tokens: 0 },
+        ErrorKind::JetStream {
+            action: "keep a request on `inference.queue.m`".into(),
+            reason: "it is not enabled".into(),
+            hint: "set `nats.embedded.jetstream.enabled: true`".into(),
+        },
+        ErrorKind::RequestTaken { request: worker() },
+        ErrorKind::RequestDead {
+            subject: "inference.dead.m".into(),
+            deliveries: 6,
+            reason: "no worker lived to its first token".into(),
+        },
         ErrorKind::SlowConsumer { subject: subject(), dropped: 128 },
         ErrorKind::ConfigRead { path: "config/cluster.yaml".into(), hint: String::new() },
         ErrorKind::ConfigSyntax {

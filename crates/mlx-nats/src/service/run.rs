@@ -65,6 +65,12 @@ pub struct Service {
 }
 
 impl Service {
+    /// A service whose `task` ends in its own time after a message on the channel that `stop` belongs to.
+    #[cfg(feature = "durable")]
+    pub(crate) fn of(subject: String, stop: mpsc::Sender<()>, task: JoinHandle<()>) -> Self {
+        Self { subject, stop, task, listed: None }
+    }
+
     /// The subject served.
     pub fn subject(&self) -> &str {
         &self.subject

@@ -5,11 +5,21 @@ mod backlog;
 mod gather;
 mod requester;
 mod responder;
+mod route;
 mod sink;
 
 /// In [`headers::ACCEPT`](crate::headers::ACCEPT): frames of several tokens.
-const TOKENS: &str = "tokens";
+pub(crate) const TOKENS: &str = "tokens";
 
 pub use requester::{StreamSummary, TokenFrame, TokenStream};
 pub use responder::{InferenceOptions, InferenceService};
 pub use sink::TokenSink;
+
+#[cfg(feature = "durable")]
+pub(crate) use requester::Opening;
+#[cfg(feature = "durable")]
+pub(crate) use responder::{Running, finish, is_disconnection, offers_tokens, pass_on, send_end};
+#[cfg(feature = "durable")]
+pub(crate) use route::Route;
+#[cfg(feature = "durable")]
+pub(crate) use sink::{Marks, OutgoingStream};

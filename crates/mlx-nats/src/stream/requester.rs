@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 use super::TOKENS;
 use super::assembly::{Assembly, Step};
 use super::backlog::Backlog;
+use super::route::Route;
 use crate::address::{PublishTo, SubscribeTo};
 use crate::connection::transport_capacity;
 use crate::inbox::Waiter;
@@ -25,7 +26,7 @@ use crate::measure::StreamMeasure;
 use crate::request::check_answer;
 use crate::subscribe::{RawSubscription, SubscribeOptions};
 use crate::trace::Span;
-use crate::{Client, Headers, codec, headers};
+use crate::{Client, Headers, Workers, codec, headers};
 
 impl Client {
     /// Asks a worker to answer a prompt, and streams the tokens back.
@@ -54,7 +55,7 @@ impl Client {
         let json = codec::encode(subject.as_str(), request, InferenceRequest::check)?;
         let started = Instant::now();
         let epoch = self.link().live(|| format!("inference on `{subject}`"))?;
-        let departure = self.workers().await?.departure(worker_id);
+        let workers = self.workers().await?;
 
         // Subscription and request go down one connection, whose messages the server handles in order: it knows the
         // one before it sees the other, without a round trip in between. Should the connection drop between the two,
@@ -76,33 +77,19 @@ impl Client {
         span.inject(&mut headers);
         self.send(to, Some(reply), Some(headers), json).await?;
 
-        let link = Arc::clone(self.link());
-        let fate = async move {
-            tokio::select! {
-                () = departure => Fate::WorkerLost,
-                () = link.lost(epoch) => Fate::Disconnected,
-            }
-        };
-        let first_token_timeout = self.options().first_token_timeout;
-        Ok(TokenStream {
+        Ok(TokenStream::open(Opening {
             client: self.clone(),
-            worker_id,
+            route: Route::Worker(worker_id),
             request_id,
             subject: subject.to_string(),
             frames,
             acceptance: Some(acceptance),
-            fate: Box::pin(fate),
-            silence: Box::pin(tokio::time::sleep(first_token_timeout)),
-            last_progress: started,
-            assembly: Assembly::default(),
-            backlog: Backlog::new(transport_capacity(self.options())),
-            ready: VecDeque::new(),
+            workers,
+            epoch,
+            first_token_timeout: self.options().first_token_timeout,
             started,
-            first_token: None,
-            summary: None,
-            measure: self.measure().stream(started),
             span,
-        })
+        }))
     }
 }
 
@@ -151,20 +138,28 @@ pub struct StreamSummary {
 /// ```
 pub struct TokenStream {
     client: Client,
-    worker_id: WorkerId,
+    route: Route,
+    /// Who answers, once it is known.
+    worker_id: Option<WorkerId>,
     request_id: RequestId,
     /// Of the request, for errors.
     subject: String,
     frames: RawSubscription,
     /// Until the worker accepts, refuses, or turns out not to listen.
     acceptance: Option<Waiter>,
-    /// What ends the stream from outside.
-    fate: Pin<Box<dyn Future<Output = Fate> + Send>>,
+    workers: Workers,
+    /// The end of the worker, once there is one.
+    departure: Option<Signal>,
+    /// The end of the connection that the stream began on.
+    disconnection: Signal,
+    first_token_timeout: Duration,
     /// Fires at the end of a silence that began earlier; see `poll_silence`.
     silence: Pin<Box<Sleep>>,
     last_progress: Instant,
     assembly: Assembly,
     backlog: Backlog,
+    /// Which attempt at the request brought the first token: the only one that is listened to from then on.
+    attempt: Option<u64>,
     ready: VecDeque<TokenFrame>,
     started: Instant,
     first_token: Option<Instant>,
@@ -174,19 +169,68 @@ pub struct TokenStream {
     span: Span,
 }
 
-enum Fate {
-    WorkerLost,
-    Disconnected,
+type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What a stream begins with.
+pub(crate) struct Opening {
+    pub(crate) client: Client,
+    pub(crate) route: Route,
+    pub(crate) request_id: RequestId,
+    pub(crate) subject: String,
+    pub(crate) frames: RawSubscription,
+    pub(crate) acceptance: Option<Waiter>,
+    pub(crate) workers: Workers,
+    pub(crate) epoch: u64,
+    pub(crate) first_token_timeout: Duration,
+    pub(crate) started: Instant,
+    pub(crate) span: Span,
 }
 
 impl TokenStream {
+    pub(crate) fn open(opening: Opening) -> Self {
+        let Opening { client, route, workers, epoch, first_token_timeout, started, span, .. } = opening;
+        let link = Arc::clone(client.link());
+        let measure = client.measure().stream(started);
+        let capacity = transport_capacity(client.options());
+        let mut stream = Self {
+            client,
+            route,
+            worker_id: None,
+            request_id: opening.request_id,
+            subject: opening.subject,
+            frames: opening.frames,
+            acceptance: opening.acceptance,
+            workers,
+            departure: None,
+            disconnection: Box::pin(async move { link.lost(epoch).await }),
+            first_token_timeout,
+            silence: Box::pin(tokio::time::sleep(first_token_timeout)),
+            last_progress: started,
+            assembly: Assembly::default(),
+            backlog: Backlog::new(capacity),
+            attempt: None,
+            ready: VecDeque::new(),
+            started,
+            first_token: None,
+            summary: None,
+            measure,
+            span,
+        };
+        match route {
+            Route::Worker(worker_id) => stream.depend_on(worker_id),
+            #[cfg(feature = "durable")]
+            Route::Queue { .. } => {} // whoever takes it says so with the first token
+        }
+        stream
+    }
+
     /// The request that is being answered.
     pub fn request_id(&self) -> RequestId {
         self.request_id
     }
 
-    /// The worker that was asked.
-    pub fn worker_id(&self) -> WorkerId {
+    /// The worker that answers: the one asked, or, for a queued request, the one that sent the first token.
+    pub fn worker_id(&self) -> Option<WorkerId> {
         self.worker_id
     }
 
@@ -206,8 +250,8 @@ impl TokenStream {
     /// When the future is dropped, the worker may have been asked or not.
     pub fn stop(&self) -> impl Future<Output = Result<()>> + Send + 'static {
         let ended = self.summary.is_some();
-        let (client, worker_id, request_id) = (self.client.clone(), self.worker_id, self.request_id);
-        async move { if ended { Ok(()) } else { cancel(&client, worker_id, request_id, CancelMode::Stop).await } }
+        let cancellation = self.cancellation(CancelMode::Stop);
+        async move { if ended { Ok(()) } else { cancellation.await } }
     }
 
     /// Tells the worker to drop the request now, and ends the stream as cancelled.
@@ -223,7 +267,7 @@ impl TokenStream {
         }
         self.ready.clear();
         self.end(None, Some(&Error::new(ErrorKind::Cancelled { tokens: self.assembly.received() })));
-        cancel(&self.client, self.worker_id, self.request_id, CancelMode::Kill).await
+        self.cancellation(CancelMode::Kill).await
     }
 
     fn end(&mut self, finish_reason: Option<FinishReason>, error: Option<&Error>) {
@@ -255,13 +299,34 @@ impl TokenStream {
     }
 
     fn cancel_in_background(&self) {
-        let (client, worker_id, request_id) = (self.client.clone(), self.worker_id, self.request_id);
+        let cancellation = self.cancellation(CancelMode::Kill);
         // On the client's runtime: a stream may be dropped outside any.
         self.client.runtime().spawn(async move {
-            if let Err(error) = cancel(&client, worker_id, request_id, CancelMode::Kill).await {
+            if let Err(error) = cancellation.await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "a cancellation could not be sent");
             }
         });
+    }
+
+    /// Tells whoever may be at it, and takes the request out of its queue where it waits in one.
+    fn cancellation(&self, mode: CancelMode) -> impl Future<Output = Result<()>> + Send + 'static {
+        let cancel = InferenceCancel::new(self.request_id, mode);
+        self.route.cancel(self.client.clone(), cancel, self.first_token.is_some())
+    }
+
+    fn depend_on(&mut self, worker_id: WorkerId) {
+        self.worker_id = Some(worker_id);
+        self.departure = Some(Box::pin(self.workers.departure(worker_id)));
+    }
+
+    /// Notes which attempt, by which worker, brought the first token.
+    fn settle_on(&mut self, attempt: u64, message: &async_nats::Message) {
+        self.attempt = Some(attempt);
+        if self.worker_id.is_none()
+            && let Some(worker_id) = headers::first(message, headers::WORKER).and_then(|id| id.parse().ok())
+        {
+            self.depend_on(worker_id);
+        }
     }
 
     fn take(&mut self, message: &async_nats::Message) -> Option<Poll<Option<Result<TokenFrame>>>> {
@@ -270,10 +335,17 @@ impl TokenStream {
             // A frame that cannot be read may have held tokens: going on would be a silent gap.
             Err(error) => return Some(self.fail(error, true)),
         };
+        let attempt = headers::first(message, headers::ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or(1);
+        if self.attempt.is_some_and(|settled| settled != attempt) {
+            return None; // of a second run of what is being answered already
+        }
         self.last_progress = Instant::now();
         match self.assembly.accept(frame) {
             Step::Tokens { index, tokens } => {
                 self.backlog.took();
+                if self.attempt.is_none() {
+                    self.settle_on(attempt, message);
+                }
                 self.first_token.get_or_insert(self.last_progress);
                 self.measure.tokens(tokens.len());
                 self.ready.extend((index..).zip(tokens).map(|(index, text)| TokenFrame { index, text }));
@@ -289,6 +361,9 @@ impl TokenStream {
             }
             Step::Failed(ErrorKind::StreamGap { expected, got }) if self.backlog.overflowed() => {
                 Some(self.fail(self.too_slow(got.saturating_sub(expected)), true))
+            }
+            Step::Failed(ErrorKind::StreamGap { .. }) if self.first_token.is_none() && self.route.begins_again() => {
+                None
             }
             Step::Failed(kind) => {
                 let worker_goes_on = matches!(kind, ErrorKind::StreamGap { .. });
@@ -318,7 +393,7 @@ impl TokenStream {
             let options = self.client.options();
             let (begin, timeout) = match self.first_token {
                 Some(_) => (self.last_progress, options.inter_token_timeout),
-                None => (self.started, options.first_token_timeout),
+                None => (self.started, self.first_token_timeout),
             };
             if begin + timeout > Instant::now() {
                 self.silence.as_mut().reset(begin + timeout);
@@ -364,14 +439,18 @@ impl Stream for TokenStream {
             if let Poll::Ready(error) = this.poll_acceptance(context) {
                 return this.fail(error, false);
             }
-            if let Poll::Ready(fate) = this.fate.as_mut().poll(context) {
+            if let Some(departure) = &mut this.departure
+                && departure.as_mut().poll(context).is_ready()
+            {
+                let worker = this.worker_id.map(|id| id.to_string()).unwrap_or_default();
                 let tokens = this.assembly.received();
-                return match fate {
-                    Fate::WorkerLost => {
-                        this.fail(ErrorKind::WorkerLost { worker: this.worker_id.to_string(), tokens }, false)
-                    }
-                    Fate::Disconnected => this.fail(ErrorKind::StreamDisconnected { tokens }, true),
-                };
+                return this.fail(ErrorKind::WorkerLost { worker, tokens }, false);
+            }
+            if this.disconnection.as_mut().poll(context).is_ready() {
+                // Nobody has begun a request that is queued: it waits on, and may be asked for again.
+                let worker_goes_on = this.first_token.is_some() || !this.route.is_queued();
+                let tokens = this.assembly.received();
+                return this.fail(ErrorKind::StreamDisconnected { tokens }, worker_goes_on);
             }
             return match this.poll_silence(context) {
                 Poll::Ready(kind) => this.fail(kind, true),
@@ -398,9 +477,4 @@ impl fmt::Debug for TokenStream {
             .field("summary", &self.summary)
             .finish_non_exhaustive()
     }
-}
-
-async fn cancel(client: &Client, worker_id: WorkerId, request_id: RequestId, mode: CancelMode) -> Result<()> {
-    let cancel = InferenceCancel::new(request_id, mode);
-    client.publish(&subjects::worker_cancel(worker_id), &cancel).await
 }

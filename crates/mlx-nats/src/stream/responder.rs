@@ -113,6 +113,11 @@ pub struct InferenceService {
 }
 
 impl InferenceService {
+    #[cfg(feature = "durable")]
+    pub(crate) fn new(service: Service, canceller: AbortOnDrop) -> Self {
+        Self { service, _canceller: canceller }
+    }
+
     /// Takes no more requests, and waits up to `deadline` for the streams under way.
     ///
     /// # Errors
@@ -175,7 +180,7 @@ where
 }
 
 /// Whether the requester reads frames of several tokens.
-fn offers_tokens(message: &async_nats::Message) -> bool {
+pub(crate) fn offers_tokens(message: &async_nats::Message) -> bool {
     let accepted = headers::first(message, headers::ACCEPT).unwrap_or_default();
     accepted.split(',').any(|kind| kind.trim().eq_ignore_ascii_case(TOKENS))
 }
@@ -183,21 +188,15 @@ fn offers_tokens(message: &async_nats::Message) -> bool {
 /// Sends the one frame that ends a stream, or none if the requester wants to hear no more, and sees to it that it
 /// arrives: where the connection drops meanwhile, another one says so on the next connection. A requester that has had
 /// its end all the same no longer listens then.
-async fn finish(stream: &OutgoingStream, ended: &Result<FinishReason>) -> Result<()> {
-    let sent = match (ended, stream.cancel_mode()) {
-        (_, Some(CancelMode::Kill)) => return Ok(()), // killed while it was returning
-        (Ok(reason), _) => stream.done(reason.clone()).await,
-        (Err(error), Some(CancelMode::Stop)) if error.code() == ErrorCode::StreamCancelled => {
-            stream.done(FinishReason::Cancelled).await
-        }
-        (Err(error), _) => {
-            tracing::warn!(error = error as &dyn std::error::Error, "a stream ended with an error");
-            if is_disconnection(error) {
-                return stream.disconnected().await;
-            }
-            stream.failed(error).await
-        }
-    };
+pub(crate) async fn finish(stream: &OutgoingStream, ended: &Result<FinishReason>) -> Result<()> {
+    if stream.cancel_mode() == Some(CancelMode::Kill) {
+        return Ok(()); // killed while it was returning
+    }
+    if ended.as_ref().is_err_and(is_disconnection) {
+        tracing::warn!("a stream lost its connection");
+        return stream.disconnected().await;
+    }
+    let sent = send_end(stream, ended).await;
     let arrived = if sent.is_ok() { stream.arrived().await } else { sent };
     match arrived {
         Err(error) if is_disconnection(&error) => stream.disconnected().await,
@@ -205,8 +204,22 @@ async fn finish(stream: &OutgoingStream, ended: &Result<FinishReason>) -> Result
     }
 }
 
+/// Sends the one frame that ends a stream.
+pub(crate) async fn send_end(stream: &OutgoingStream, ended: &Result<FinishReason>) -> Result<()> {
+    match (ended, stream.cancel_mode()) {
+        (Ok(reason), _) => stream.done(reason.clone()).await,
+        (Err(error), Some(CancelMode::Stop)) if error.code() == ErrorCode::StreamCancelled => {
+            stream.done(FinishReason::Cancelled).await
+        }
+        (Err(error), _) => {
+            tracing::warn!(error = error as &dyn std::error::Error, "a stream ended with an error");
+            stream.failed(error).await
+        }
+    }
+}
+
 /// Whether an error is that of our own connection, which a handler may also have passed on.
-fn is_disconnection(error: &Error) -> bool {
+pub(crate) fn is_disconnection(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Disconnected { .. } | ErrorKind::StreamDisconnected { .. })
 }
 
@@ -234,7 +247,7 @@ const EARLY: usize = 4096;
 
 /// The streams under way, for their cancellations.
 #[derive(Debug, Default)]
-struct Running(Mutex<Table>);
+pub(crate) struct Running(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
@@ -248,7 +261,7 @@ struct Table {
 
 impl Running {
     /// Enters a stream, which may have been cancelled already.
-    fn enter(self: &Arc<Self>, id: RequestId, stream: &Arc<OutgoingStream>) -> Result<Entry> {
+    pub(crate) fn enter(self: &Arc<Self>, id: RequestId, stream: &Arc<OutgoingStream>) -> Result<Entry> {
         let mut table = self.lock();
         if table.streams.contains_key(&id) {
             let reason = format!("request {id} is already being answered");
@@ -282,7 +295,7 @@ impl Running {
 }
 
 /// Removes a stream from the table when its handler is done, or dropped.
-struct Entry {
+pub(crate) struct Entry {
     running: Arc<Running>,
     id: RequestId,
 }
@@ -293,7 +306,7 @@ impl Drop for Entry {
     }
 }
 
-async fn pass_on(mut cancellations: Subscription<InferenceCancel>, running: Arc<Running>) {
+pub(crate) async fn pass_on(mut cancellations: Subscription<InferenceCancel>, running: Arc<Running>) {
     while let Some(cancellation) = cancellations.next().await {
         match cancellation {
             Ok(cancel) => running.cancel(cancel.request_id, cancel.mode),

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
 use mlx_types::messages::{CancelMode, FinishReason, Message, StreamingResponse};
-use mlx_types::{RequestId, Subject, subjects};
+use mlx_types::{RequestId, Subject, WorkerId, subjects};
 use tokio::sync::watch;
 
 use super::gather::Gather;
 use crate::address::PublishTo;
-use crate::{Client, codec, measure};
+use crate::{Client, Headers, codec, headers, measure};
 
 /// The answering side of one token stream.
 ///
@@ -26,7 +26,7 @@ pub struct TokenSink {
 }
 
 impl TokenSink {
-    pub(super) fn new(stream: Arc<OutgoingStream>) -> Self {
+    pub(crate) fn new(stream: Arc<OutgoingStream>) -> Self {
         let cancelled = stream.cancel.subscribe();
         Self { stream, cancelled }
     }
@@ -85,7 +85,7 @@ impl TokenSink {
 
 /// What the handler's sink and the service that ends the stream share.
 #[derive(Debug)]
-pub(super) struct OutgoingStream {
+pub(crate) struct OutgoingStream {
     client: Client,
     request_id: RequestId,
     subject: Subject<StreamingResponse>,
@@ -94,11 +94,43 @@ pub(super) struct OutgoingStream {
     /// Tokens on their way into one frame; unset where the requester reads only plain frames.
     gather: Option<Gather>,
     cancel: watch::Sender<Option<CancelMode>>,
+    /// Only where a queue may hand the request out again.
+    marks: Option<Marks>,
     started: Instant,
 }
 
+/// What tells the frames of one attempt at a request from those of another.
+#[derive(Debug)]
+pub(crate) struct Marks {
+    worker_id: WorkerId,
+    /// From 1.
+    attempt: u64,
+    /// The connection that the first frame went out on, once it did.
+    begun: watch::Sender<Option<u64>>,
+}
+
+#[cfg(feature = "durable")]
+impl Marks {
+    pub(crate) fn new(worker_id: WorkerId, attempt: u64) -> Self {
+        Self { worker_id, attempt, begun: watch::Sender::new(None) }
+    }
+}
+
+impl Marks {
+    fn headers(&self, first: bool) -> Result<Headers> {
+        let mut headers = Headers::new();
+        if first {
+            headers.set(headers::WORKER, self.worker_id.to_string())?;
+        }
+        if self.attempt > 1 {
+            headers.set(headers::ATTEMPT, self.attempt.to_string())?;
+        }
+        Ok(headers)
+    }
+}
+
 impl OutgoingStream {
-    pub(super) fn new(client: Client, request_id: RequestId, coalesce: bool) -> Self {
+    pub(crate) fn new(client: Client, request_id: RequestId, coalesce: bool) -> Self {
         Self {
             client,
             request_id,
@@ -106,20 +138,44 @@ impl OutgoingStream {
             taken: AtomicU64::new(0),
             gather: coalesce.then(Gather::default),
             cancel: watch::Sender::new(None),
+            marks: None,
             started: Instant::now(),
         }
     }
 
-    pub(super) fn cancel(&self, mode: CancelMode) {
+    #[cfg(feature = "durable")]
+    pub(crate) fn marked(self, marks: Marks) -> Self {
+        Self { marks: Some(marks), ..self }
+    }
+
+    /// The connection that the first frame went out on; `None` before, and where nobody has to know.
+    #[cfg(feature = "durable")]
+    pub(crate) fn begun(&self) -> Option<u64> {
+        self.marks.as_ref().and_then(|marks| *marks.begun.borrow())
+    }
+
+    /// Resolves when the first frame went out.
+    #[cfg(feature = "durable")]
+    pub(crate) async fn until_begun(&self) -> u64 {
+        if let Some(marks) = &self.marks
+            && let Ok(begun) = marks.begun.subscribe().wait_for(Option::is_some).await
+            && let Some(epoch) = *begun
+        {
+            return epoch;
+        }
+        std::future::pending().await
+    }
+
+    pub(crate) fn cancel(&self, mode: CancelMode) {
         self.cancel.send_replace(Some(mode));
     }
 
-    pub(super) fn cancel_mode(&self) -> Option<CancelMode> {
+    pub(crate) fn cancel_mode(&self) -> Option<CancelMode> {
         *self.cancel.borrow()
     }
 
     /// Resolves when the requester wants the stream dropped.
-    pub(super) async fn killed(&self) {
+    pub(crate) async fn killed(&self) {
         let mut cancel = self.cancel.subscribe();
         let killed = cancel.wait_for(|mode| *mode == Some(CancelMode::Kill)).await;
         // The sender is in `self`, so waiting for it cannot fail.
@@ -128,7 +184,7 @@ impl OutgoingStream {
 
     /// Resolves when a connection drops on which tokens were sent: some of them may be lost with it. Before the first
     /// token nothing is, and the stream simply goes on.
-    pub(super) async fn interrupted(&self) {
+    pub(crate) async fn interrupted(&self) {
         loop {
             let Ok(epoch) = self.client.link().connected().await else { return std::future::pending().await };
             self.client.link().lost(epoch).await;
@@ -139,7 +195,7 @@ impl OutgoingStream {
     }
 
     /// Sends gathered tokens whenever the line is free; runs beside the handler, in the same task.
-    pub(super) async fn pump(&self) -> Infallible {
+    pub(crate) async fn pump(&self) -> Infallible {
         let Some(gather) = &self.gather else { return std::future::pending().await };
         loop {
             gather.filled().await;
@@ -154,7 +210,7 @@ impl OutgoingStream {
     }
 
     /// The clean end, behind every token.
-    pub(super) async fn done(&self, finish_reason: FinishReason) -> Result<()> {
+    pub(crate) async fn done(&self, finish_reason: FinishReason) -> Result<()> {
         self.send_rest().await?;
         let frame = StreamingResponse::Done {
             request_id: self.request_id,
@@ -166,7 +222,7 @@ impl OutgoingStream {
     }
 
     /// The end with an error: its public message and code.
-    pub(super) async fn failed(&self, error: &Error) -> Result<()> {
+    pub(crate) async fn failed(&self, error: &Error) -> Result<()> {
         measure::refused(error);
         self.send_rest().await?;
         self.send_error(error).await
@@ -235,15 +291,23 @@ impl OutgoingStream {
 
     async fn publish(&self, frame: &StreamingResponse) -> Result<()> {
         let json = codec::encode(self.subject.as_str(), frame, StreamingResponse::check)?;
+        let subject = PublishTo::<StreamingResponse>::name(&&self.subject).for_publish()?;
         // Without a span of its own: a trace wants one for the stream, not one for each token.
-        self.client.publish_plain(PublishTo::<StreamingResponse>::name(&&self.subject).for_publish()?, json).await
+        let Some(marks) = &self.marks else { return self.client.publish_plain(subject, json).await };
+        let first = marks.begun.borrow().is_none();
+        let epoch = self.client.link().live(|| format!("publish on `{}`", self.subject))?;
+        self.client.send(subject, None, Some(marks.headers(first)?), json).await?;
+        if first {
+            marks.begun.send_replace(Some(epoch));
+        }
+        Ok(())
     }
 
-    pub(super) fn cancelled_error(&self) -> Error {
+    pub(crate) fn cancelled_error(&self) -> Error {
         Error::new(ErrorKind::Cancelled { tokens: self.taken.load(Ordering::Relaxed) })
     }
 
-    pub(super) fn disconnected_error(&self) -> Error {
+    pub(crate) fn disconnected_error(&self) -> Error {
         Error::new(ErrorKind::StreamDisconnected { tokens: self.taken.load(Ordering::Relaxed) })
     }
 }

@@ -1,15 +1,15 @@
 //! The whole configuration of a node.
 
 use garde::Validate;
-use mlx_errors::Violations;
+use mlx_errors::{Violation, Violations};
 use mlx_log::LogConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rules::{nested, outcome};
+use super::rules::{nested, outcome, relation};
 use super::{
-    ControllerConfig, DiscoveryConfig, LoadBalancingConfig, NatsConfig, RequestRoutingConfig, StreamingConfig,
-    WorkerConfig, WorkersConfig,
+    ControllerConfig, DiscoveryConfig, LoadBalancingConfig, NatsConfig, NatsMode, RequestRoutingConfig,
+    StreamingConfig, WorkerConfig, WorkersConfig,
 };
 use crate::check::bounds;
 
@@ -66,7 +66,19 @@ impl ClusterConfig {
         violations.extend(nested("worker", self.worker.relations()));
         violations.extend(nested("discovery", self.discovery.relations()));
         violations.extend(nested("workers", self.workers.relations()));
+        violations.extend(nested("requestRouting.durable", self.request_routing.durable.relations()));
+        violations.extend(self.durable_needs_jetstream());
         outcome(violations)
+    }
+
+    fn durable_needs_jetstream(&self) -> Option<Violation> {
+        let own_server = self.nats.mode == NatsMode::Embedded && self.nats.urls().is_empty();
+        let needed = self.request_routing.durable.enabled && own_server && !self.nats.embedded.jetstream.enabled;
+        needed.then(|| {
+            let message =
+                "durable hand-over needs a server that keeps messages: set `nats.embedded.jetstream.enabled: true`";
+            relation("requestRouting.durable.enabled", "together", message)
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod controller;
+mod durable;
 mod embedded;
 mod nats;
 mod rules;
@@ -13,6 +14,7 @@ mod worker;
 
 pub use cluster::{ClusterConfig, Mode};
 pub use controller::{ControllerConfig, DiscoveryConfig, StaticWorker, WorkersConfig};
+pub use durable::DurableConfig;
 pub use embedded::{EmbeddedConfig, EmbeddedLogLevel, JetStreamConfig, RestartConfig};
 pub use nats::{NatsConfig, NatsMode, PublishWhileDisconnected, TlsConfig};
 pub use serving::{

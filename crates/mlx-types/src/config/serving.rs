@@ -4,6 +4,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::DurableConfig;
 use crate::Millis;
 
 /// How a worker is chosen.
@@ -67,6 +68,9 @@ pub struct RequestRoutingConfig {
     /// Requests that fail are made again.
     #[garde(dive)]
     pub retry: RetryConfig,
+    /// Requests that must not be lost are kept until a worker answers them.
+    #[garde(dive)]
+    pub durable: DurableConfig,
 }
 
 impl Default for RequestRoutingConfig {
@@ -76,6 +80,7 @@ impl Default for RequestRoutingConfig {
             streaming_timeout_ms: Millis::of::<60_000>(),
             circuit_breaker: CircuitBreakerConfig::default(),
             retry: RetryConfig::default(),
+            durable: DurableConfig::default(),
         }
     }
 }

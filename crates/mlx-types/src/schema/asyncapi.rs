@@ -60,7 +60,10 @@ impl Document {
             "messages": { row.payload.name: message_ref(row.payload.name) },
         });
         if let Some(parameter) = row.parameter {
-            let description = format!("The id of the {}, a UUID in lower case.", parameter.trim_end_matches("Id"));
+            let description = match parameter {
+                "model" => "The id of the model as one token: bytes other than ASCII letters, digits, `-` and `_` as `=` and two hexadecimal digits.".to_owned(),
+                id => format!("The id of the {}, a UUID in lower case.", id.trim_end_matches("Id")),
+            };
             insert(&mut channel, "parameters", json!({ parameter: { "description": description } }));
         }
         self.channels.insert(id.clone(), channel);
@@ -101,30 +104,56 @@ impl Document {
         })
     }
 
+    /// A message of several channels has the headers of all of them.
     fn message(&mut self, payload: Payload, row: &Row, generator: &mut SchemaGenerator) {
-        let mut headers = Map::new();
-        if row.reply.is_some() {
-            headers.insert(
-                "Mlx-Deadline".into(),
-                json!({
-                    "type": "string",
-                    "pattern": "^[0-9]+$",
-                    "description": "Absolute deadline, in milliseconds since the Unix epoch; a receiver past it answers `DEADLINE_EXCEEDED`.",
-                }),
-            );
-        }
-        if row.address.ends_with(".inference") {
-            headers.insert(
-                "Mlx-Accept".into(),
-                json!({
-                    "type": "string",
-                    "description": "Kinds of frame that the requester understands beyond the base ones.",
-                    "examples": ["tokens"],
-                }),
-            );
+        let mut headers = headers(row);
+        if let Some(known) = self.messages.get(payload.name).and_then(|known| known.pointer("/headers/properties")) {
+            headers.extend(known.as_object().cloned().unwrap_or_default());
         }
         self.messages.insert(payload.name.into(), message(payload, &headers, generator));
     }
+}
+
+/// What a message may carry beside its payload.
+fn headers(row: &Row) -> Map<String, Value> {
+    let mut headers = Map::new();
+    let mut add = |name: &str, schema: Value| {
+        headers.insert(name.to_owned(), schema);
+    };
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    let number = |description: &str| json!({ "type": "string", "pattern": "^[0-9]+$", "description": description });
+    let queued = row.address.starts_with("inference.queue.");
+    if row.reply.is_some() || queued {
+        add(
+            "Mlx-Deadline",
+            number(
+                "Absolute deadline, in milliseconds since the Unix epoch; a receiver past it answers `DEADLINE_EXCEEDED`.",
+            ),
+        );
+    }
+    if row.address.ends_with(".inference") || queued {
+        add(
+            "Mlx-Accept",
+            json!({
+                "type": "string",
+                "description": "Kinds of frame that the requester understands beyond the base ones.",
+                "examples": ["tokens"],
+            }),
+        );
+    }
+    if queued {
+        add("Nats-Msg-Id", text("The id of the request, by which JetStream recognises it."));
+    }
+    if row.address.starts_with("response.") {
+        add("Mlx-Worker", text("On the first frame that answers a kept request: the id of the worker."));
+        add("Mlx-Attempt", number("On frames that answer a kept request: which delivery of it, where not the first."));
+    }
+    if row.address.starts_with("inference.dead.") {
+        add("Mlx-Dead-Reason", text("Why the request was given up."));
+        add("Mlx-Dead-Code", text("The stable code of that."));
+        add("Mlx-Deliveries", number("How often it was handed to a worker."));
+    }
+    headers
 }
 
 fn message(payload: Payload, headers: &Map<String, Value>, generator: &mut SchemaGenerator) -> Value {

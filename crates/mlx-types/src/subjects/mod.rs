@@ -1,5 +1,6 @@
 //! The subject table: where each message goes.
 
+mod queue;
 mod table;
 
 use crate::messages::{
@@ -8,6 +9,7 @@ use crate::messages::{
 };
 use crate::{Pattern, RequestId, RequestSubject, Subject, WorkerId};
 
+pub use queue::{ANY_INFERENCE_DEAD, ANY_INFERENCE_QUEUE, INFERENCE_CANCEL, inference_dead, inference_queue};
 pub use table::{Payload, Role, Row, table};
 
 /// Worker to controller: a worker joins.
@@ -71,6 +73,12 @@ pub enum Parsed {
     WorkerCancel(WorkerId),
     /// [`response`]
     Response(RequestId),
+    /// [`inference_queue`], of any model
+    InferenceQueue,
+    /// [`inference_dead`], of any model
+    InferenceDead,
+    /// [`INFERENCE_CANCEL`]
+    InferenceQueueCancel,
     /// [`MODEL_LOAD`]
     ModelLoad,
     /// [`MODEL_UNLOAD`]
@@ -108,6 +116,9 @@ pub fn parse(subject: &str) -> Option<Parsed> {
         ("worker", worker, Some("inference")) => Parsed::WorkerInference(worker.parse().ok()?),
         ("worker", worker, Some("cancel")) => Parsed::WorkerCancel(worker.parse().ok()?),
         ("response", request, None) => Parsed::Response(request.parse().ok()?),
+        ("inference", "queue", Some(_)) => Parsed::InferenceQueue,
+        ("inference", "dead", Some(_)) => Parsed::InferenceDead,
+        ("inference", "cancel", None) => Parsed::InferenceQueueCancel,
         ("model", "load", None) => Parsed::ModelLoad,
         ("model", "unload", None) => Parsed::ModelUnload,
         ("model", "status", None) => Parsed::ModelStatus,

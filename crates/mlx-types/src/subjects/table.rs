@@ -4,9 +4,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::Value;
 
 use super::{
-    ANY_RESPONSE, ANY_WORKER_CANCEL, ANY_WORKER_INFERENCE, CLUSTER_ANNOUNCE, CLUSTER_SHUTDOWN, HEALTH_CHECK,
-    HEALTH_RESPONSE, METRICS_REPORT, MODEL_LOAD, MODEL_STATUS, MODEL_UNLOAD, WORKER_DEREGISTER, WORKER_HEARTBEAT,
-    WORKER_REGISTER,
+    ANY_INFERENCE_DEAD, ANY_INFERENCE_QUEUE, ANY_RESPONSE, ANY_WORKER_CANCEL, ANY_WORKER_INFERENCE, CLUSTER_ANNOUNCE,
+    CLUSTER_SHUTDOWN, HEALTH_CHECK, HEALTH_RESPONSE, INFERENCE_CANCEL, METRICS_REPORT, MODEL_LOAD, MODEL_STATUS,
+    MODEL_UNLOAD, WORKER_DEREGISTER, WORKER_HEARTBEAT, WORKER_REGISTER,
 };
 use crate::messages::{InferenceAcceptance, Message};
 use crate::{Pattern, RequestSubject, Subject, schema};
@@ -69,6 +69,15 @@ pub fn table() -> Vec<Row> {
         },
         family(&ANY_RESPONSE, "requestId", Worker, Controller, "The token stream that answers one request."),
         family(&ANY_WORKER_CANCEL, "workerId", Controller, Worker, "The answer to a request is no longer wanted."),
+        family(
+            &ANY_INFERENCE_QUEUE,
+            "model",
+            Controller,
+            Worker,
+            "A prompt kept until a worker with the model takes it.",
+        ),
+        publish(&INFERENCE_CANCEL, Controller, Worker, "The answer to a kept request is no longer wanted."),
+        family(&ANY_INFERENCE_DEAD, "model", Worker, Controller, "A kept prompt that was given up."),
         request(&MODEL_LOAD, Controller, Worker, "Load a model."),
         request(&MODEL_UNLOAD, Controller, Worker, "Unload a model."),
         publish(&MODEL_STATUS, Worker, Controller, "How far a model is."),

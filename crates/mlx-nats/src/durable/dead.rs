@@ -1,0 +1,49 @@
+//! Requests that are given up: kept with the reason, on a subject of their own.
+
+use async_nats::Message;
+use async_nats::jetstream::publish::PublishAck;
+use mlx_errors::{Error, ErrorKind, Result};
+use mlx_types::RequestId;
+use mlx_types::subjects::{ANY_INFERENCE_DEAD, ANY_INFERENCE_QUEUE};
+
+use super::api;
+use super::delivery::Delivery;
+use crate::{Client, Headers, headers};
+
+/// Why a request was given up, for people.
+const REASON: &str = "Mlx-Dead-Reason";
+/// The stable code of that, for programs.
+const CODE: &str = "Mlx-Dead-Code";
+/// How often it was handed to a worker.
+const DELIVERIES: &str = "Mlx-Deliveries";
+
+/// Keeps a request as a dead letter, the same one once however often this is tried. Returns the error that its requester
+/// has to be told.
+pub(super) async fn bury(
+    client: &Client,
+    message: &Message,
+    delivery: Delivery,
+    request_id: Option<RequestId>,
+    cause: Error,
+) -> Result<Error> {
+    let family = |pattern: &'static str| pattern.trim_end_matches('*');
+    let model = message.subject.strip_prefix(family(ANY_INFERENCE_QUEUE.as_str())).unwrap_or_default();
+    let subject = format!("{}{model}", family(ANY_INFERENCE_DEAD.as_str()));
+    let deliveries = delivery.count.saturating_sub(1); // this one found out, and ran nothing
+    let reason = cause.to_remote().message().to_owned();
+
+    let mut kept_headers = message.headers.clone().map(Headers::from_transport).unwrap_or_default();
+    let id = request_id.map_or_else(|| delivery.sequence.to_string(), |id| id.to_string());
+    kept_headers.set(headers::MESSAGE_ID, format!("dead-{id}"))?;
+    kept_headers.set(REASON, reason.replace(['\r', '\n'], " "))?;
+    kept_headers.set(CODE, cause.code().as_str())?;
+    kept_headers.set(DELIVERIES, deliveries.to_string())?;
+    let to = async_nats::Subject::from(subject.as_str());
+    let kept = api::ask::<PublishAck>(client, &to, kept_headers, message.payload.clone(), "keep a dead letter").await?;
+    kept.done(|| format!("keep a dead letter on `{subject}`"))?;
+    tracing::error!(request = id, subject, deliveries, reason, "gave a request up; it is kept as a dead letter");
+    Ok(match cause.kind() {
+        ErrorKind::Decode { .. } | ErrorKind::Validation { .. } => cause,
+        _ => Error::new(ErrorKind::RequestDead { subject, deliveries, reason }),
+    })
+}

@@ -1,0 +1,71 @@
+//! Pulling requests from a model's consumer, one at a time.
+
+use std::time::Duration;
+
+use async_nats::{Message, StatusCode, Subject};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use mlx_errors::{Error, ErrorKind, Result};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::streams::Consumer;
+use crate::Client;
+use crate::subscribe::{RawSubscription, SubscribeOptions};
+
+/// How much later than it should a pull may come back.
+const LATE: Duration = Duration::from_secs(5);
+
+/// A place for requests to come to: not the client's own inbox, as JetStream leaves them the subject that they came on.
+pub(super) struct Puller {
+    client: Client,
+    inbox: RawSubscription,
+    /// `_INBOX.<unique>.`, to which the number of a pull is appended.
+    prefix: String,
+    pulls: u64,
+}
+
+impl Puller {
+    pub(super) async fn new(client: &Client) -> Result<Self> {
+        let prefix = format!("{}.", client.nats().new_inbox());
+        let inbox = client.subscribe_raw(format!("{prefix}*").into(), &SubscribeOptions::default()).await?;
+        Ok(Self { client: client.clone(), inbox, prefix, pulls: 0 })
+    }
+
+    /// The next request, or nothing when none came within `expires`.
+    pub(super) async fn pull(&mut self, consumer: &Consumer, expires: Duration) -> Result<Option<Message>> {
+        let during = || "pulling requests".to_owned();
+        let epoch = self.client.link().live(during)?;
+        self.pulls += 1;
+        let reply = format!("{}{}", self.prefix, self.pulls);
+        let nanos = u64::try_from(expires.as_nanos()).unwrap_or(u64::MAX);
+        let json = Bytes::from(json!({ "batch": 1, "expires": nanos }).to_string());
+        self.client.send(Subject::from(consumer.next.as_str()), Some(reply.clone()), None, json).await?;
+        let answer = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    message = self.inbox.next() => match message {
+                        // One that an earlier pull asked for is as welcome; what became of that pull no longer matters.
+                        Some(message) if message.status.is_some() && *message.subject != *reply => {}
+                        message => return message,
+                    },
+                    () = self.client.link().lost(epoch) => return None,
+                }
+            }
+        };
+        let Ok(answer) = timeout(expires + LATE, answer).await else {
+            return Err(Error::new(ErrorKind::Timeout { subject: consumer.next.clone(), timeout: expires + LATE }));
+        };
+        let message = answer.ok_or_else(|| self.client.link().down(&during()))?;
+        match message.status {
+            None => Ok(Some(message)),
+            Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => Ok(None),
+            Some(status) => Err(Error::new(ErrorKind::JetStream {
+                action: "hand out requests".to_owned(),
+                reason: format!("{status} {}", message.description.unwrap_or_default()),
+                hint: String::new(),
+            })),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The answering side: a worker pulls requests for the models that it has, while it has room.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Message;
+use mlx_errors::{Error, ErrorKind, Result};
+use mlx_types::config::DurableConfig;
+use mlx_types::messages::{CancelMode, FinishReason, InferenceRequest, Message as _};
+use mlx_types::{RequestId, WorkerId, subjects};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::dead;
+use super::delivery::Delivery;
+use super::lease::Lease;
+use super::puller::Puller;
+use super::streams::{self, Consumer};
+use crate::service::{deadline, isolated};
+use crate::stream::{Marks, OutgoingStream, Running, finish, is_disconnection, offers_tokens, pass_on, send_end};
+use crate::task::AbortOnDrop;
+use crate::{Client, InferenceOptions, InferenceService, Service, TokenSink, codec};
+
+/// How long one pull waits at the server. Ending a service waits as long, so that no request goes to one that left.
+const PULL: Duration = Duration::from_secs(1);
+/// The same where other models wait for the place that this pull holds.
+const SHORT_PULL: Duration = Duration::from_millis(100);
+/// Before a failed pull is tried again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+impl Client {
+    /// Answers requests for `models` that were asked with [`infer_durable`](Client::infer_durable), with a handler as
+    /// [`serve_inference`](Client::serve_inference) takes. Both can be served beside each other.
+    ///
+    /// A request is pulled only while there is room for it. It stays in the queue until the first frame of its answer
+    /// has reached the server: should this process die before, another worker gets it, and so may a handler run more
+    /// than once for one request. A handler that fails or panics has answered, with an error. What was pulled and not
+    /// begun when the service is dropped goes back into the queue at once.
+    ///
+    /// ```no_run
+    /// use mlx_nats::InferenceOptions;
+    /// use mlx_types::messages::FinishReason;
+    ///
+    /// # async fn example(client: mlx_nats::Client, worker_id: mlx_types::WorkerId) -> mlx_nats::Result<()> {
+    /// let service = client
+    ///     .serve_durable(worker_id, ["llama-3.2-1b"], InferenceOptions::default(), |request, mut tokens| async move {
+    ///         tokens.send(request.prompt).await?;
+    ///         Ok(FinishReason::Stop)
+    ///     })
+    ///     .await?;
+    /// # service.stop(std::time::Duration::from_secs(5)).await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::JetStream`] when JetStream is off or refuses the streams and consumers, [`ErrorKind::InvalidSubject`]
+    /// for a model's id of some hundred characters, and those of [`subscribe`](Client::subscribe).
+    pub async fn serve_durable<H, F>(
+        &self,
+        worker_id: WorkerId,
+        models: impl IntoIterator<Item = impl AsRef<str>>,
+        options: InferenceOptions,
+        handler: H,
+    ) -> Result<InferenceService>
+    where
+        H: Fn(InferenceRequest, TokenSink) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<FinishReason>> + Send + 'static,
+    {
+        let settings = streams::settings(self)?.clone();
+        let running = Arc::new(Running::default());
+        let cancellations = self.subscribe(&subjects::INFERENCE_CANCEL).await?;
+        let canceller = self.runtime().spawn(pass_on(cancellations, Arc::clone(&running)));
+        let canceller = AbortOnDrop(canceller.abort_handle());
+
+        let worker = Arc::new(Worker {
+            client: self.clone(),
+            id: worker_id,
+            settings,
+            places: Arc::new(Semaphore::new(options.max_concurrent)),
+            running,
+            handler,
+        });
+        // All of them before the first pull, so that an error leaves nothing running.
+        let mut queues = Vec::new();
+        for model in models {
+            let subject = subjects::inference_queue(model.as_ref())?.to_string();
+            let consumer = worker.consumer(&subject).await?;
+            queues.push(Source { puller: Puller::new(self).await?, consumer, subject });
+        }
+        let (stopping, stopped) = watch::channel(false);
+        let mut pullers = JoinSet::new();
+        let shared = queues.len() > 1;
+        for queue in queues {
+            pullers.spawn_on(Arc::clone(&worker).pull_all(queue, shared, stopped.clone()), self.runtime());
+        }
+        let (stop, stops) = mpsc::channel(1);
+        let task = self.runtime().spawn(until_stopped(pullers, stopping, stops));
+        let subject = subjects::ANY_INFERENCE_QUEUE.as_str().to_owned();
+        Ok(InferenceService::new(Service::of(subject, stop, task), canceller))
+    }
+}
+
+/// Dropping it, when the service is dropped, ends the pullers and what they run.
+async fn until_stopped(mut pullers: JoinSet<()>, stopping: watch::Sender<bool>, mut stops: mpsc::Receiver<()>) {
+    let mut told = false;
+    loop {
+        tokio::select! {
+            _ = stops.recv(), if !told => {
+                told = true;
+                stopping.send_replace(true);
+            }
+            ended = pullers.join_next() => if ended.is_none() { return },
+        }
+    }
+}
+
+/// Where the requests for one model come from.
+struct Source {
+    puller: Puller,
+    consumer: Consumer,
+    subject: String,
+}
+
+struct Worker<H> {
+    client: Client,
+    id: WorkerId,
+    settings: DurableConfig,
+    places: Arc<Semaphore>,
+    running: Arc<Running>,
+    handler: H,
+}
+
+impl<H, F> Worker<H>
+where
+    H: Fn(InferenceRequest, TokenSink) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<FinishReason>> + Send + 'static,
+{
+    async fn consumer(&self, subject: &str) -> Result<Consumer> {
+        streams::ensure(&self.client, &self.settings).await?;
+        Consumer::ensure(&self.client, &self.settings, subject).await
+    }
+
+    /// Pulls the requests of one model until the service stops, and then waits for those under way.
+    async fn pull_all(
+        self: Arc<Self>,
+        Source { mut puller, mut consumer, subject }: Source,
+        shared: bool,
+        mut stopped: watch::Receiver<bool>,
+    ) {
+        let mut answering = JoinSet::new();
+        let mut failing = false;
+        loop {
+            let place = tokio::select! {
+                biased;
+                // An error: the service is dropped, and this with it.
+                _ = stopped.wait_for(|stopped| *stopped) => break,
+                // First come, first served: no model keeps the others from a place.
+                place = Arc::clone(&self.places).acquire_owned() => place,
+            };
+            let Ok(place) = place else { break }; // never closed
+            while answering.try_join_next().is_some() {}
+            match puller.pull(&consumer, self.patience(shared)).await {
+                Ok(Some(message)) => {
+                    failing = false;
+                    answering.spawn(Arc::clone(&self).answer(message, consumer.ack_wait, place));
+                }
+                Ok(None) => failing = false,
+                Err(error) => {
+                    drop(place);
+                    report(&subject, &error, failing);
+                    failing = true;
+                    streams::forget(&self.client);
+                    tokio::select! {
+                        _ = stopped.wait_for(|stopped| *stopped) => break,
+                        // Nothing tells when the server, or the consumer, is there again.
+                        () = sleep(PAUSE) => {}
+                    }
+                    match self.consumer(&subject).await {
+                        Ok(there) => consumer = there,
+                        Err(error) => {
+                            tracing::debug!(subject, error = &error as &dyn std::error::Error, "no consumer yet");
+                        }
+                    }
+                }
+            }
+        }
+        while answering.join_next().await.is_some() {}
+    }
+
+    /// How long a pull may wait.
+    fn patience(&self, shared: bool) -> Duration {
+        if shared && self.places.available_permits() == 0 { SHORT_PULL } else { PULL }
+    }
+
+    /// Answers one delivery, in its place.
+    async fn answer(self: Arc<Self>, message: Message, ack_wait: Duration, _place: OwnedSemaphorePermit) {
+        let Some((subject, delivery)) =
+            message.reply.clone().and_then(|reply| Delivery::parse(&reply).map(|delivery| (reply, delivery)))
+        else {
+            tracing::warn!(subject = %message.subject, "ignored something that JetStream did not deliver");
+            return;
+        };
+        let lease = Lease::new(self.client.clone(), subject, ack_wait);
+        let request = match codec::decode(&message.subject, &message.payload, InferenceRequest::check) {
+            Ok(request) => request,
+            Err(error) => return self.give_up(&message, delivery, &lease, asked(&message), error).await,
+        };
+        let request_id = request.request_id;
+        if delivery.count > u64::from(self.settings.max_deliveries) {
+            let cause = Error::new(ErrorKind::JetStream {
+                action: "hand the request over".to_owned(),
+                reason: "no worker lived, or stayed connected, until its first token".to_owned(),
+                hint: String::new(),
+            });
+            return self.give_up(&message, delivery, &lease, Some(request_id), cause).await;
+        }
+        let stream = self.stream(request_id, delivery, offers_tokens(&message));
+        if let Err(error) = deadline(&message) {
+            return end(&stream, &lease, stream.failed(&error).await).await;
+        }
+        self.run(&message, request, &stream, &lease).await;
+    }
+
+    fn stream(&self, request_id: RequestId, delivery: Delivery, offers_tokens: bool) -> Arc<OutgoingStream> {
+        let coalesce = self.client.options().coalesce && offers_tokens;
+        let stream = OutgoingStream::new(self.client.clone(), request_id, coalesce);
+        Arc::new(stream.marked(Marks::new(self.id, delivery.count)))
+    }
+
+    async fn run(&self, message: &Message, request: InferenceRequest, stream: &Arc<OutgoingStream>, lease: &Lease) {
+        let request_id = request.request_id;
+        let Ok(_entry) = self.running.enter(request_id, stream) else {
+            tracing::debug!(%request_id, "a request came again that this worker is still at");
+            return lease.leave_alone();
+        };
+        let sink = TokenSink::new(Arc::clone(stream));
+        let ended = if stream.cancel_mode().is_some() {
+            Err(stream.cancelled_error()) // before it was begun
+        } else {
+            tokio::select! {
+                // The handler first: while it makes tokens without waiting, they gather into one frame.
+                biased;
+                ended = isolated(message, async { (self.handler)(request, sink).await }) => ended,
+                () = stream.killed() => return lease.end().await,
+                never = stream.pump() => match never {},
+                () = lease.keep(stream) => Err(stream.disconnected_error()),
+                () = stream.interrupted() => Err(stream.disconnected_error()),
+            }
+        };
+        if stream.cancel_mode() == Some(CancelMode::Kill) {
+            return lease.end().await;
+        }
+        if lease.is_settled() {
+            return said(finish(stream, &ended).await);
+        }
+        if ended.as_ref().is_err_and(is_disconnection) {
+            // Its beginning may not have arrived. The lease is dropped, and the request begins again.
+            return tracing::debug!(%request_id, "the connection dropped before the answer had begun for certain");
+        }
+        end(stream, lease, send_end(stream, &ended).await).await;
+    }
+
+    /// Keeps a request as a dead letter, and tells its requester.
+    async fn give_up(
+        &self,
+        message: &Message,
+        delivery: Delivery,
+        lease: &Lease,
+        request_id: Option<RequestId>,
+        cause: Error,
+    ) {
+        match dead::bury(&self.client, message, delivery, request_id, cause).await {
+            Ok(told) => {
+                if let Some(request_id) = request_id
+                    && let Err(error) = self.stream(request_id, delivery, false).failed(&told).await
+                {
+                    tracing::warn!(%request_id, error = &error as &dyn std::error::Error, "a requester was not told");
+                }
+                lease.settle().await;
+            }
+            // It stays in the queue, and comes round again after the wait for a silent worker.
+            Err(error) => {
+                lease.leave_alone();
+                tracing::warn!(error = &error as &dyn std::error::Error, "a dead letter could not be kept yet");
+            }
+        }
+    }
+}
+
+/// The end of a delivery whose last frame was `sent`, or could not be.
+async fn end(stream: &OutgoingStream, lease: &Lease, sent: Result<()>) {
+    said(sent);
+    if let Some(epoch) = stream.begun() {
+        lease.settle_behind(epoch).await;
+    }
+}
+
+fn said(end: Result<()>) {
+    if let Err(error) = end {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the end of a stream could not be sent");
+    }
+}
+
+/// Says once that pulling fails, and not with every attempt.
+fn report(subject: &str, error: &Error, again: bool) {
+    let error = error as &dyn std::error::Error;
+    if again {
+        tracing::debug!(subject, error, "still cannot pull requests");
+    } else {
+        tracing::warn!(subject, error, "cannot pull requests; trying until it works again");
+    }
+}
+
+/// Who asks, where a request that is invalid otherwise says that.
+fn asked(message: &Message) -> Option<RequestId> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Asked {
+        request_id: RequestId,
+    }
+    serde_json::from_slice::<Asked>(&message.payload).ok().map(|asked| asked.request_id)
+}

@@ -1,0 +1,52 @@
+//! How a request goes to whoever answers it, and how it is called back.
+
+use mlx_errors::Result;
+use mlx_types::messages::InferenceCancel;
+use mlx_types::{WorkerId, subjects};
+
+use crate::Client;
+
+/// The way that a request went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Route {
+    /// To one worker.
+    Worker(WorkerId),
+    /// Into a queue, out of which several workers may take it, one after the other.
+    #[cfg(feature = "durable")]
+    Queue {
+        /// Its place in the queue's stream.
+        sequence: u64,
+        /// It was there before, so that frames may have come before this stream listened.
+        joined: bool,
+    },
+}
+
+impl Route {
+    /// Cancels a request, whose answer has `begun` or not.
+    #[cfg_attr(not(feature = "durable"), expect(unused_variables, reason = "only a queue asks whether it has begun"))]
+    pub(super) async fn cancel(self, client: Client, cancel: InferenceCancel, begun: bool) -> Result<()> {
+        match self {
+            Self::Worker(worker_id) => client.publish(&subjects::worker_cancel(worker_id), &cancel).await,
+            #[cfg(feature = "durable")]
+            Self::Queue { sequence, .. } => crate::durable::cancel(&client, sequence, &cancel, begun).await,
+        }
+    }
+
+    /// Whether the request stays where it is when its requester's connection drops.
+    pub(super) fn is_queued(self) -> bool {
+        match self {
+            Self::Worker(_) => false,
+            #[cfg(feature = "durable")]
+            Self::Queue { .. } => true,
+        }
+    }
+
+    /// Whether an answer whose beginning was missed is begun again, by another worker.
+    pub(super) fn begins_again(self) -> bool {
+        match self {
+            Self::Worker(_) => false,
+            #[cfg(feature = "durable")]
+            Self::Queue { joined, .. } => !joined,
+        }
+    }
+}

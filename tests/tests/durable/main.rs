@@ -1,0 +1,8 @@
+//! Durable hand-over: requests that JetStream keeps until a worker has begun to answer them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod deaths;
+mod handover;
+mod limits;
+mod support;
+mod thousand;
