@@ -41,7 +41,10 @@ pub fn table(report: &Report) -> String {
 
 fn cells(row: &RowReport) -> Vec<String> {
     let unit = &row.unit;
-    let middle = |summary: &Summary| format!("{} {unit}", figure(summary.median));
+    let middle = |summary: &Summary| match unit.as_str() {
+        "us" if summary.median >= 1_000.0 => format!("{} ms", figure(summary.median / 1_000.0)),
+        _ => format!("{} {unit}", figure(summary.median)),
+    };
     let spread = |summary: &Summary| format!("{:.0} %", summary.spread() * 50.0);
     let related = |value: f64| match row.relation {
         Relation::Ratio => format!("{value:.2}"),
@@ -64,7 +67,7 @@ fn cells(row: &RowReport) -> Vec<String> {
 
 /// The slow end of the latencies: shown, and not judged.
 fn tail(row: &RowReport) -> Option<String> {
-    let slow = |side: &super::ArmReport| Some(format!("{} {} us", side.label(), figure(side.quantile(0.99)?)));
+    let slow = |side: &super::ArmReport| Some(format!("{} {:.2} ms", side.label(), side.quantile(0.99)? / 1_000.0));
     Some(format!("{}: p99 {}, {}", row.id, slow(&row.subject)?, slow(&row.reference)?))
 }
 
