@@ -1,5 +1,7 @@
 //! JSON in and out, with the rules of the payload's type.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use mlx_errors::{Error, ErrorKind, Result, Violation, Violations};
 use serde::Serialize;
@@ -17,13 +19,30 @@ pub(crate) fn encode<M: Serialize + ?Sized>(
     check: fn(&M) -> Result<(), Violations>,
 ) -> Result<Bytes> {
     check(payload).map_err(|violations| invalid(subject, violations))?;
-    match serde_json::to_vec(payload) {
-        Ok(json) => Ok(Bytes::from(json)),
-        Err(error) => Err(Error::new(ErrorKind::Publish {
-            subject: subject.to_owned(),
-            reason: format!("the payload cannot be written as JSON: {error}"),
-        })),
+    to_json(payload).map_err(|error| {
+        let reason = format!("the payload cannot be written as JSON: {error}");
+        Error::new(ErrorKind::Publish { subject: subject.to_owned(), reason })
+    })
+}
+
+/// A longer one is not kept: a thread would hold on to its memory for one large message.
+const KEPT_BUFFER: usize = 64 * 1024;
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Writes into a buffer that stays, and copies what there is then: one allocation of the right size, whatever the
+/// payload, where a vector that grows takes three or four.
+fn to_json<M: Serialize + ?Sized>(payload: &M) -> serde_json::Result<Bytes> {
+    // Taken out, so that a payload which encodes another one finds an empty buffer and not one in use.
+    let mut buffer = BUFFER.take();
+    buffer.clear();
+    let json = serde_json::to_writer(&mut buffer, payload).map(|()| Bytes::copy_from_slice(&buffer));
+    if buffer.capacity() <= KEPT_BUFFER {
+        BUFFER.set(buffer);
     }
+    json
 }
 
 /// Decodes and checks a payload that came on `subject`.
@@ -129,6 +148,35 @@ mod tests {
             json["novelty"] = 1.into();
         }));
         assert!(beat.unwrap().epoch.is_none());
+    }
+
+    #[test]
+    fn a_payload_that_cannot_be_written_leaves_nothing_in_the_next() {
+        /// Fails half way.
+        struct Broken;
+        impl Serialize for Broken {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                use serde::ser::{Error as _, SerializeSeq as _};
+                let mut seq = serializer.serialize_seq(None)?;
+                seq.serialize_element("half")?;
+                Err(S::Error::custom("no more"))
+            }
+        }
+        let error = encode("lab.test", &Broken, |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("no more"), "{error}");
+        assert_eq!(encode("lab.test", &[1, 2], |_| Ok(())).unwrap(), "[1,2]");
+    }
+
+    #[test]
+    fn a_payload_may_encode_another_while_it_is_written() {
+        struct Nested;
+        impl Serialize for Nested {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                let inner = encode("lab.test", &[1, 2], |_| Ok(())).unwrap();
+                [str::from_utf8(&inner).unwrap(), "outer"].serialize(serializer)
+            }
+        }
+        assert_eq!(encode("lab.test", &Nested, |_| Ok(())).unwrap(), r#"["[1,2]","outer"]"#);
     }
 
     proptest! {
