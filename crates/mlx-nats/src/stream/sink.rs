@@ -7,11 +7,10 @@ use std::time::Instant;
 
 use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
 use mlx_types::messages::{CancelMode, FinishReason, Message, StreamingResponse};
-use mlx_types::{RequestId, Subject, WorkerId, subjects};
+use mlx_types::{RequestId, WorkerId, subjects};
 use tokio::sync::watch;
 
 use super::gather::Gather;
-use crate::address::PublishTo;
 use crate::{Client, Headers, codec, headers, measure};
 
 /// The answering side of one token stream.
@@ -88,7 +87,8 @@ impl TokenSink {
 pub(crate) struct OutgoingStream {
     client: Client,
     request_id: RequestId,
-    subject: Subject<StreamingResponse>,
+    /// As the transport takes it, made once: a clone of it is a count, where text would be copied for every token.
+    subject: async_nats::Subject,
     /// Tokens taken from the handler. Written by the one sink alone.
     taken: AtomicU64,
     /// Tokens on their way into one frame; unset where the requester reads only plain frames.
@@ -134,7 +134,7 @@ impl OutgoingStream {
         Self {
             client,
             request_id,
-            subject: subjects::response(request_id),
+            subject: async_nats::Subject::from(subjects::response(request_id).as_str()),
             taken: AtomicU64::new(0),
             gather: coalesce.then(Gather::default),
             cancel: watch::Sender::new(None),
@@ -291,7 +291,7 @@ impl OutgoingStream {
 
     async fn publish(&self, frame: &StreamingResponse) -> Result<()> {
         let json = codec::encode(self.subject.as_str(), frame, StreamingResponse::check)?;
-        let subject = PublishTo::<StreamingResponse>::name(&&self.subject).for_publish()?;
+        let subject = self.subject.clone();
         // Without a span of its own: a trace wants one for the stream, not one for each token.
         let Some(marks) = &self.marks else { return self.client.publish_plain(subject, json).await };
         let first = marks.begun.borrow().is_none();
