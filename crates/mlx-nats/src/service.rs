@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 
 use self::answer::refuse;
 pub(crate) use self::answer::{answer_error, numeric_code};
-pub(crate) use self::run::Offer;
 pub use self::run::Service;
+pub(crate) use self::run::{Begin, Offer};
 use crate::address::RequestTo;
 use crate::trace::Span;
 use crate::{Client, codec, headers};
@@ -82,6 +82,9 @@ impl Client {
     /// An error of the handler travels as its public message and code; sources stay here and are logged. A handler
     /// that panics answers `INTERNAL_ERROR`, and the service goes on. The service runs until the handle returned is
     /// stopped or dropped.
+    ///
+    /// A handler begins on the task of the service, and gets one of its own where it first waits. One that computes for
+    /// long without waiting holds up the requests behind it until then: let it do so by `tokio::task::spawn_blocking`.
     ///
     /// ```no_run
     /// use mlx_types::messages::{HealthCheck, HealthReport, WorkerStatus};
@@ -178,7 +181,8 @@ impl Client {
             let client = client.clone();
             async move { refuse(&client, message, &error).await }
         };
-        let offer = Offer { name: subject.to_string(), subject, metadata: BTreeMap::new(), options };
+        let offer =
+            Offer { name: subject.to_string(), subject, metadata: BTreeMap::new(), begin: Begin::Here, options };
         self.run_service(offer, answer, overloaded).await
     }
 }

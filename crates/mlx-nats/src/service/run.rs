@@ -1,8 +1,10 @@
 //! What runs a service, whatever it answers: requests up to a limit, each one counted, and a stop that lets them finish.
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -28,7 +30,7 @@ impl Client {
         E: Fn(async_nats::Message, Error) -> G + Send + Sync + 'static,
         G: Future<Output = ()> + Send + 'static,
     {
-        let Offer { subject, name, metadata, options } = offer;
+        let Offer { subject, name, metadata, begin, options } = offer;
         // On its way before the service's own subscription, whose confirmation is then also that of this.
         let listing = if options.discoverable { self.listing().await } else { None };
         let shared = SubscribeOptions { queue_group: options.queue_group.clone(), capacity: None };
@@ -39,7 +41,7 @@ impl Client {
         let endpoint = listed.as_ref().map(|listed| Arc::clone(listed.endpoint()));
         let (stop, stopped) = mpsc::channel(1);
         let measure = ServiceMeasure::new(&subject);
-        let service = dispatch(subscription, measure, endpoint, options.limit, handle, refuse, stopped);
+        let service = dispatch(subscription, measure, endpoint, begin, options.limit, handle, refuse, stopped);
         let task = self.runtime().spawn(service);
         Ok(Service { subject: subject.to_string(), stop, task, listed })
     }
@@ -52,7 +54,18 @@ pub(crate) struct Offer {
     pub(crate) name: String,
     /// Facts for the listing.
     pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) begin: Begin,
     pub(crate) options: ServeOptions,
+}
+
+/// Where the handling of a request begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// On the task of the service, as far as it comes without waiting, and on one of its own from there: most requests
+    /// are answered by then.
+    Here,
+    /// On a task of its own: it goes on for long.
+    Apart,
 }
 
 /// A running service. Dropping it ends it at once; [`stop`](Self::stop) lets what runs finish.
@@ -108,10 +121,12 @@ impl Drop for Service {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "all that a service is made of, in one place")]
 async fn dispatch<H, F, E, G>(
     mut subscription: RawSubscription,
     measure: ServiceMeasure,
     endpoint: Option<Arc<Endpoint>>,
+    begin: Begin,
     limit: usize,
     handle: H,
     refuse: E,
@@ -142,7 +157,10 @@ async fn dispatch<H, F, E, G>(
                 Some(message) => {
                     let counted = endpoint.as_ref().map(Endpoint::handling);
                     if running.len() < limit {
-                        running.spawn(measure.handling(count(counted, handle(message))));
+                        let mut handling = Box::pin(measure.handling(count(counted, handle(message))));
+                        if begin == Begin::Apart || poll_once(handling.as_mut()).await.is_pending() {
+                            running.spawn(handling);
+                        }
                     } else {
                         let error = Error::new(ErrorKind::Overloaded { limit });
                         note(counted.as_ref(), &error);
@@ -153,6 +171,11 @@ async fn dispatch<H, F, E, G>(
         }
     }
     while running.join_next().await.is_some() {}
+}
+
+/// How far a future comes without waiting. It is to be polled again by whoever it belongs to then.
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }
 
 /// Handles a request, and counts it where that is wanted.

@@ -13,7 +13,7 @@ use mlx_types::{RequestId, WorkerId, subjects};
 use super::sink::OutgoingStream;
 use super::{TOKENS, TokenSink};
 use crate::address::SubscribeTo;
-use crate::service::{Offer, answer_error, deadline, isolated};
+use crate::service::{Begin, Offer, answer_error, deadline, isolated};
 use crate::task::AbortOnDrop;
 use crate::{Client, ServeOptions, Service, Subscription, codec, headers};
 
@@ -98,6 +98,7 @@ impl Client {
             subject,
             name: "inference".to_owned(),
             metadata: BTreeMap::from([("workerId".to_owned(), worker_id.to_string())]),
+            begin: Begin::Apart,
             options: ServeOptions { limit: options.max_concurrent, ..ServeOptions::default() },
         };
         let service = self.run_service(offer, answer, overloaded).await?;
