@@ -83,7 +83,7 @@ fn manifests() -> TempDir {
     let root = workspace();
     fs::copy(root.join("Cargo.toml"), copy.path().join("Cargo.toml")).unwrap();
     let crates = fs::read_dir(root.join("crates")).unwrap().map(|entry| entry.unwrap().path());
-    for member in crates.chain([root.join("tests"), root.join("xtask")]) {
+    for member in crates.chain(["bench", "tests", "xtask"].map(|member| root.join(member))) {
         let target = copy.path().join(member.strip_prefix(&root).unwrap());
         fs::create_dir_all(target.join("src")).unwrap();
         fs::copy(member.join("Cargo.toml"), target.join("Cargo.toml")).unwrap();
