@@ -172,6 +172,24 @@ async fn c13_a_worker_without_room_takes_nothing_and_another_does() {
 }
 
 #[tokio::test]
+async fn c11_what_is_asked_while_a_service_stops_waits_for_no_worker_that_left() {
+    let server = Server::start().await;
+    // Longer than the test: a request that went to one that left would not come back.
+    let client = server.client_with(|settings| settings.ack_wait_ms = mlx_tests::millis(3_600_000)).await;
+    for round in 0..12 {
+        let (service, _) = echo(&client).await;
+        let asked = request(&format!("round {round}"));
+        // Well within the second that a deadline often is.
+        let stop = service.stop(Duration::from_millis(900));
+        let (stream, stopped) = tokio::join!(client.infer_durable(&asked), stop);
+        stopped.unwrap();
+        let (next, _) = echo(&client).await;
+        assert_eq!(drain(stream.unwrap()).await.text(), asked.prompt);
+        next.stop(Duration::from_secs(5)).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_a_service_has_not_begun_goes_back_when_it_is_dropped() {
     let server = Server::start().await;
     // Longer than the test: only giving back can bring the request to the other worker.

@@ -23,8 +23,9 @@ use crate::stream::{Marks, OutgoingStream, Running, finish, is_disconnection, of
 use crate::task::AbortOnDrop;
 use crate::{Client, InferenceOptions, InferenceService, Service, TokenSink, codec};
 
-/// How long one pull waits at the server. Ending a service waits as long, so that no request goes to one that left.
-const PULL: Duration = Duration::from_secs(1);
+/// How long one pull waits at the server. Stopping a service waits as long: a pull that is taken back instead may just
+/// have been given a request, which the next worker would get only after the wait for a silent one.
+const PULL: Duration = Duration::from_millis(250);
 /// The same where other models wait for the place that this pull holds.
 const SHORT_PULL: Duration = Duration::from_millis(100);
 /// Before a failed pull is tried again.
