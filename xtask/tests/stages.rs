@@ -38,7 +38,7 @@ fn each_stage_is_its_own_targets_and_no_other() {
         [
             "--workspace --lib --bins",
             "--doc --workspace --no-fail-fast",
-            "--workspace --examples --test soak --test streams",
+            "--workspace --test soak --test streams",
             "--workspace --test containers",
             "--workspace --test cluster_network",
         ]

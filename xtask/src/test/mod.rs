@@ -12,7 +12,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::cli::TestArguments;
 use crate::process::Interrupted;
@@ -134,6 +134,9 @@ impl Testing<'_> {
         if stage == Stage::Doc {
             return self.watch(self.doc(&targets));
         }
+        if stage == Stage::Integration {
+            self.build_examples()?;
+        }
         let total = runner.count(self.workspace, &targets, self.session.environment())?;
         if let (true, Some(reason)) = (stage.needs_docker(), self.docker.missing()) {
             let count = Count { skipped: total, ..Count::default() };
@@ -156,6 +159,15 @@ impl Testing<'_> {
         let (count, end) = self.watch((command, counter))?;
         // The runner leaves out of its counts what it filtered away with a whole binary.
         Ok((Count { skipped: total.saturating_sub(count.passed + count.failed), ..count }, end))
+    }
+
+    /// Some tests run an example as a program; where test targets are named, cargo does not build it of itself.
+    fn build_examples(&self) -> Result<()> {
+        let mut command = self.workspace.cargo();
+        command.args(["build", "--workspace", "--examples"]);
+        let status = process::run_with_lines(command, |_| {})?;
+        ensure!(status.success(), "the examples could not be built: see above");
+        Ok(())
     }
 
     fn doc(&self, targets: &[String]) -> (Command, Counter) {

@@ -111,8 +111,7 @@ impl TestTargets {
     }
 
     fn all_but_the_special(&self) -> Vec<String> {
-        // Some tests run an example, which cargo builds of itself only where no target is named.
-        let mut words = vec!["--workspace".to_owned(), "--examples".to_owned()];
+        let mut words = vec!["--workspace".to_owned()];
         let names: BTreeSet<_> = self
             .targets
             .iter()
@@ -181,9 +180,9 @@ mod tests {
         assert_eq!(words(Stage::Doc), "--doc --workspace");
         assert_eq!(words(Stage::Cluster), "--workspace --test cluster_network");
         // Another package's target of that name is nobody's business here.
-        assert_eq!(words(Stage::Integration), "--workspace --examples --test containers --test streams");
+        assert_eq!(words(Stage::Integration), "--workspace --test containers --test streams");
         let known = TestTargets::named(&[("mlx-tests", "streams"), ("mlx-tests", "containers")]);
-        assert_eq!(Stage::Integration.targets(&known).unwrap().join(" "), "--workspace --examples --test streams");
+        assert_eq!(Stage::Integration.targets(&known).unwrap().join(" "), "--workspace --test streams");
     }
 
     #[test]
