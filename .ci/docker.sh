@@ -7,7 +7,9 @@
 docker_folder='' # where the daemon lives; empty while we have none
 docker_process=''
 docker_bridge="mlxci$$"
+docker_networks=10.213.0.0/16 # what its networks are taken from
 docker_forward='' # what FORWARD did before; empty where the rules are not ours to mend
+docker_passage='' # the networks that we had the rules of others let through
 docker_policy='' # the file that keeps a package from starting its services, while it is ours
 
 # Makes sure that a daemon answers, at DOCKER_HOST or by default.
@@ -67,11 +69,14 @@ docker_start() {
     local options=(
         --host "$DOCKER_HOST" --group "$(id -gn)" --pidfile "$docker_folder/docker.pid"
         --data-root "$docker_folder/data" --exec-root "$docker_folder/exec"
-        --bridge "$docker_bridge" --default-address-pool base=10.213.0.0/16,size=24
+        --bridge "$docker_bridge" --default-address-pool base=$docker_networks,size=24
     )
     if "${as_root[@]}" iptables -n -L DOCKER >/dev/null 2>&1; then
-        # Another daemon's rules: ours would replace them. Ports are published by a proxy all the same.
+        # Another daemon's rules, which may outlive it: ours would replace them. Ports are published by a proxy all the
+        # same, but between containers the other's policy lets nothing through.
         options+=(--iptables=false)
+        "${as_root[@]}" iptables -I FORWARD -s "$docker_networks" -d "$docker_networks" -j ACCEPT
+        docker_passage=$docker_networks
     else
         docker_forward=$("${as_root[@]}" iptables -S FORWARD 2>/dev/null | sed -n 's/^-P FORWARD //p')
     fi
@@ -111,6 +116,10 @@ docker_down() {
     "${as_root[@]}" ip link delete "$docker_bridge" 2>/dev/null || true
     if [[ -n $docker_forward ]]; then
         "${as_root[@]}" sh -c "iptables-save | sed -e /DOCKER/d -e /$docker_bridge/d -e 's/^:FORWARD DROP/:FORWARD $docker_forward/' | iptables-restore" || true
+    fi
+    if [[ -n $docker_passage ]]; then
+        "${as_root[@]}" iptables -D FORWARD -s "$docker_passage" -d "$docker_passage" -j ACCEPT || true
+        docker_passage=''
     fi
     "${as_root[@]}" rm -rf "$docker_folder" "${DOCKER_HOST#unix://}"
     docker_folder=''
