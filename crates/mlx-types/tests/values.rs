@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use mlx_types::config::EmbeddedConfig;
 use mlx_types::messages::{
-    CancelMode, ClusterAnnouncement, ClusterEvent, ClusterShutdown, FinishReason, HealthCheck, HealthReport,
-    InferenceCancel, InferenceRequest, Message, ModelCommand, ModelState, ModelStatus, StreamingResponse,
+    CancelMode, ChatMessage, ClusterAnnouncement, ClusterEvent, ClusterShutdown, FinishReason, HealthCheck,
+    HealthReport, InferenceCancel, InferenceRequest, Message, ModelCommand, ModelState, ModelStatus, StreamingResponse,
     WorkerDeregistration, WorkerHeartbeat, WorkerMetrics, WorkerMetricsReport, WorkerStatus,
 };
 use mlx_types::{
@@ -70,6 +70,27 @@ fn x1_a_secret_shows_itself_to_who_asks_alone() {
     assert_eq!(serde_json::from_str::<Secret<String>>("\"canary\"").unwrap(), secret);
     assert_eq!((secret.expose().as_str(), secret.clone().into_exposed().as_str()), ("canary", "canary"));
     assert_eq!(Secret::<u8>::default(), Secret::new(0));
+}
+
+#[test]
+fn a_chat_is_optional_and_has_its_bounds() {
+    let plain = InferenceRequest::new("llama-3", "Hi");
+    assert!(!serde_json::to_string(&plain).unwrap().contains("messages"));
+    let text = format!(r#"{{"requestId": "{LOWER}", "modelId": "m", "prompt": "p", "messages": null}}"#);
+    assert_eq!(serde_json::from_str::<InferenceRequest>(&text).unwrap().messages, None);
+
+    let chat = |messages| InferenceRequest { messages: Some(messages), ..plain.clone() };
+    let said = vec![ChatMessage::new("system", ""), ChatMessage::new("user", "Hi")];
+    let text = serde_json::to_string(&chat(said.clone())).unwrap();
+    assert!(text.contains(r#""messages":[{"role":"system","content":""},{"role":"user","content":"Hi"}]"#), "{text}");
+    assert_eq!(serde_json::from_str::<InferenceRequest>(&text).unwrap().messages, Some(said));
+
+    let broken = |messages| chat(messages).check().unwrap_err().to_string();
+    assert!(chat(vec![ChatMessage::new("é".repeat(64), "Hi")]).check().is_ok());
+    assert!(broken(vec![ChatMessage::new("é".repeat(65), "Hi")]).contains("messages[0].role"));
+    assert!(broken(vec![ChatMessage::new("user", "Hi"), ChatMessage::new("", "Hi")]).contains("messages[1].role"));
+    assert!(broken(vec![]).contains("messages: must have a length of at least 1"), "{}", broken(vec![]));
+    assert!(broken(vec![ChatMessage::new("user", "Hi"); 4097]).contains("at most 4096"));
 }
 
 #[test]

@@ -18,8 +18,12 @@ pub struct InferenceRequest {
     pub request_id: RequestId,
     /// The model to ask.
     pub model_id: String,
-    /// The text to complete.
+    /// The text to complete; for a chat the whole of it, for workers that do not read `messages`.
     pub prompt: String,
+    /// The chat to go on with, oldest message first, 1 to 4096 of them. A worker that reads it ignores `prompt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(length(min = 1, max = 4096), dive)]
+    pub messages: Option<Vec<ChatMessage>>,
     /// Tokens to make at the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[garde(range(min = 1))]
@@ -47,12 +51,34 @@ impl InferenceRequest {
             request_id: RequestId::new(),
             model_id: model_id.into(),
             prompt: prompt.into(),
+            messages: None,
             max_tokens: None,
             temperature: None,
             top_p: None,
             session_id: None,
             stream: None,
         }
+    }
+}
+
+/// One message of a chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[schemars(rename = "ChatMessage")]
+#[garde(allow_unvalidated)]
+pub struct ChatMessage {
+    /// Who speaks, 1 to 64 characters: `system`, `user` and `assistant` are known to every model, others to some.
+    #[garde(length(chars, min = 1, max = 64))]
+    #[schemars(length(min = 1, max = 64))]
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl ChatMessage {
+    /// A message.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
     }
 }
 

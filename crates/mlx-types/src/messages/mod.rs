@@ -19,7 +19,7 @@ mod worker;
 pub use cluster::{ClusterAnnouncement, ClusterEvent, ClusterShutdown};
 pub use health::{HealthCheck, HealthReport, WorkerMetricsReport};
 pub use inference::{
-    CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, StreamingResponse,
+    CancelMode, ChatMessage, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, StreamingResponse,
 };
 pub use model::{ModelCommand, ModelState, ModelStatus};
 pub use worker::{
@@ -75,4 +75,4 @@ messages!(
     ClusterShutdown,
 );
 
-object::objects!(WorkerMetrics, ModelSkills, HardwareProfile, WorkerCapabilities);
+object::objects!(ChatMessage, WorkerMetrics, ModelSkills, HardwareProfile, WorkerCapabilities);
