@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use cargo_metadata::Message;
+use cargo_metadata::{Message, MetadataCommand, Package};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Workspace {
@@ -45,6 +45,19 @@ impl Workspace {
         path.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
     }
 
+    /// The members, as their manifests describe them.
+    ///
+    /// Nothing is resolved, so that this reads a workspace whose dependencies form a cycle, too.
+    pub(crate) fn members(&self) -> Result<Vec<Package>> {
+        let metadata = MetadataCommand::new()
+            .cargo_path(cargo_program())
+            .manifest_path(self.root.join("Cargo.toml"))
+            .no_deps()
+            .exec()
+            .context("`cargo metadata --no-deps` cannot read the workspace")?;
+        Ok(metadata.packages)
+    }
+
     /// Cargo, in the root, as a person would have called it.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = Command::new(cargo_program());
@@ -75,7 +88,7 @@ impl Workspace {
     }
 }
 
-pub(crate) fn cargo_program() -> OsString {
+fn cargo_program() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result};
-use cargo_metadata::{DependencyKind, MetadataCommand};
+use anyhow::Result;
+use cargo_metadata::DependencyKind;
 
-use crate::workspace::{Workspace, cargo_program};
+use crate::workspace::Workspace;
 
 /// The layers, lowest first; the first is layer 1.
 const LAYERS: [&str; 6] = ["mlx-errors", "mlx-log", "mlx-types", "mlx-config", "mlx-nats", "mlx-embedded"];
@@ -24,15 +24,8 @@ pub(super) fn check(workspace: &Workspace) -> Result<Vec<String>> {
     Ok(faults(&members(workspace)?))
 }
 
-/// `--no-deps` resolves nothing, so this reads a workspace whose dependencies form a cycle, too.
 fn members(workspace: &Workspace) -> Result<Vec<Member>> {
-    let metadata = MetadataCommand::new()
-        .cargo_path(cargo_program())
-        .manifest_path(workspace.root().join("Cargo.toml"))
-        .no_deps()
-        .exec()
-        .context("`cargo metadata --no-deps` cannot read the workspace")?;
-    let members = metadata.packages.into_iter().map(|package| Member {
+    let members = workspace.members()?.into_iter().map(|package| Member {
         name: package.name.to_string(),
         dependencies: package.dependencies.into_iter().map(|wanted| (wanted.name, wanted.kind)).collect(),
     });

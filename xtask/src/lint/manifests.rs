@@ -4,18 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use cargo_metadata::MetadataCommand;
 use toml::{Table, Value};
 
-use crate::workspace::{Workspace, cargo_program};
+use crate::workspace::Workspace;
 
 pub(super) fn check(workspace: &Workspace) -> Result<Vec<String>> {
-    let root_manifest = workspace.root().join("Cargo.toml");
-    let root = read(&root_manifest)?;
-    let metadata = MetadataCommand::new().cargo_path(cargo_program()).manifest_path(&root_manifest).no_deps().exec()?;
+    let root = read(&workspace.root().join("Cargo.toml"))?;
 
     let mut faults: Vec<String> = unversioned_paths(&root).map(|fault| format!("Cargo.toml: {fault}")).collect();
-    for package in metadata.packages {
+    for package in workspace.members()? {
         let path = package.manifest_path.as_std_path();
         let manifest = read(path)?;
         let file = workspace.relative(path);

@@ -4,10 +4,9 @@ use std::env;
 use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result};
-use cargo_metadata::MetadataCommand;
 
 use super::Outcome;
-use crate::workspace::{Workspace, cargo_program};
+use crate::workspace::Workspace;
 
 pub(super) fn fmt(workspace: &Workspace) -> Result<Outcome> {
     cargo(workspace, &["fmt", "--all", "--check"], &[])
@@ -19,14 +18,8 @@ pub(super) fn clippy(workspace: &Workspace) -> Result<Outcome> {
 
 /// Within the workspace a feature that one member asks for is on for all, so clippy on everything sees one build only.
 pub(super) fn features(workspace: &Workspace) -> Result<Outcome> {
-    let metadata = MetadataCommand::new()
-        .cargo_path(cargo_program())
-        .manifest_path(workspace.root().join("Cargo.toml"))
-        .no_deps()
-        .exec()
-        .context("`cargo metadata --no-deps` cannot read the workspace")?;
     let mut faults = Vec::new();
-    for package in metadata.packages.iter().filter(|package| !package.features.is_empty()) {
+    for package in workspace.members()?.iter().filter(|package| !package.features.is_empty()) {
         let alone = package.features.keys().filter(|feature| *feature != "default").map(String::as_str);
         for features in std::iter::once("").chain(alone) {
             let clippy = ["clippy", "-p", package.name.as_str(), "--all-targets", "--no-default-features"];

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result, bail};
-use cargo_metadata::MetadataCommand;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 
-use crate::workspace::{Workspace, cargo_program};
+use crate::workspace::Workspace;
 
 /// Where the tests over several crates are, those with containers among them.
 const TESTS_PACKAGE: &str = "mlx-tests";
@@ -88,13 +87,8 @@ pub(super) struct TestTargets {
 
 impl TestTargets {
     pub(super) fn of(workspace: &Workspace) -> Result<Self> {
-        let metadata = MetadataCommand::new()
-            .cargo_path(cargo_program())
-            .manifest_path(workspace.root().join("Cargo.toml"))
-            .no_deps()
-            .exec()
-            .context("`cargo metadata --no-deps` cannot read the workspace")?;
-        let targets = metadata.packages.iter().flat_map(|package| {
+        let members = workspace.members()?;
+        let targets = members.iter().flat_map(|package| {
             let tests = package.targets.iter().filter(|target| target.is_test());
             tests.map(|target| (package.name.to_string(), target.name.clone()))
         });
