@@ -1,4 +1,4 @@
-//! The controller: starts the cluster, hands out the prompts, and shows what comes back.
+//! The controller: hands out the prompts, and shows what comes back.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, IsTerminal, Stdout, Write};
@@ -8,23 +8,19 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use mlx_embedded::{EmbeddedServer, Node};
 use mlx_errors::{Error, ErrorKind, Result};
-use mlx_nats::{Client, ClientOptions, StreamSummary};
+use mlx_nats::{Client, StreamSummary};
+use mlx_types::WorkerId;
 use mlx_types::config::ClusterConfig;
-use mlx_types::messages::{ClusterAnnouncement, ClusterEvent, ClusterShutdown, InferenceRequest};
-use mlx_types::{Timestamp, WorkerId, subjects};
+use mlx_types::messages::InferenceRequest;
 
 use crate::cli::{Arguments, EXIT_ANSWERED, EXIT_INTERRUPTED, EXIT_PROMPT_FAILED};
+use crate::cluster::Cluster;
 use crate::generator::STAND_IN;
 use crate::outcome::{self, Outcome};
 use crate::printer::{Printer, note};
 use crate::processes::{WorkerProcess, interrupted};
 
-/// How long the workers may take to start and register.
-const START_LIMIT: Duration = Duration::from_secs(15);
-/// How long the workers may take to end.
-const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// Tokens that the worker to be killed sends before.
 const TOKENS_BEFORE_KILL: u64 = 3;
 /// What is asked when nothing else is.
@@ -33,16 +29,15 @@ const BUILT_IN: [&str; 2] = ["Tell me about NATS", "What does a controller do al
 /// Runs the cluster until every prompt has come to an end, or until interrupted.
 pub async fn run(config: &ClusterConfig, arguments: &Arguments) -> Result<ExitCode> {
     let prompts = prompts(arguments)?;
-    let node = mlx_embedded::connect_with(&config.nats, ClientOptions::from(config).named("controller")).await?;
-    let mut workers = Vec::new();
+    let mut cluster = Cluster::start(config, arguments).await?;
     let result = tokio::select! {
-        result = answer_all(&node, &mut workers, prompts, arguments) => result,
+        result = answer_all(&mut cluster, prompts, arguments) => result,
         () = interrupted() => Ok(EXIT_INTERRUPTED),
     };
     if matches!(result, Ok(EXIT_INTERRUPTED)) {
         note("\ninterrupted: stopping the workers and the server");
     }
-    let stopped = stop(node, workers).await;
+    let stopped = cluster.stop().await;
     let code = result?;
     stopped?;
     Ok(ExitCode::from(code))
@@ -73,40 +68,10 @@ fn prompts(arguments: &Arguments) -> Result<Vec<String>> {
     Ok(prompts)
 }
 
-async fn answer_all(
-    node: &Node,
-    workers: &mut Vec<WorkerProcess>,
-    prompts: Vec<String>,
-    arguments: &Arguments,
-) -> Result<u8> {
+async fn answer_all(cluster: &mut Cluster, prompts: Vec<String>, arguments: &Arguments) -> Result<u8> {
+    cluster.all_registered().await?;
+    let Cluster { node, processes: workers, .. } = cluster;
     let client = node.client();
-    // Followed before any worker starts, so that no registration is missed.
-    let registry = client.workers().await?;
-    client.publish(&subjects::CLUSTER_ANNOUNCE, &ClusterAnnouncement::new(ClusterEvent::ControllerStarted)).await?;
-    let server = node.server().map(EmbeddedServer::client_url);
-    if let (Some(url), Some(pid)) = (&server, node.server().and_then(EmbeddedServer::pid)) {
-        note(&format!("nats-server is process {pid}, at {url}"));
-    }
-    for _ in 0..arguments.workers {
-        workers.push(WorkerProcess::start(arguments, server.as_ref())?);
-    }
-
-    let ids: Vec<WorkerId> = workers.iter().map(|worker| worker.id).collect();
-    let all_there = registry.wait_until(START_LIMIT, |online| {
-        ids.iter().all(|id| online.iter().any(|worker| worker.worker_id == *id && worker.registration.is_some()))
-    });
-    let died = futures_util::future::select_all(workers.iter_mut().map(|worker| Box::pin(worker.ended())));
-    tokio::select! {
-        ready = all_there => drop(ready?),
-        (status, number, _) = died => {
-            let reason = format!("worker {} ended before it registered: {status}", number + 1);
-            return Err(ErrorKind::Internal { reason }.into());
-        }
-    }
-    for (number, worker) in workers.iter().enumerate() {
-        note(&format!("worker {} is process {}, id {}", number + 1, worker.pid, worker.id));
-    }
-
     let lanes: Vec<Lane> = workers
         .iter()
         .enumerate()
@@ -294,18 +259,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn unprintable(error: std::io::Error) -> Error {
     Error::with_source(ErrorKind::Internal { reason: "cannot write to standard output".to_owned() }, error)
-}
-
-/// Ends the workers, then the server: in this order, so that they can still say goodbye.
-async fn stop(node: Node, workers: Vec<WorkerProcess>) -> Result<()> {
-    let shutdown = ClusterShutdown {
-        reason: Some("the controller ends".to_owned()),
-        grace_period_ms: u64::try_from(STOP_LIMIT.as_millis()).unwrap_or(u64::MAX),
-        timestamp: Timestamp::now(),
-    };
-    if let Err(error) = node.client().publish(&subjects::CLUSTER_SHUTDOWN, &shutdown).await {
-        tracing::info!(error = &error as &dyn std::error::Error, "the shutdown could not be announced");
-    }
-    join_all(workers.into_iter().map(|worker| worker.stop(STOP_LIMIT))).await;
-    node.shutdown(STOP_LIMIT).await
 }

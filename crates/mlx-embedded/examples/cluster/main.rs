@@ -9,6 +9,7 @@
 #![allow(clippy::cast_precision_loss, reason = "figures for people, far below 2^52")]
 
 mod cli;
+mod cluster;
 mod controller;
 mod generator;
 mod load;

@@ -1,0 +1,94 @@
+//! The cluster: a node on the bus, the workers that it knows, and those among them that it has started itself.
+
+use std::time::Duration;
+
+use futures_util::future::{join_all, select_all};
+use mlx_embedded::{EmbeddedServer, Node};
+use mlx_errors::{ErrorKind, Result};
+use mlx_nats::{ClientOptions, Workers};
+use mlx_types::config::ClusterConfig;
+use mlx_types::messages::{ClusterAnnouncement, ClusterEvent, ClusterShutdown};
+use mlx_types::{Timestamp, subjects};
+
+use crate::cli::Arguments;
+use crate::printer::note;
+use crate::processes::WorkerProcess;
+
+/// How long the workers may take to start and register.
+const START_LIMIT: Duration = Duration::from_secs(15);
+/// How long the workers may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// Dropping it kills what it has started; [`stop`](Self::stop) ends it in good order.
+pub struct Cluster {
+    /// The connection, with the server where it is embedded.
+    pub node: Node,
+    /// Every worker of the cluster, wherever it runs.
+    pub registry: Workers,
+    /// The workers started here.
+    pub processes: Vec<WorkerProcess>,
+}
+
+impl Cluster {
+    /// Starts the server, or connects to it, and starts the workers.
+    ///
+    /// # Errors
+    /// Those of [`mlx_embedded::connect`], and a process that cannot be started.
+    pub async fn start(config: &ClusterConfig, arguments: &Arguments) -> Result<Self> {
+        let node = mlx_embedded::connect_with(&config.nats, ClientOptions::from(config).named("controller")).await?;
+        let client = node.client();
+        // Followed before any worker starts, so that no registration is missed.
+        let registry = client.workers().await?;
+        client.publish(&subjects::CLUSTER_ANNOUNCE, &ClusterAnnouncement::new(ClusterEvent::ControllerStarted)).await?;
+        let server = node.server().map(EmbeddedServer::client_url);
+        if let (Some(url), Some(pid)) = (&server, node.server().and_then(EmbeddedServer::pid)) {
+            note(&format!("nats-server is process {pid}, at {url}"));
+        }
+        let start = |_| WorkerProcess::start(arguments, server.as_ref());
+        let processes = (0..arguments.workers).map(start).collect::<Result<_>>()?;
+        Ok(Self { node, registry, processes })
+    }
+
+    /// Waits until every worker started here has registered.
+    ///
+    /// # Errors
+    /// A worker that ends before, and one that takes too long.
+    pub async fn all_registered(&mut self) -> Result<()> {
+        if self.processes.is_empty() {
+            return Ok(()); // of whom nobody can die first
+        }
+        let ids: Vec<_> = self.processes.iter().map(|worker| worker.id).collect();
+        let all_there = self.registry.wait_until(START_LIMIT, |online| {
+            ids.iter().all(|id| online.iter().any(|worker| worker.worker_id == *id && worker.registration.is_some()))
+        });
+        let died = select_all(self.processes.iter_mut().map(|worker| Box::pin(worker.ended())));
+        tokio::select! {
+            ready = all_there => drop(ready?),
+            (status, number, _) = died => {
+                let reason = format!("worker {} ended before it registered: {status}", number + 1);
+                return Err(ErrorKind::Internal { reason }.into());
+            }
+        }
+        for (number, worker) in self.processes.iter().enumerate() {
+            note(&format!("worker {} is process {}, id {}", number + 1, worker.pid, worker.id));
+        }
+        Ok(())
+    }
+
+    /// Ends the workers, then the server: in this order, so that they can still say goodbye.
+    ///
+    /// # Errors
+    /// Those of [`Node::shutdown`].
+    pub async fn stop(self) -> Result<()> {
+        let shutdown = ClusterShutdown {
+            reason: Some("the controller ends".to_owned()),
+            grace_period_ms: u64::try_from(STOP_LIMIT.as_millis()).unwrap_or(u64::MAX),
+            timestamp: Timestamp::now(),
+        };
+        if let Err(error) = self.node.client().publish(&subjects::CLUSTER_SHUTDOWN, &shutdown).await {
+            tracing::info!(error = &error as &dyn std::error::Error, "the shutdown could not be announced");
+        }
+        join_all(self.processes.into_iter().map(|worker| worker.stop(STOP_LIMIT))).await;
+        self.node.shutdown(STOP_LIMIT).await
+    }
+}
