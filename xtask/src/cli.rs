@@ -269,6 +269,10 @@ pub(crate) struct NatsArguments {
     /// Put the pinned one into target/tools even where another one is found.
     #[arg(long)]
     pub(crate) fetch: bool,
+
+    /// Print its path and nothing else, for scripts.
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) path: bool,
 }
 
 const NATS_HELP: &str = "\
@@ -279,6 +283,7 @@ do not hurt each other, and an interrupted call leaves nothing half done.
 Examples:
   cargo xtask nats            find one, or fetch it
   cargo xtask nats --check    only report
+  export MLX_NATS_SERVER=$(cargo xtask nats --path)    for programs outside this workspace
 
 Exit codes:
   0    there is one

@@ -27,7 +27,8 @@ pub(crate) fn run(workspace: &Workspace, arguments: &NatsArguments) -> Result<Ex
         return Ok(check(workspace));
     }
     let binary = if arguments.fetch { fetch(workspace, &NATS_SERVER)? } else { provide(workspace)? };
-    anstream::println!("{}", describe(&binary));
+    let said = if arguments.path { binary.path.display().to_string() } else { describe(&binary) };
+    anstream::println!("{said}");
     Ok(ExitCode::SUCCESS)
 }
 

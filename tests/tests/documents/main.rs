@@ -1,0 +1,7 @@
+//! What the documentation says is true: its commands run, its programs compile and work, its lists are complete.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod blocks;
+mod page;
+mod session;
+mod terminal;
