@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 #[test]
 fn the_workspace_keeps_its_layers_and_inherits_what_it_should() {
-    let (code, output) = lint(&workspace(), &["layers", "manifests", "length"]);
+    let (code, output) = lint(&workspace(), &["layers", "manifests", "package", "length"]);
     assert_eq!(code, 0, "{output}");
     assert!(output.contains("lint: clean"), "{output}");
 }
@@ -56,11 +56,40 @@ fn a_file_over_the_limit_is_refused_until_it_says_why() {
 }
 
 #[test]
+fn a_package_without_a_file_that_its_source_includes_is_refused_by_name() {
+    let copy = manifests();
+    let crates = fs::read_dir(copy.path().join("crates")).unwrap().map(|entry| entry.unwrap().path());
+    for member in crates {
+        for file in ["LICENSE", "README.md"] {
+            fs::write(member.join(file), "").unwrap();
+        }
+        fs::create_dir_all(member.join("schemas")).unwrap();
+    }
+    let (log, schema) = (copy.path().join("crates/mlx-log"), "schemas/log-line.schema.json");
+    fs::write(log.join("src/lib.rs"), format!("const SCHEMA: &str = include_str!(\"../{schema}\");")).unwrap();
+    fs::write(log.join(schema), "{}").unwrap();
+    let (code, output) = lint(copy.path(), &["package"]);
+    assert_eq!(code, 0, "{output}");
+
+    let manifest = fs::read_to_string(log.join("Cargo.toml")).unwrap();
+    fs::write(log.join("Cargo.toml"), manifest.replace(r#""/schemas", "#, "")).unwrap();
+    let (code, output) = lint(copy.path(), &["package"]);
+    assert_eq!(code, 1, "{output}");
+    let said = format!("mlx-log: src/lib.rs includes `{schema}`, which is not in the package");
+    assert!(output.contains(&said), "{output}");
+
+    fs::remove_file(log.join("README.md")).unwrap();
+    let (code, output) = lint(copy.path(), &["package"]);
+    assert_eq!(code, 1, "{output}");
+    assert!(output.contains("README.md"), "{output}");
+}
+
+#[test]
 fn an_unknown_step_is_a_usage_error_that_names_the_steps() {
     let (code, output) = lint(&workspace(), &["layer"]);
     assert_eq!(code, 2, "{output}");
     assert!(
-        output.contains("layers, manifests, length, schema, fmt, clippy, features, doc, deny, advisories"),
+        output.contains("layers, manifests, package, length, schema, fmt, clippy, features, doc, deny, advisories"),
         "{output}"
     );
 }

@@ -50,7 +50,7 @@ fn member_faults(manifest: &Table, root: &Table) -> Vec<String> {
 
     let publishable = package.is_some_and(|package| package.get("publish") != Some(&Value::Boolean(false)));
     let wanted: &[&str] =
-        if publishable { &["description", "keywords", "categories", "readme"] } else { &["description"] };
+        if publishable { &["description", "keywords", "categories", "readme", "include"] } else { &["description"] };
     for key in wanted {
         if package.is_none_or(|package| package.get(*key).is_none()) {
             faults.push(format!("`{key}` is missing from [package]"));
@@ -103,6 +103,7 @@ mod tests {
         keywords = []
         categories = []
         readme = 'README.md'
+        include = []
         version.workspace = true
         license.workspace = true
         [dependencies]

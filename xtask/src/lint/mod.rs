@@ -3,6 +3,7 @@
 mod layers;
 mod length;
 mod manifests;
+mod package;
 mod tools;
 
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ pub(crate) enum Step {
     Layers,
     /// every member inherits the workspace's lints, dependencies and package data
     Manifests,
+    /// cargo package: what would be published is complete, small and without secrets (not compiled)
+    Package,
     /// no file over 600 lines without a stated reason
     Length,
     /// the generated files are what the types say
@@ -120,6 +123,7 @@ impl Step {
         let outcome = match self {
             Self::Layers => layers::check(workspace).map(Outcome::of),
             Self::Manifests => manifests::check(workspace).map(Outcome::of),
+            Self::Package => package::check(workspace).map(Outcome::of),
             Self::Length => length::check(workspace).map(Outcome::of),
             Self::Schema => schema::drifts(workspace)
                 .map(|drifts| Outcome::of(drifts.iter().map(|drift| drift.describe(workspace)).collect())),
