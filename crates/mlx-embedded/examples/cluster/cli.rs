@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+
+use crate::engine::{Api, Choice};
 
 /// Every prompt was answered.
 pub const EXIT_ANSWERED: u8 = 0;
@@ -34,7 +37,16 @@ pub struct Arguments {
     #[arg(long)]
     pub kill_worker: bool,
 
-    /// Tokens that the stand-in generator makes in a second
+    /// What answers the prompts: `stand-in`, which needs no model, or `openai=URL`, a model server that speaks OpenAI's
+    /// protocol, for example `openai=http://127.0.0.1:8080/v1`; its key is taken from `OPENAI_API_KEY`
+    #[arg(long, value_name = "ENGINE", default_value = "stand-in")]
+    pub engine: Choice,
+
+    /// Which way of the model server's to use
+    #[arg(long, value_enum, value_name = "API", default_value = "chat")]
+    pub engine_api: Api,
+
+    /// Tokens that the stand-in makes in a second
     #[arg(long, value_name = "RATE", default_value_t = 40.0, value_parser = rate)]
     pub tokens_per_second: f64,
 
@@ -55,12 +67,25 @@ pub struct Arguments {
     pub exit_with_stdin: bool,
 }
 
+impl Arguments {
+    /// Those of this process, or its end.
+    pub fn read() -> Self {
+        let arguments = Self::parse();
+        if let Err(message) = arguments.engine.check() {
+            Self::command().error(ErrorKind::ValueValidation, message).exit();
+        }
+        arguments
+    }
+}
+
 const AFTER_HELP: &str = "\
 Examples:
   cluster \"Tell me about NATS\"               one prompt
   cluster --workers 3 < prompts.txt          a prompt a line, over three workers
   cluster --kill-worker                      lose a worker in the middle of an answer
   MLX_NATS__EMBEDDED__PORT=0 cluster         on a free port
+  cluster --engine openai=http://127.0.0.1:8080/v1 \"Hello\"
+                                             a model server answers; docs/model-servers.md has several machines
 
 Exit codes:
   0    every prompt was answered

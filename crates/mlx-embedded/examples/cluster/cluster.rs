@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, select_all};
 use mlx_embedded::{EmbeddedServer, Node};
 use mlx_errors::{ErrorKind, Result};
-use mlx_nats::{ClientOptions, Workers};
+use mlx_nats::{ClientOptions, WorkerInfo, Workers};
 use mlx_types::config::ClusterConfig;
 use mlx_types::messages::{ClusterAnnouncement, ClusterEvent, ClusterShutdown};
 use mlx_types::{Timestamp, subjects};
@@ -16,6 +16,8 @@ use crate::processes::WorkerProcess;
 
 /// How long the workers may take to start and register.
 const START_LIMIT: Duration = Duration::from_secs(15);
+/// How long their engines may take to have a model: large ones are loaded for minutes.
+const MODELS_LIMIT: Duration = Duration::from_mins(10);
 /// How long the workers may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 
@@ -73,6 +75,25 @@ impl Cluster {
             note(&format!("worker {} is process {}, id {}", number + 1, worker.pid, worker.id));
         }
         Ok(())
+    }
+
+    /// Waits until every worker started here has a model, and returns the first one of each.
+    ///
+    /// # Errors
+    /// When one has none for ten minutes.
+    pub async fn first_models(&self) -> Result<Vec<String>> {
+        let first = |online: &[WorkerInfo]| -> Option<Vec<String>> {
+            let of_worker = |process: &WorkerProcess| {
+                let worker = online.iter().find(|worker| worker.worker_id == process.id)?;
+                worker.registration.as_ref()?.skills.available_models.first().cloned()
+            };
+            self.processes.iter().map(of_worker).collect()
+        };
+        if first(&self.registry.list()).is_none() {
+            note("waiting for the engines to have a model");
+        }
+        let online = self.registry.wait_until(MODELS_LIMIT, |online| first(online).is_some()).await?;
+        Ok(first(&online).unwrap_or_default())
     }
 
     /// Ends the workers, then the server: in this order, so that they can still say goodbye.

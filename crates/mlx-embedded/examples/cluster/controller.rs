@@ -16,7 +16,6 @@ use mlx_types::messages::InferenceRequest;
 
 use crate::cli::{Arguments, EXIT_ANSWERED, EXIT_INTERRUPTED, EXIT_PROMPT_FAILED};
 use crate::cluster::Cluster;
-use crate::generator::STAND_IN;
 use crate::outcome::{self, Outcome};
 use crate::printer::{Printer, note};
 use crate::processes::{WorkerProcess, interrupted};
@@ -70,12 +69,19 @@ fn prompts(arguments: &Arguments) -> Result<Vec<String>> {
 
 async fn answer_all(cluster: &mut Cluster, prompts: Vec<String>, arguments: &Arguments) -> Result<u8> {
     cluster.all_registered().await?;
+    let models = cluster.first_models().await?;
     let Cluster { node, processes: workers, .. } = cluster;
     let client = node.client();
     let lanes: Vec<Lane> = workers
         .iter()
+        .zip(models)
         .enumerate()
-        .map(|(number, worker)| Lane { number, id: worker.id, label: format!("{} (pid {})", number + 1, worker.pid) })
+        .map(|(number, (worker, model))| Lane {
+            number,
+            id: worker.id,
+            model,
+            label: format!("{} (pid {})", number + 1, worker.pid),
+        })
         .collect();
     // From here on a worker that ends is noticed the way it would be on another machine: by its silence.
     let victim = if arguments.kill_worker { workers.first_mut() } else { None };
@@ -101,6 +107,8 @@ async fn answer_all(cluster: &mut Cluster, prompts: Vec<String>, arguments: &Arg
 struct Lane {
     number: usize,
     id: WorkerId,
+    /// The first of its models.
+    model: String,
     label: String,
 }
 
@@ -216,7 +224,8 @@ impl Job<'_> {
     async fn stream(&self, prompt: usize, text: &str, lane: &Lane) -> Result<(StreamSummary, Option<Error>)> {
         let nothing =
             StreamSummary { tokens: 0, time_to_first_token: None, duration: Duration::ZERO, finish_reason: None };
-        let request = InferenceRequest { max_tokens: Some(self.max_tokens), ..InferenceRequest::new(STAND_IN, text) };
+        let request =
+            InferenceRequest { max_tokens: Some(self.max_tokens), ..InferenceRequest::new(lane.model.as_str(), text) };
         let mut tokens = match self.client.infer(lane.id, &request).await {
             Ok(tokens) => tokens,
             Err(error) => return Ok((nothing, Some(error))),

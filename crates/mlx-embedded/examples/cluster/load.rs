@@ -12,6 +12,9 @@ pub struct Load {
     active: AtomicU64,
     handled: AtomicU64,
     busy_micros: AtomicU64,
+    tokens: AtomicU64,
+    /// When the tokens were asked for last, and how many there were then.
+    counted: Mutex<(Instant, u64)>,
     /// Unset on a system that this library cannot read.
     system: Option<Mutex<System>>,
 }
@@ -23,6 +26,8 @@ impl Default for Load {
             active: AtomicU64::new(0),
             handled: AtomicU64::new(0),
             busy_micros: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
+            counted: Mutex::new((Instant::now(), 0)),
             system: system.map(Mutex::new),
         }
     }
@@ -35,8 +40,8 @@ impl Load {
         Measured { load: Arc::clone(self), began: Instant::now() }
     }
 
-    /// The figures of a heartbeat. The processor's is the mean since the last call.
-    pub fn metrics(&self, models: &[String]) -> WorkerMetrics {
+    /// The figures of a heartbeat, and the tokens in a second. The latter and the processor's are means since the last call.
+    pub fn metrics(&self, models: Vec<String>) -> (WorkerMetrics, f64) {
         const GIB: f64 = (1_u64 << 30) as f64;
         let (cpu, memory) = self.system.as_ref().map_or((0.0, 0), |system| {
             let mut system = system.lock().unwrap_or_else(PoisonError::into_inner);
@@ -45,15 +50,24 @@ impl Load {
         });
         let handled = self.handled.load(Ordering::Relaxed);
         let busy = Duration::from_micros(self.busy_micros.load(Ordering::Relaxed));
-        WorkerMetrics {
+        let metrics = WorkerMetrics {
             cpu_usage_percent: f64::from(cpu).clamp(0.0, 100.0),
             memory_used_gb: memory as f64 / GIB,
-            gpu_utilization_percent: 0.0, // the stand-in uses none
+            gpu_utilization_percent: 0.0, // the engine's affair, which it does not tell
             active_requests: self.active.load(Ordering::Relaxed),
             total_requests_handled: handled,
             avg_latency_ms: if handled == 0 { 0.0 } else { busy.as_secs_f64() * 1000.0 / handled as f64 },
-            models_loaded: models.to_vec(),
-        }
+            models_loaded: models,
+        };
+        (metrics, self.tokens_per_second())
+    }
+
+    fn tokens_per_second(&self) -> f64 {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, tokens) = (Instant::now(), self.tokens.load(Ordering::Relaxed));
+        let (since, before) = std::mem::replace(&mut *counted, (now, tokens));
+        let elapsed = now.duration_since(since).as_secs_f64();
+        if elapsed > 0.0 { (tokens - before) as f64 / elapsed } else { 0.0 }
     }
 }
 
@@ -61,6 +75,13 @@ impl Load {
 pub struct Measured {
     load: Arc<Load>,
     began: Instant,
+}
+
+impl Measured {
+    /// Counts a token of it.
+    pub fn token(&mut self) {
+        self.load.tokens.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Measured {

@@ -4,15 +4,17 @@
 //!
 //! The controller starts the embedded server and the workers, waits until the workers have registered, sends each
 //! prompt to one of them and prints the tokens as they stream back. Copy from `controller.rs` and `worker.rs` for nodes
-//! of your own, and put your model behind the trait in `generator.rs`.
+//! of your own, and put your model behind the trait in `engine/`; a model server that speaks OpenAI's protocol is behind it
+//! already: `--engine openai=http://127.0.0.1:8080/v1`.
 #![allow(unreachable_pub, reason = "the files are meant to be copied into a crate, where `pub` may mean something")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people, far below 2^52")]
 
 mod cli;
 mod cluster;
 mod controller;
-mod generator;
+mod engine;
 mod load;
+mod models;
 mod outcome;
 mod printer;
 mod processes;
@@ -21,13 +23,12 @@ mod worker;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
 use mlx_config::Loader;
 use mlx_log::{Format, Level, LogConfig};
 use mlx_types::config::ClusterConfig;
 
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
+    let arguments = cli::Arguments::read();
     let sources = Loader::new().file(&arguments.config);
     let config = match sources.load() {
         Ok(loaded) => loaded.into_config(),

@@ -38,6 +38,8 @@ impl WorkerProcess {
             .arg("--exit-with-stdin")
             .arg("--config")
             .arg(&arguments.config)
+            .args(["--engine", &arguments.engine.to_string()])
+            .args(["--engine-api", arguments.engine_api.as_str()])
             .arg("--tokens-per-second")
             .arg(arguments.tokens_per_second.to_string())
             .args(arguments.verbose.then_some("--verbose"))

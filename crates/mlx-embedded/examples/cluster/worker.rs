@@ -1,24 +1,26 @@
 //! A worker: registers, sends heartbeats, and answers prompts.
 
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs, UdpSocket};
-use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use mlx_errors::Result;
-use mlx_nats::{Client, ClientOptions, InferenceOptions};
+use mlx_errors::{RemoteError, Result};
+use mlx_nats::{Client, ClientOptions, InferenceOptions, TokenSink};
 use mlx_types::config::{ClusterConfig, NatsConfig};
 use mlx_types::messages::{
-    ClusterEvent, FinishReason, ModelSkills, WorkerDeregistration, WorkerHeartbeat, WorkerRegistration, WorkerStatus,
+    ClusterEvent, FinishReason, InferenceRequest, ModelSkills, WorkerDeregistration, WorkerHeartbeat,
+    WorkerMetricsReport, WorkerRegistration,
 };
 use mlx_types::{Epoch, Timestamp, WorkerId, subjects};
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::cli::{Arguments, EXIT_ANSWERED};
-use crate::generator::{Generator, StandInGenerator};
-use crate::load::Load;
+use crate::engine::{self, Engine, Piece};
+use crate::load::{Load, Measured};
+use crate::models::{Models, Scanner};
 use crate::processes::{interrupted, stdin_ended};
 
 /// How long a worker that is told to end may take over its streams, and again over saying goodbye.
@@ -27,39 +29,31 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Works until interrupted.
 pub async fn run(config: &ClusterConfig, arguments: &Arguments) -> Result<ExitCode> {
     let id = config.worker.worker_id.unwrap_or_else(WorkerId::new);
+    let engine = engine::open(config, arguments)?;
     let options = ClientOptions::from(config).named(format!("worker-{id}"));
     let client = Client::connect_with(&config.nats, options).await?;
-    let generator = Arc::new(StandInGenerator::new(arguments.tokens_per_second));
+    let (mut scanner, models) = Scanner::new(id, Arc::clone(&engine));
     let worker = Worker {
         id,
         epoch: Epoch::now(),
         client: client.clone(),
         load: Arc::new(Load::default()),
-        registration: registration(id, config, generator.models()),
+        registration: registration(id, config),
+        models: models.clone(),
     };
 
+    scanner.scan().await; // so that the first registration has the models of an engine that is there
     // Served before it is announced, so that the first request after the registration finds someone.
     let load = Arc::clone(&worker.load);
     let service = client
-        .serve_inference(id, InferenceOptions::default(), move |request, mut tokens| {
-            let (generator, measured) = (Arc::clone(&generator), load.begin());
-            async move {
-                let max_tokens = request.max_tokens.unwrap_or(u64::MAX);
-                let mut answer = pin!(generator.generate(&request));
-                while let Some(token) = answer.next().await {
-                    if tokens.sent() == max_tokens {
-                        return Ok(FinishReason::Length);
-                    }
-                    tokens.send(token?).await?;
-                }
-                drop(measured);
-                Ok(FinishReason::Stop)
-            }
+        .serve_inference(id, InferenceOptions::default(), move |request, tokens| {
+            answer(Arc::clone(&engine), models.clone(), load.begin(), request, tokens)
         })
         .await?;
 
     tokio::select! {
         ended = worker.keep_known(Duration::from(config.discovery.heartbeat_interval_ms)) => ended?,
+        () = scanner.follow() => {}
         () = interrupted() => {}
         () = stdin_ended(), if arguments.exit_with_stdin => {}
     }
@@ -73,12 +67,51 @@ pub async fn run(config: &ClusterConfig, arguments: &Arguments) -> Result<ExitCo
     Ok(ExitCode::from(EXIT_ANSWERED))
 }
 
+/// Answers one request. What ends it early drops the engine's work with it.
+async fn answer(
+    engine: Arc<dyn Engine>,
+    models: watch::Receiver<Models>,
+    mut measured: Measured,
+    request: InferenceRequest,
+    mut tokens: TokenSink,
+) -> Result<FinishReason> {
+    refuse_unknown(&models, &request.model_id)?;
+    let mut pieces = engine.generate(request);
+    loop {
+        let piece = tokio::select! {
+            piece = pieces.next() => piece,
+            cancelled = tokens.cancelled() => return Err(cancelled),
+        };
+        match piece.transpose()? {
+            Some(Piece::Token(token)) => {
+                tokens.send(token).await?;
+                measured.token();
+            }
+            Some(Piece::End(reason)) => return Ok(reason),
+            None => return Ok(FinishReason::Stop),
+        }
+    }
+}
+
+/// Some model servers fetch any model that they are asked for, however large. What they listed is what they have.
+fn refuse_unknown(models: &watch::Receiver<Models>, model: &str) -> Result<()> {
+    let models = models.borrow();
+    // Without a list the engine is asked all the same: its error says more.
+    if models.available.is_empty() || models.available.iter().any(|available| available == model) {
+        return Ok(());
+    }
+    let message = format!("this worker has no model `{model}`; it has: {}", models.available.join(", "));
+    Err(mlx_errors::ErrorKind::from(RemoteError::from_parts(message, Some(engine::REJECTED.to_owned()))).into())
+}
+
 struct Worker {
     id: WorkerId,
     epoch: Epoch,
     client: Client,
     load: Arc<Load>,
+    /// Without what changes: the models, the status and the time.
     registration: WorkerRegistration,
+    models: watch::Receiver<Models>,
 }
 
 impl Worker {
@@ -86,12 +119,15 @@ impl Worker {
     async fn keep_known(&self, interval: Duration) -> Result<()> {
         let mut announcements = self.client.subscribe(&subjects::CLUSTER_ANNOUNCE).await?;
         let mut connection = self.client.watch_state();
+        let mut models = self.models.clone();
+        models.mark_unchanged(); // what there is already goes into the first registration
         let mut beats = tokio::time::interval(interval);
         beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
         self.register().await;
         loop {
             tokio::select! {
                 _ = beats.tick() => self.beat().await,
+                Ok(()) = models.changed() => self.register().await,
                 Some(Ok(announcement)) = announcements.next() => {
                     if announcement.event == ClusterEvent::ControllerStarted {
                         self.register().await;
@@ -112,20 +148,38 @@ impl Worker {
     }
 
     async fn register(&self) {
-        let registration =
-            WorkerRegistration { timestamp: Timestamp::now(), epoch: Some(self.epoch), ..self.registration.clone() };
+        let models = self.models.borrow().clone();
+        let registration = WorkerRegistration {
+            skills: ModelSkills {
+                available_models: models.available,
+                last_scanned: models.scanned,
+                ..self.registration.skills.clone()
+            },
+            status: models.status,
+            timestamp: Timestamp::now(),
+            epoch: Some(self.epoch),
+            ..self.registration.clone()
+        };
         self.report("registration", self.client.publish(&subjects::WORKER_REGISTER, &registration).await);
     }
 
+    /// Says that the worker lives, and what it is busy with.
     async fn beat(&self) {
+        let models = self.models.borrow().clone();
+        let (metrics, tokens_per_second) = self.load.metrics(models.available);
         let beat = WorkerHeartbeat {
             worker_id: self.id,
-            status: WorkerStatus::Online,
-            metrics: self.load.metrics(&self.registration.skills.available_models),
+            status: models.status,
+            metrics: metrics.clone(),
             timestamp: Timestamp::now(),
             epoch: Some(self.epoch),
         };
         self.report("heartbeat", self.client.publish(&subjects::WORKER_HEARTBEAT, &beat).await);
+        let figures = WorkerMetricsReport {
+            tokens_per_second: Some(tokens_per_second),
+            ..WorkerMetricsReport::new(self.id, metrics)
+        };
+        self.report("figures", self.client.publish(&subjects::METRICS_REPORT, &figures).await);
     }
 
     /// A message that could not be sent is made good by the next one; the log says that it is missing.
@@ -146,19 +200,19 @@ impl Worker {
     }
 }
 
-fn registration(id: WorkerId, config: &ClusterConfig, models: Vec<String>) -> WorkerRegistration {
+fn registration(id: WorkerId, config: &ClusterConfig) -> WorkerRegistration {
     WorkerRegistration {
         worker_id: id,
         hostname: sysinfo::System::host_name().unwrap_or_else(|_| "unknown".to_owned()),
         ip: own_address(&config.nats),
         port: config.worker.port,
         skills: ModelSkills {
-            available_models: models,
+            available_models: Vec::new(),
             model_paths: std::collections::BTreeMap::new(),
             total_model_size: 0.0,
             last_scanned: Timestamp::now(),
         },
-        status: WorkerStatus::Online,
+        status: Models::none().status,
         timestamp: Timestamp::now(),
         hardware: None,
         capabilities: None,

@@ -1,0 +1,160 @@
+//! A model server's stream of events, read as the pieces of an answer.
+
+use std::time::Duration;
+
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt};
+use mlx_errors::{ErrorKind, Result};
+use mlx_types::config::StreamingConfig;
+use mlx_types::messages::FinishReason;
+use reqwest::RequestBuilder;
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use serde::Deserialize;
+use serde_json::Value;
+use sse_stream::{Sse, SseByteStream};
+use tokio::time::{Instant, timeout_at};
+
+use super::failure::Failures;
+use crate::engine::Piece;
+
+/// What follows the last token is waited for so long at the most: once it is read, the connection can be used again.
+const AFTERWORD: Duration = Duration::from_millis(250);
+/// What ends a stream, beside its connection's end.
+const DONE: &str = "[DONE]";
+
+/// How long silence is borne.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    first_token: Duration,
+    between_tokens: Duration,
+}
+
+impl From<&StreamingConfig> for Limits {
+    fn from(config: &StreamingConfig) -> Self {
+        Self {
+            first_token: config.first_token_timeout_ms.as_duration(),
+            between_tokens: config.inter_token_timeout_ms.as_duration(),
+        }
+    }
+}
+
+/// Asks, and returns the pieces as they come. Dropping them closes the connection, by which the server knows that nobody
+/// wants the rest.
+pub(super) async fn begin(
+    request: RequestBuilder,
+    limits: Limits,
+    failures: Failures,
+) -> Result<impl Stream<Item = Result<Piece>> + Send + 'static> {
+    let deadline = Instant::now() + limits.first_token;
+    let asked = timeout_at(deadline, request.header(ACCEPT, "text/event-stream").send()).await;
+    let response = asked.map_err(|_| silence(limits, 0))?.map_err(|error| failures.unreachable(error))?;
+    if !response.status().is_success() {
+        return Err(timeout_at(deadline, failures.refused(response)).await.unwrap_or_else(|_| silence(limits, 0)));
+    }
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !kind.starts_with("text/event-stream") {
+        return Err(failures.garbled("its answer is no stream of events"));
+    }
+    let events = SseByteStream::new(response.bytes_stream()).boxed();
+    let answer = Answer { events, limits, failures, deadline, tokens: 0, finish: None, ended: false };
+    Ok(stream::try_unfold(answer, |mut answer| async move { Ok(answer.next().await?.map(|piece| (piece, answer))) }))
+}
+
+struct Answer {
+    events: BoxStream<'static, Result<Sse, sse_stream::Error>>,
+    limits: Limits,
+    failures: Failures,
+    /// When the next token has to be there. Comments and empty pieces do not move it, as they do not at the requester.
+    deadline: Instant,
+    /// Tokens so far.
+    tokens: u64,
+    /// Why the server said that it stopped, once it did.
+    finish: Option<FinishReason>,
+    ended: bool,
+}
+
+impl Answer {
+    async fn next(&mut self) -> Result<Option<Piece>> {
+        while !self.ended {
+            let event = match timeout_at(self.deadline, self.events.next()).await {
+                Ok(Some(Ok(event))) => event,
+                // Whatever becomes of the connection once all has been said.
+                _ if self.finish.is_some() => return Ok(Some(self.end())),
+                Ok(Some(Err(error))) => return Err(self.failures.interrupted(self.tokens, error)),
+                Ok(None) => return Err(self.failures.broken(self.tokens)),
+                Err(_) => return Err(silence(self.limits, self.tokens)),
+            };
+            let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+            if let Some(text) = self.read(&data)? {
+                self.tokens += 1;
+                if self.finish.is_none() {
+                    self.deadline = Instant::now() + self.limits.between_tokens;
+                }
+                return Ok(Some(Piece::Token(text)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The text of an event, if it has any.
+    fn read(&mut self, data: &str) -> Result<Option<String>> {
+        if data == DONE {
+            self.finish(FinishReason::Stop);
+            return Ok(None);
+        }
+        let chunk: Chunk = serde_json::from_str(data).map_err(|error| self.failures.unread(&error))?;
+        if let Some(error) = chunk.error {
+            return Err(self.failures.reported(&error));
+        }
+        // One choice is asked for; an event without any tells of the usage.
+        let Some(choice) = chunk.choices.into_iter().next() else { return Ok(None) };
+        if let Some(reason) = choice.finish_reason {
+            self.finish(FinishReason::from(reason.as_str()));
+        }
+        let text = choice.delta.and_then(|delta| delta.content).or(choice.text);
+        Ok(text.filter(|text| !text.is_empty()))
+    }
+
+    /// The first reason counts.
+    fn finish(&mut self, reason: FinishReason) {
+        if self.finish.is_none() {
+            self.finish = Some(reason);
+            self.deadline = Instant::now() + AFTERWORD;
+        }
+    }
+
+    fn end(&mut self) -> Piece {
+        self.ended = true;
+        Piece::End(self.finish.take().unwrap_or(FinishReason::Stop))
+    }
+}
+
+fn silence(limits: Limits, tokens: u64) -> mlx_errors::Error {
+    match tokens {
+        0 => ErrorKind::FirstTokenTimeout { timeout: limits.first_token },
+        tokens => ErrorKind::InterTokenTimeout { timeout: limits.between_tokens, tokens },
+    }
+    .into()
+}
+
+/// An event of either API, as far as it matters.
+#[derive(Deserialize)]
+struct Chunk {
+    #[serde(default)]
+    choices: Vec<Choice>,
+    error: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    /// Of a chat.
+    delta: Option<Delta>,
+    /// Of a plain completion.
+    text: Option<String>,
+    finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Delta {
+    content: Option<String>,
+}
