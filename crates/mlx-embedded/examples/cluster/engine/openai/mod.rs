@@ -71,7 +71,7 @@ impl OpenAi {
             Err(std::env::VarError::NotPresent) => None,
             Ok(_) | Err(std::env::VarError::NotUnicode(_)) => {
                 let message = "a key has no spaces, and ASCII characters only";
-                let violations = Violation::new(KEY_VARIABLE, "ascii", message).into();
+                let violations = vec![Violation::new(KEY_VARIABLE, "ascii", message)].into();
                 return Err(ErrorKind::ConfigValidation { violations }.into());
             }
         };
