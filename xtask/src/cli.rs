@@ -44,6 +44,10 @@ pub(crate) enum Command {
     #[command(after_help = SCHEMA_HELP)]
     Schema(SchemaArguments),
 
+    /// Write what the crates offer, each item on a line of `crates/*/api.txt`.
+    #[command(after_help = API_HELP)]
+    Api(ApiArguments),
+
     /// Find a nats-server that will do, or fetch one into target/tools.
     #[command(after_help = NATS_HELP)]
     Nats(NatsArguments),
@@ -258,6 +262,27 @@ Examples:
 Exit codes:
   0  every file is what the types say
   1  with --check, a file differs, is missing or is left over; or a file cannot be written
+  2  the command line is wrong";
+
+#[derive(Debug, Args)]
+pub(crate) struct ApiArguments {
+    /// Write nothing, and show what differs.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+const API_HELP: &str = "\
+The listing is there to be reviewed: a line that goes, or is another, is a change that may break users (CONTRIBUTING.md says
+what counts as one). It is made on Linux with the Rust version of `rust-version`, because another one words some lines
+differently. All features are on; blanket implementations and the methods of traits are left out.
+
+Examples:
+  cargo xtask api            after a change of a public item
+  cargo xtask api --check    as `cargo xtask lint` does
+
+Exit codes:
+  0  every listing is what the crates offer
+  1  with --check, a listing differs or is missing; or it cannot be made here, or not be written
   2  the command line is wrong";
 
 #[derive(Debug, Args)]

@@ -1,8 +1,10 @@
 //! Chores of the workspace, as `cargo xtask COMMAND`.
 
+mod api;
 mod bench;
 mod cli;
 mod demo;
+mod drift;
 mod lint;
 mod nats;
 mod process;
@@ -39,6 +41,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Test(arguments) => test::run(&workspace, &arguments),
         Command::Lint(arguments) => Ok(lint::run(&workspace, &arguments)),
         Command::Schema(arguments) => schema::run(&workspace, &arguments),
+        Command::Api(arguments) => api::run(&workspace, &arguments),
         Command::Nats(arguments) => nats::run(&workspace, &arguments),
     }
 }

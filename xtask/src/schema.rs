@@ -8,74 +8,11 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 
 use crate::cli::SchemaArguments;
-use crate::style;
+use crate::drift::{self, Drift};
 use crate::workspace::Workspace;
 
 pub(crate) fn run(workspace: &Workspace, arguments: &SchemaArguments) -> Result<ExitCode> {
-    let drifts = drifts(workspace)?;
-    if arguments.check {
-        for drift in &drifts {
-            anstream::println!("{}", drift.describe(workspace));
-        }
-        if drifts.is_empty() {
-            anstream::println!("The generated files are what the types say.");
-            return Ok(ExitCode::SUCCESS);
-        }
-        anstream::println!("Run `cargo xtask schema` and commit what it writes.");
-        return Ok(ExitCode::FAILURE);
-    }
-    for drift in &drifts {
-        drift.settle()?;
-        anstream::println!(
-            "{} {}",
-            if drift.wanted.is_some() { "wrote" } else { "removed" },
-            workspace.relative(&drift.path)
-        );
-    }
-    if drifts.is_empty() {
-        anstream::println!("Nothing to write.");
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A generated file that is not what the types say.
-pub(crate) struct Drift {
-    path: PathBuf,
-    /// What it should hold; nothing for a file that no type stands behind any more.
-    wanted: Option<String>,
-    found: Option<String>,
-}
-
-impl Drift {
-    /// The difference, line by line, with its removed and added lines.
-    pub(crate) fn describe(&self, workspace: &Workspace) -> String {
-        let name = workspace.relative(&self.path);
-        let (found, wanted) = match (&self.found, &self.wanted) {
-            (None, _) => return format!("{name} is missing"),
-            (_, None) => return format!("{name} is generated from nothing any more"),
-            (Some(found), Some(wanted)) => (found, wanted),
-        };
-        let mut text = format!("{name} differs:");
-        for change in difference(found, wanted) {
-            let (sign, line, colour) = match change {
-                Change::Removed(line) => ('-', line, style::BAD),
-                Change::Added(line) => ('+', line, style::GOOD),
-            };
-            text.push_str(&format_args!("\n  {}{sign}{line}{}", colour.render(), colour.render_reset()).to_string());
-        }
-        text
-    }
-
-    fn settle(&self) -> Result<()> {
-        let context = || format!("cannot write {}", self.path.display());
-        match &self.wanted {
-            Some(text) => {
-                fs::create_dir_all(self.path.parent().unwrap_or(Path::new("."))).with_context(context)?;
-                fs::write(&self.path, text).with_context(context)
-            }
-            None => fs::remove_file(&self.path).with_context(context),
-        }
-    }
+    drift::conclude(workspace, &drifts(workspace)?, arguments.check, "cargo xtask schema")
 }
 
 /// Every generated file that is not what the types say, leftovers included.
@@ -94,18 +31,9 @@ pub(crate) fn drifts(workspace: &Workspace) -> Result<Vec<Drift>> {
     let found = fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
     wanted.insert(page, with_reference(&found)?);
 
-    let mut drifts = Vec::new();
-    for path in leftovers(&workspace.root().join("config").join("schemas"), &wanted)? {
-        let found = fs::read_to_string(&path).ok();
-        drifts.push(Drift { path, wanted: None, found });
-    }
-    for (path, text) in wanted {
-        let found = fs::read_to_string(&path).ok();
-        if found.as_ref() != Some(&text) {
-            drifts.push(Drift { path, wanted: Some(text), found });
-        }
-    }
-    Ok(drifts)
+    let leftovers = leftovers(&workspace.root().join("config").join("schemas"), &wanted)?;
+    let drifted = wanted.into_iter().filter_map(|(path, text)| Drift::of(path, text));
+    Ok(leftovers.into_iter().map(Drift::leftover).chain(drifted).collect())
 }
 
 const YAML_HEAD: &str = "\
@@ -139,47 +67,9 @@ fn leftovers(folder: &Path, wanted: &BTreeMap<PathBuf, String>) -> Result<Vec<Pa
     Ok(leftovers)
 }
 
-enum Change<'a> {
-    Removed(&'a str),
-    Added(&'a str),
-}
-
-/// The lines between the first and the last that differ: generated files change in few places.
-fn difference<'a>(found: &'a str, wanted: &'a str) -> Vec<Change<'a>> {
-    let (found, wanted): (Vec<_>, Vec<_>) = (found.lines().collect(), wanted.lines().collect());
-    let alike = found.iter().zip(&wanted).take_while(|(found, wanted)| found == wanted).count();
-    let shorter = found.len().min(wanted.len()) - alike;
-    let alike_at_end =
-        found.iter().rev().zip(wanted.iter().rev()).take(shorter).take_while(|(found, wanted)| found == wanted).count();
-    let middle = |lines: Vec<&'a str>| {
-        let kept = lines.len() - alike - alike_at_end;
-        lines.into_iter().skip(alike).take(kept)
-    };
-    middle(found).map(Change::Removed).chain(middle(wanted).map(Change::Added)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_difference_is_what_lies_between_the_common_ends() {
-        let shown = |found, wanted| {
-            let changes = difference(found, wanted);
-            changes
-                .iter()
-                .map(|change| match change {
-                    Change::Removed(line) => format!("-{line}"),
-                    Change::Added(line) => format!("+{line}"),
-                })
-                .collect::<Vec<_>>()
-                .concat()
-        };
-        assert_eq!(shown("a\nb\nc", "a\nx\nc"), "-b+x");
-        assert_eq!(shown("a\na", "a\na\na"), "+a");
-        assert_eq!(shown("", "a\nb"), "+a+b");
-        assert_eq!(shown("a\nb", "a\nb"), "");
-    }
 
     #[test]
     fn only_the_generated_part_of_a_page_is_renewed() {

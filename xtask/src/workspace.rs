@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use cargo_metadata::{Message, MetadataCommand, Package};
+use cargo_metadata::{Message, Metadata, MetadataCommand, Package};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Workspace {
@@ -45,17 +45,20 @@ impl Workspace {
         path.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
     }
 
-    /// The members, as their manifests describe them.
+    /// The workspace, as its manifests describe it.
     ///
-    /// Nothing is resolved, so that this reads a workspace whose dependencies form a cycle, too.
-    pub(crate) fn members(&self) -> Result<Vec<Package>> {
-        let metadata = MetadataCommand::new()
+    /// Nothing is resolved, so that this reads one whose dependencies form a cycle, too.
+    pub(crate) fn metadata(&self) -> Result<Metadata> {
+        MetadataCommand::new()
             .cargo_path(cargo_program())
             .manifest_path(self.root.join("Cargo.toml"))
             .no_deps()
             .exec()
-            .context("`cargo metadata --no-deps` cannot read the workspace")?;
-        Ok(metadata.packages)
+            .context("`cargo metadata --no-deps` cannot read the workspace")
+    }
+
+    pub(crate) fn members(&self) -> Result<Vec<Package>> {
+        Ok(self.metadata()?.packages)
     }
 
     /// Cargo, in the root, as a person would have called it.
@@ -99,4 +102,9 @@ fn is_of_cargo_run(name: &OsString) -> bool {
         name.starts_with("CARGO_PKG_")
             || ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PRIMARY_PACKAGE"].contains(&name)
     })
+}
+
+/// Whether a member is for a registry, and not `publish = false`.
+pub(crate) fn is_published(package: &Package) -> bool {
+    package.publish != Some(Vec::new())
 }

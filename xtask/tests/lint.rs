@@ -89,7 +89,8 @@ fn an_unknown_step_is_a_usage_error_that_names_the_steps() {
     let (code, output) = lint(&workspace(), &["layer"]);
     assert_eq!(code, 2, "{output}");
     assert!(
-        output.contains("layers, manifests, package, length, schema, fmt, clippy, features, doc, deny, advisories"),
+        output
+            .contains("layers, manifests, package, length, schema, fmt, clippy, features, doc, api, deny, advisories"),
         "{output}"
     );
 }

@@ -11,7 +11,9 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 
+use crate::api;
 use crate::cli::LintArguments;
+use crate::drift::Drift;
 use crate::schema;
 use crate::style;
 use crate::workspace::Workspace;
@@ -37,6 +39,8 @@ pub(crate) enum Step {
     Features,
     /// cargo doc, warnings denied
     Doc,
+    /// crates/*/api.txt is what the crates offer
+    Api,
     /// cargo deny: licences, duplicates and sources of what we depend on
     Deny,
     /// cargo deny: known vulnerabilities in what we depend on
@@ -57,6 +61,10 @@ pub(crate) enum Outcome {
 impl Outcome {
     fn of(faults: Vec<String>) -> Self {
         if faults.is_empty() { Self::Passed } else { Self::Failed(faults) }
+    }
+
+    fn of_drifts(workspace: &Workspace, drifts: &[Drift]) -> Self {
+        Self::of(drifts.iter().map(|drift| drift.describe(workspace)).collect())
     }
 }
 
@@ -125,12 +133,16 @@ impl Step {
             Self::Manifests => manifests::check(workspace).map(Outcome::of),
             Self::Package => package::check(workspace).map(Outcome::of),
             Self::Length => length::check(workspace).map(Outcome::of),
-            Self::Schema => schema::drifts(workspace)
-                .map(|drifts| Outcome::of(drifts.iter().map(|drift| drift.describe(workspace)).collect())),
+            Self::Schema => schema::drifts(workspace).map(|drifts| Outcome::of_drifts(workspace, &drifts)),
             Self::Fmt => tools::fmt(workspace),
             Self::Clippy => tools::clippy(workspace),
             Self::Features => tools::features(workspace),
             Self::Doc => tools::doc(workspace),
+            Self::Api => match api::obstacle(workspace) {
+                Ok(None) => api::drifts(workspace).map(|drifts| Outcome::of_drifts(workspace, &drifts)),
+                Ok(Some(reason)) => Ok(Outcome::Skipped(reason)),
+                Err(error) => Err(error),
+            },
             Self::Deny => tools::deny(workspace),
             Self::Advisories => tools::advisories(workspace),
         };

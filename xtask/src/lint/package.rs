@@ -7,7 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context as _, Result, ensure};
 use cargo_metadata::Package;
 
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, is_published};
 
 /// What a package may hold, unpacked, in bytes. Ours hold source, and stay far below; a registry's limit is ten times this.
 const LIMIT: u64 = 1024 * 1024;
@@ -20,7 +20,7 @@ const PRIVATE: [&str; 7] = ["creds", "env", "jwt", "key", "nk", "p12", "pem"];
 
 pub(super) fn check(workspace: &Workspace) -> Result<Vec<String>> {
     let members = workspace.members()?;
-    let published: Vec<_> = members.iter().filter(|package| package.publish != Some(Vec::new())).collect();
+    let published: Vec<_> = members.iter().filter(|package| is_published(package)).collect();
     let mut faults = make(workspace, &published)?;
     if faults.is_empty() {
         for package in published {

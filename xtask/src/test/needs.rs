@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::process::{Command, Stdio};
 
+use crate::api;
 use crate::nats::{self, NATS_PY, Pip};
 use crate::workspace::Workspace;
 
@@ -17,6 +18,9 @@ const OLD_SERVER_TESTS: &str = "rolling_upgrade";
 
 /// In the names of tests that arrange for failures of the system in namespaces of their own.
 const NAMESPACE_TESTS: &str = "in_own_namespaces";
+
+/// In the names of tests that list what a crate offers.
+const LISTING_TESTS: &str = "api_listing";
 
 /// Where the tests find nats-py: to be put into `PYTHONPATH` for `python3`.
 const PYTHONPATH_VARIABLE: &str = "MLX_TEST_PYTHONPATH";
@@ -54,6 +58,9 @@ impl Needs {
         if !namespaces() {
             let reason = "they need Linux, and the right to make user, mount and network namespaces";
             needs.missing.push((NAMESPACE_TESTS, reason.to_owned()));
+        }
+        if let Some(reason) = api::obstacle(workspace).unwrap_or_else(|error| Some(format!("{error:#}"))) {
+            needs.missing.push((LISTING_TESTS, reason));
         }
         needs
     }
