@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -7,7 +8,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::engine::{Api, Choice};
 
-/// Every prompt was answered.
+/// Every prompt was answered; or whoever serves was told to end.
 pub const EXIT_ANSWERED: u8 = 0;
 /// The cluster could not be run; the reason is on standard error.
 pub const EXIT_FAILED: u8 = 1;
@@ -29,9 +30,13 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", default_value = "config/cluster.yaml")]
     pub config: PathBuf,
 
-    /// Worker processes to start
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Worker processes to start; 0, with --listen, where all workers run elsewhere
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub workers: u16,
+
+    /// Serve OpenAI's HTTP protocol here, and a page that shows the cluster, until interrupted; no authentication
+    #[arg(long, value_name = "IP:PORT", conflicts_with_all = ["prompts", "kill_worker", "max_tokens"])]
+    pub listen: Option<SocketAddr>,
 
     /// Kill the first worker (SIGKILL) while it answers, to see what a controller sees then
     #[arg(long)]
@@ -59,7 +64,7 @@ pub struct Arguments {
     pub verbose: bool,
 
     /// Run as one worker of a cluster whose NATS server the configuration names, and nothing else
-    #[arg(long, conflicts_with_all = ["prompts", "workers", "kill_worker"])]
+    #[arg(long, conflicts_with_all = ["prompts", "workers", "kill_worker", "listen"])]
     pub worker: bool,
 
     /// As a worker: end when standard input does, which is how a worker notices that its controller is gone
@@ -74,6 +79,10 @@ impl Arguments {
         if let Err(message) = arguments.engine.check() {
             Self::command().error(ErrorKind::ValueValidation, message).exit();
         }
+        if arguments.workers == 0 && arguments.listen.is_none() {
+            let needed = "prompts need a worker to answer them: --workers 0 goes with --listen";
+            Self::command().error(ErrorKind::ValueValidation, needed).exit();
+        }
         arguments
     }
 }
@@ -82,13 +91,14 @@ const AFTER_HELP: &str = "\
 Examples:
   cluster \"Tell me about NATS\"               one prompt
   cluster --workers 3 < prompts.txt          a prompt a line, over three workers
+  cluster --listen 127.0.0.1:8080            serve HTTP: http://127.0.0.1:8080/ and /v1 for OpenAI's clients
   cluster --kill-worker                      lose a worker in the middle of an answer
   MLX_NATS__EMBEDDED__PORT=0 cluster         on a free port
   cluster --engine openai=http://127.0.0.1:8080/v1 \"Hello\"
                                              a model server answers; docs/model-servers.md has several machines
 
 Exit codes:
-  0    every prompt was answered
+  0    every prompt was answered; with --listen, interrupted
   1    the cluster could not be run
   2    the command line is wrong
   3    at least one prompt ended in an error (as with --kill-worker)

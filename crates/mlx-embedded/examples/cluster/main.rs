@@ -3,9 +3,10 @@
 //! `cargo run -p mlx-embedded --example cluster -- "Tell me about NATS"`
 //!
 //! The controller starts the embedded server and the workers, waits until the workers have registered, sends each
-//! prompt to one of them and prints the tokens as they stream back. Copy from `controller.rs` and `worker.rs` for nodes
-//! of your own, and put your model behind the trait in `engine/`; a model server that speaks OpenAI's protocol is behind it
-//! already: `--engine openai=http://127.0.0.1:8080/v1`.
+//! prompt to one of them and prints the tokens as they stream back. With `--listen 127.0.0.1:8080` it serves OpenAI's
+//! protocol instead, which is in `front/`. Copy from `controller.rs` and `worker.rs` for nodes of your own, and put your
+//! model behind the trait in `engine/`; a model server that speaks OpenAI's protocol is behind it already:
+//! `--engine openai=http://127.0.0.1:8080/v1`.
 #![allow(unreachable_pub, reason = "the files are meant to be copied into a crate, where `pub` may mean something")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people, far below 2^52")]
 
@@ -13,6 +14,7 @@ mod cli;
 mod cluster;
 mod controller;
 mod engine;
+mod front;
 mod load;
 mod models;
 mod outcome;
@@ -56,7 +58,11 @@ fn run(config: &ClusterConfig, arguments: &cli::Arguments) -> mlx_errors::Result
         mlx_errors::Error::with_source(mlx_errors::ErrorKind::Internal { reason }, error)
     })?;
     let code = runtime.block_on(async {
-        if arguments.worker { worker::run(config, arguments).await } else { controller::run(config, arguments).await }
+        match arguments.listen {
+            _ if arguments.worker => worker::run(config, arguments).await,
+            Some(listen) => front::run(config, arguments, listen).await,
+            None => controller::run(config, arguments).await,
+        }
     });
     // Without waiting for blocking reads: standard input may never end.
     runtime.shutdown_background();

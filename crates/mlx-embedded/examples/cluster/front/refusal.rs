@@ -1,0 +1,92 @@
+//! Errors as OpenAI's clients know them: a status, and a body with message, type, parameter and code.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use mlx_errors::{Error, ErrorCode, ErrorKind};
+use serde_json::{Value, json};
+
+/// What a worker of this example answers where its model server refuses a request.
+const REJECTED: &str = "REQUEST_REJECTED";
+
+/// Why a request is not answered.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The status, where nothing has been sent yet.
+    pub status: StatusCode,
+    /// What happened, for people.
+    pub message: String,
+    /// For programs: one of OpenAI's codes, or one of `docs/errors.md`.
+    pub code: Cow<'static, str>,
+    /// The member of the request that is meant.
+    pub param: Option<String>,
+}
+
+impl Refusal {
+    /// A request that cannot be answered as it is.
+    pub fn invalid(param: impl Into<Option<String>>, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message).about(param.into())
+    }
+
+    /// A refusal of our own.
+    pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), code: code.into(), param: None }
+    }
+
+    fn about(self, param: Option<String>) -> Self {
+        Self { param, ..self }
+    }
+
+    /// The body, which is also the data of the event that tells of an error in the middle of a stream.
+    pub fn body(&self) -> Value {
+        let kind = match self.status {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "server_error",
+        };
+        json!({ "error": { "message": self.message, "type": kind, "param": self.param, "code": self.code } })
+    }
+}
+
+impl From<&Error> for Refusal {
+    fn from(error: &Error) -> Self {
+        let public = error.to_remote(); // addresses, paths and causes stay in the log
+        let status = match error.code() {
+            _ if is_overload(error) => StatusCode::TOO_MANY_REQUESTS,
+            _ if public.code() == REJECTED => StatusCode::BAD_REQUEST,
+            _ if public.code() == "WORKER_UNAVAILABLE" => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::NatsPayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorCode::MessageValidation | ErrorCode::MessageDecode => StatusCode::BAD_REQUEST,
+            ErrorCode::NatsTimeout
+            | ErrorCode::StreamFirstTokenTimeout
+            | ErrorCode::StreamInterTokenTimeout
+            | ErrorCode::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            ErrorCode::NatsNoResponders
+            | ErrorCode::NatsDisconnected
+            | ErrorCode::NatsClosed
+            | ErrorCode::StreamDisconnected
+            | ErrorCode::WorkerLost => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        Self::new(status, public.code().to_owned(), public.message())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.body())).into_response();
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// Whether a worker had no room, in the words of a Rust node or of a TypeScript one.
+pub fn is_overload(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Remote(remote) if remote.code() == "WORKER_OVERLOADED" => true,
+        kind => kind.code() == ErrorCode::Overloaded,
+    }
+}
