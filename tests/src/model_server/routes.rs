@@ -157,7 +157,10 @@ impl Generation {
                 Some(Step::Bytes(bytes)) => return Some(Ok(bytes)),
                 Some(Step::Pause(pause)) => tokio::time::sleep(pause).await, // the model's own time
                 Some(Step::Silence) => std::future::pending().await,
-                Some(Step::Cut) => return Some(Err(io::Error::other("the test breaks the connection"))),
+                Some(Step::Cut) => {
+                    tokio::task::yield_now().await; // for the server to send what it was given before
+                    return Some(Err(io::Error::other("the test breaks the connection")));
+                }
                 None => {
                     let chat = self.endless?;
                     let pace = self.state.lock().pace;

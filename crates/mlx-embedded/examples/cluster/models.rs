@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::engine::Engine;
 
 /// How long a list is good for. A model server may be restarted with other models.
-const SCAN: Duration = Duration::from_secs(10);
+const SCAN: Duration = Duration::from_secs(5);
 /// How long until an engine that did not answer is asked again. A model server may take minutes to load its model.
 const RETRY: Duration = Duration::from_secs(1);
 /// Lists in a row that may be missing before there is no model any more: a busy server misses one.

@@ -1,0 +1,53 @@
+//! Which models a worker says that it has.
+
+use std::process::{Command, Stdio};
+
+use mlx_tests::{ModelServer, eventually};
+use mlx_types::messages::WorkerStatus;
+
+use crate::support::{MODEL, Scene, available, config, program};
+
+#[tokio::test]
+async fn a_worker_waits_for_a_slow_server_and_follows_what_it_has() {
+    let mut scene = Scene::before_models(ModelServer::not_yet(), &[], &[]).await;
+    let nothing = |worker: &mlx_nats::WorkerInfo| worker.registration.is_some() && available(worker).is_empty();
+    let waiting = scene.until("a worker without models", nothing).await;
+    assert_eq!(waiting.registration.unwrap().status, WorkerStatus::Degraded);
+    eventually("a line in the log", || scene.worker.log().contains("the engine does not list its models")).await;
+    assert!(scene.worker.log().contains(&scene.models.url()), "{}", scene.worker.log());
+
+    scene.models.bring_up();
+    let ready = scene.until("its models", |worker| available(worker) == [MODEL]).await;
+    assert_eq!(ready.registration.unwrap().status, WorkerStatus::Online);
+    eventually("another line", || scene.worker.log().contains("the engine answers now")).await;
+    assert_eq!(scene.worker.log().matches("does not list").count(), 1, "once is enough");
+
+    scene.models.set_models(["large", "small"]);
+    scene.until("other models", |worker| available(worker) == ["large", "small"]).await;
+
+    scene.models.take_down().await;
+    let lost = scene.until("no models any more", nothing).await;
+    assert_eq!(lost.status, WorkerStatus::Degraded);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_controller_hands_the_engine_on_to_its_workers() {
+    let models = ModelServer::start();
+    let mut cluster = Command::new(program());
+    cluster
+        .args(["--engine", &format!("openai={}", models.url()), "--engine-api", "completions", "--config"])
+        .arg(config())
+        .args(["--max-tokens", "5", "first question", "second question"])
+        .env("MLX_NATS__EMBEDDED__PORT", "0")
+        .env("MLX_NATS__EMBEDDED__HTTP_PORT", "0")
+        .stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || cluster.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("You said: first question") && said.contains("You said: second question"), "{said}");
+    assert!(said.contains("2 of 2 prompts answered"), "{said}");
+    let asked = models.requests();
+    assert_eq!(asked.len(), 2);
+    assert!(asked.iter().all(|asked| asked.path == "/v1/completions" && asked.body["max_tokens"] == 5), "{asked:?}");
+}
