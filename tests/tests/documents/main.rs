@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod blocks;
+mod messages;
 mod page;
+mod python_worker;
 mod session;
 mod terminal;

@@ -10,6 +10,8 @@
 //! | `<!-- stands in: COMMAND -->` | one command, in whose place this one is run |
 //! | `<!-- file NAME -->` | a file, written to the current folder |
 //! | `<!-- program: a worker -->` | a Rust program, run beside a worker |
+//! | `<!-- script NAME -->` | a program in Python, for a test of its own |
+//! | `<!-- message SUBJECT -->` | JSON that is a message of this subject |
 //! | `<!-- output -->` | what the commands before it print |
 //! | `<!-- picture -->` | nothing to run |
 //!
@@ -35,6 +37,8 @@ pub(crate) enum Part {
     StandIn(String),
     File(String),
     Program,
+    Script(String),
+    Message(String),
     Output,
     Picture,
     Interrupt(String),
@@ -111,6 +115,8 @@ fn part(language: &str, remark: &str) -> Option<Part> {
         ("sh", "stands") => Part::StandIn(rest.strip_prefix("in: ")?.to_owned()),
         ("rust" | "yaml" | "toml", "file") if !rest.is_empty() => Part::File(rest),
         ("rust", "program:") if rest == "a worker" => Part::Program,
+        ("python", "script") if !rest.is_empty() => Part::Script(rest),
+        ("json", "message") if !rest.is_empty() => Part::Message(rest),
         ("text", "output") => Part::Output,
         ("text", "picture") => Part::Picture,
         _ => return None,

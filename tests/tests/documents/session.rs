@@ -103,6 +103,7 @@ impl Session {
             }
             Part::Program => self.run_program(&step.text, place),
             Part::Picture => {}
+            Part::Script(_) | Part::Message(_) => panic!("{place}: {:?} is for another page", step.part),
         }
     }
 
