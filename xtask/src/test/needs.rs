@@ -19,6 +19,9 @@ const OLD_SERVER_TESTS: &str = "rolling_upgrade";
 /// In the names of tests that arrange for failures of the system in namespaces of their own.
 const NAMESPACE_TESTS: &str = "in_own_namespaces";
 
+/// In the names of tests that ask with curl.
+const CURL_TESTS: &str = "curl";
+
 /// In the names of tests that list what a crate offers.
 const LISTING_TESTS: &str = "api_listing";
 
@@ -54,6 +57,9 @@ impl Needs {
             Some(Ok(path)) => needs.environment.push((PYTHONPATH_VARIABLE, path.into())),
             Some(Err(error)) => needs.missing.push((NATS_PY_TESTS, format!("nats-py could not be fetched: {error:#}"))),
             None => needs.missing.push((NATS_PY_TESTS, "they need python3, and pip to fetch nats-py".to_owned())),
+        }
+        if !runs("curl") {
+            needs.missing.push((CURL_TESTS, "they need curl".to_owned()));
         }
         if !namespaces() {
             let reason = "they need Linux, and the right to make user, mount and network namespaces";

@@ -42,7 +42,8 @@ use placement::Placement;
 use refusal::Refusal;
 use stats::Stats;
 
-/// Bytes of a request's body at the most. What NATS takes (1 MiB unless configured) is the narrower gate for most.
+/// Bytes of a request's body at the most. NATS is the narrower gate: its limit is 8 MiB unless configured, and a chat is in
+/// a request twice.
 const BODY_LIMIT: usize = 8 << 20;
 /// How long answers under way may take to their end once the controller is told to end.
 const GRACE: Duration = Duration::from_secs(5);

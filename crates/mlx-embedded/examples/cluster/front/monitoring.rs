@@ -50,14 +50,11 @@ fn exposition(front: &Front) -> String {
         family.sample("", &[("status", label)], count);
     }
     let named: Vec<_> = workers.iter().map(|worker| (worker, worker.worker_id.to_string(), name_of(worker))).collect();
-    let mut family =
-        page.family("mlx_worker_active_requests", "gauge", "Requests that a worker has, by its heartbeat.");
+    let mut family = page.family("mlx_worker_active_requests", "gauge", "Requests that a worker has.");
     for (worker, id, host) in &named {
-        if let Some(metrics) = &worker.metrics {
-            family.sample("", &[("worker", id), ("host", host)], metrics.active_requests);
-        }
+        family.sample("", &[("worker", id), ("host", host)], front.placement.all(worker.worker_id));
     }
-    let mut family = page.family("mlx_worker_tokens_total", "counter", "Tokens that came from a worker.");
+    let mut family = page.family("mlx_worker_tokens_total", "counter", "Tokens that came here from a worker.");
     for (worker, id, host) in &named {
         let tokens = figures.by_worker.get(&worker.worker_id).map_or(0, Meter::total);
         family.sample("", &[("worker", id), ("host", host)], tokens);
