@@ -36,7 +36,7 @@ pub use contained::{ContainerBuilder, ContainerServer};
 pub use docker::Image;
 pub use keys::{Authority, Certificate, Operator};
 pub use memory::resident;
-pub use model_server::{Answer, ModelServer, SeenRequest};
+pub use model_server::{Answer, ModelServer, RealModelServer, SeenRequest};
 pub use presence::Presence;
 pub use process::WorkerProcess;
 pub use proxy::FaultProxy;

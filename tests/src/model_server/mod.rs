@@ -1,6 +1,7 @@
 //! A model server that speaks OpenAI's protocol, as well or as badly as a test wants it.
 
 mod answer;
+mod real;
 mod routes;
 
 use std::collections::VecDeque;
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use answer::Answer;
+pub use real::RealModelServer;
 
 use answer::Step;
 

@@ -10,3 +10,4 @@ mod cancelling;
 mod failures;
 mod keys;
 mod models;
+mod real;

@@ -40,8 +40,7 @@ impl Scene {
     /// The same, of which nothing more is known than that the process has been started.
     pub async fn before_models(models: ModelServer, arguments: &[&str], env: &[(&str, &str)]) -> Self {
         let bus = TestServer::start().await;
-        let options = ClientOptions { offline_timeout: Duration::from_secs(3), ..ClientOptions::default() };
-        let client = bus.client_with(options).await;
+        let client = asker(&bus).await;
         let workers = client.workers().await.unwrap();
         let worker = Worker::start(&bus.embedded().client_url(), &models.url(), arguments, env);
         Self { models, worker, client, workers, bus }
@@ -78,6 +77,12 @@ impl Scene {
         self.worker.stop().await;
         self.bus.stop().await;
     }
+}
+
+/// A client that notices within seconds that a worker is gone.
+pub async fn asker(bus: &TestServer) -> Client {
+    let options = ClientOptions { offline_timeout: Duration::from_secs(3), ..ClientOptions::default() };
+    bus.client_with(options).await
 }
 
 pub fn available(worker: &WorkerInfo) -> &[String] {

