@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
@@ -45,7 +45,7 @@ impl Inbox {
         let token = waiting.next_token;
         waiting.next_token += 1;
         waiting.senders.insert(token, sender);
-        (Waiter { inbox: Arc::clone(self), token, answer }, format!("{}{token}", self.prefix))
+        (Waiter { inbox: Arc::clone(self), token, answer, waits: true }, format!("{}{token}", self.prefix))
     }
 
     /// Nobody who waits now will be answered: each waiter resolves to `None`.
@@ -87,19 +87,25 @@ pub(crate) struct Waiter {
     inbox: Arc<Inbox>,
     token: u64,
     answer: oneshot::Receiver<async_nats::Message>,
+    waits: bool,
 }
 
 impl Future for Waiter {
     type Output = Option<async_nats::Message>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.answer).poll(context).map(Result::ok)
+        let answer = ready!(Pin::new(&mut self.answer).poll(context));
+        self.waits = false;
+        Poll::Ready(answer.ok())
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.inbox.lock().senders.remove(&self.token);
+        // Whoever answers takes the place away with it.
+        if self.waits {
+            self.inbox.lock().senders.remove(&self.token);
+        }
     }
 }
 

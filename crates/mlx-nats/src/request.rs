@@ -169,7 +169,43 @@ fn remote_error(message: &async_nats::Message) -> Option<RemoteError> {
         let code = code.map(str::to_owned).or_else(|| body.and_then(|body| body.code));
         return Some(RemoteError::from_parts(said.unwrap_or_else(|| "no message".to_owned()), code));
     }
-    // On any other answer this stops at its first member.
+    // Any other answer would be refused at its first member, with an error that costs more to make than the answer to read.
+    if !may_be_error(&message.payload) {
+        return None;
+    }
     let body = body()?;
     Some(RemoteError::from_parts(body.error, body.code))
+}
+
+/// Whether a body may have a member of this name; an escape may hide it.
+fn may_be_error(json: &[u8]) -> bool {
+    memchr::memmem::find(json, br#""error""#).is_some() || memchr::memchr(b'\\', json).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body_error(json: &'static str) -> Option<String> {
+        let message = async_nats::Message {
+            subject: "lab.test".into(),
+            reply: None,
+            payload: json.into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        };
+        remote_error(&message).map(|error| error.message().to_owned())
+    }
+
+    #[test]
+    fn c4_an_error_body_is_told_from_an_answer_that_has_an_error_in_it() {
+        assert_eq!(body_error(r#"{"error":"no such model"}"#).as_deref(), Some("no such model"));
+        assert_eq!(body_error(r#"{"code":"X","error":"no"}"#).as_deref(), Some("no"));
+        assert_eq!(body_error(r#"{"\u0065rror":"no"}"#).as_deref(), Some("no"));
+        assert_eq!(body_error(r#"{"state":"failed","error":"no"}"#), None);
+        assert_eq!(body_error(r#"{"status":"online","note":"\"error\""}"#), None);
+        assert_eq!(body_error("7"), None);
+    }
 }

@@ -1,11 +1,15 @@
 //! Puts frames in order, without sockets and without time: a repeated one is dropped, a missing one ends the stream.
 
+use std::cmp::Ordering;
+
 use mlx_errors::{ErrorCode, ErrorKind, RemoteError};
 use mlx_types::messages::{FinishReason, StreamingResponse};
 
 /// What a frame amounts to.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Step {
+    /// A new token: what most frames hold, and what is not to cost a list.
+    Token { index: u64, token: String },
     /// New tokens, the first of them at `index`.
     Tokens { index: u64, tokens: Vec<String> },
     /// Nothing new.
@@ -30,7 +34,7 @@ impl Assembly {
 
     pub(crate) fn accept(&mut self, frame: StreamingResponse) -> Step {
         match frame {
-            StreamingResponse::Token { token, index, .. } => self.tokens(index, vec![token]),
+            StreamingResponse::Token { token, index, .. } => self.token(index, token),
             StreamingResponse::Tokens { tokens, index, .. } => self.tokens(index, tokens),
             StreamingResponse::Done { total_tokens, finish_reason, .. } => {
                 // A TypeScript worker always says 0; any other count tells whether the last frames were lost.
@@ -47,6 +51,17 @@ impl Assembly {
                 }
                 Step::Failed(ErrorKind::Remote(remote))
             }
+        }
+    }
+
+    fn token(&mut self, index: u64, token: String) -> Step {
+        match index.cmp(&self.received) {
+            Ordering::Less => Step::Repeated,
+            Ordering::Equal => {
+                self.received += 1;
+                Step::Token { index, token }
+            }
+            Ordering::Greater => Step::Failed(ErrorKind::StreamGap { expected: self.received, got: index }),
         }
     }
 
@@ -89,7 +104,7 @@ mod tests {
     #[test]
     fn s3_a_gap_is_an_error_and_a_repetition_is_dropped() {
         let mut assembly = Assembly::default();
-        assert_eq!(assembly.accept(token(0)), Step::Tokens { index: 0, tokens: vec!["0".into()] });
+        assert_eq!(assembly.accept(token(0)), Step::Token { index: 0, token: "0".into() });
         assert_eq!(assembly.accept(token(0)), Step::Repeated);
         assert_eq!(assembly.accept(token(2)), Step::Failed(ErrorKind::StreamGap { expected: 1, got: 2 }));
     }
@@ -135,7 +150,13 @@ mod tests {
             let mut assembly = Assembly::default();
             let mut expected = 0;
             for (index, count) in frames {
-                match assembly.accept(tokens(index, count)) {
+                let frame = if count == 1 { token(index) } else { tokens(index, count) };
+                match assembly.accept(frame) {
+                    Step::Token { index, token } => {
+                        prop_assert_eq!(index, expected);
+                        prop_assert_eq!(token, expected.to_string());
+                        expected += 1;
+                    }
                     Step::Tokens { index, tokens } => {
                         for token in tokens {
                             prop_assert_eq!(&token, &expected.to_string());

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlx_errors::{Error, Result};
+use mlx_types::RequestId;
+use mlx_types::messages::StreamingResponse;
 use tokio::sync::Notify;
 
 /// Tokens in one frame at the most.
@@ -13,17 +15,10 @@ const FRAME_BYTES: usize = 64 * 1024;
 /// Tokens that may wait before the handler has to.
 const WAITING_TOKENS: usize = 256;
 
-/// The tokens of one frame.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Batch {
-    /// Of the first.
-    pub(super) index: u64,
-    pub(super) tokens: Vec<String>,
-}
-
 /// The tokens that wait, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gather {
+    request_id: RequestId,
     state: Mutex<State>,
     filled: Notify,
     emptied: Notify,
@@ -35,12 +30,17 @@ struct State {
     index: u64,
     tokens: VecDeque<String>,
     /// Taken, but not known to be sent: kept until it is, because whoever sends it may be dropped while it waits.
-    under_way: Option<Arc<Batch>>,
+    under_way: Option<Arc<StreamingResponse>>,
     /// A frame that could not be sent, for whoever puts the next token.
     error: Option<Error>,
 }
 
 impl Gather {
+    /// Nothing yet, of the stream that answers `request_id`.
+    pub(super) fn new(request_id: RequestId) -> Self {
+        Self { request_id, state: Mutex::default(), filled: Notify::new(), emptied: Notify::new() }
+    }
+
     /// Adds the token of `index`, which follows the last one. Waits while too many do already.
     pub(super) async fn put(&self, index: u64, token: String) -> Result<()> {
         let mut token = Some(token);
@@ -53,11 +53,15 @@ impl Gather {
                     return Err(error);
                 }
                 if state.tokens.len() < WAITING_TOKENS {
-                    if state.tokens.is_empty() {
+                    let first = state.tokens.is_empty();
+                    if first {
                         state.index = index;
                     }
                     state.tokens.extend(token.take());
-                    self.filled.notify_one();
+                    // Whoever sends them looks again before it waits, so that the others need not tell.
+                    if first {
+                        self.filled.notify_one();
+                    }
                     return Ok(());
                 }
             }
@@ -78,7 +82,7 @@ impl Gather {
     }
 
     /// The next frame to send: the same one until [`sent`](Self::sent) says that it was.
-    pub(super) fn next(&self) -> Option<Arc<Batch>> {
+    pub(super) fn next(&self) -> Option<Arc<StreamingResponse>> {
         let mut state = self.lock();
         if state.under_way.is_some() {
             return state.under_way.clone();
@@ -94,9 +98,14 @@ impl Gather {
         if count == 0 {
             return None;
         }
-        let batch = Batch { index: state.index, tokens: state.tokens.drain(..count).collect() };
+        let (request_id, index) = (self.request_id, state.index);
+        let frame = if count == 1 {
+            StreamingResponse::Token { request_id, token: state.tokens.pop_front()?, index }
+        } else {
+            StreamingResponse::Tokens { request_id, tokens: state.tokens.drain(..count).collect(), index }
+        };
         state.index += count as u64;
-        state.under_way = Some(Arc::new(batch));
+        state.under_way = Some(Arc::new(frame));
         self.emptied.notify_one();
         state.under_way.clone()
     }
@@ -134,7 +143,7 @@ mod tests {
 
     #[tokio::test]
     async fn s5_frames_are_bounded_in_tokens_and_bytes() {
-        let gather = Gather::default();
+        let gather = Gather::new(RequestId::new());
         for index in 1..=100 {
             gather.put(index, "x".to_owned()).await.unwrap();
         }
@@ -150,7 +159,7 @@ mod tests {
 
     #[tokio::test]
     async fn s3_a_frame_whose_sender_was_dropped_is_sent_by_the_next() {
-        let gather = Gather::default();
+        let gather = Gather::new(RequestId::new());
         gather.put(1, "a".to_owned()).await.unwrap();
         let first = gather.next().unwrap();
         gather.put(2, "b".to_owned()).await.unwrap();
@@ -162,14 +171,23 @@ mod tests {
     }
 
     fn take(gather: &Gather) -> Option<(u64, usize)> {
-        let batch = gather.next()?;
+        let frame = gather.next()?;
         gather.sent();
-        Some((batch.index, batch.tokens.len()))
+        let (index, tokens) = content(&frame);
+        Some((index, tokens.len()))
+    }
+
+    fn content(frame: &StreamingResponse) -> (u64, &[String]) {
+        match frame {
+            StreamingResponse::Token { index, token, .. } => (*index, std::slice::from_ref(token)),
+            StreamingResponse::Tokens { index, tokens, .. } => (*index, tokens),
+            other => panic!("{other:?} holds no tokens"),
+        }
     }
 
     #[tokio::test]
     async fn a_handler_far_ahead_waits_for_room() {
-        let gather = Gather::default();
+        let gather = Gather::new(RequestId::new());
         for index in 0..WAITING_TOKENS as u64 {
             gather.put(index, String::new()).await.unwrap();
         }
@@ -183,7 +201,7 @@ mod tests {
     proptest! {
         #[test]
         fn s3_every_token_goes_out_once_and_in_order(batches in prop::collection::vec((1usize..100, 0usize..3), 1..20)) {
-            let gather = Gather::default();
+            let gather = Gather::new(RequestId::new());
             let (mut next, mut expected) = (0_u64, 0_u64);
             for (puts, takes) in batches {
                 for _ in 0..puts {
@@ -193,10 +211,11 @@ mod tests {
                     }
                 }
                 for _ in 0..takes {
-                    let Some(batch) = gather.next() else { break };
+                    let Some(frame) = gather.next() else { break };
                     gather.sent();
-                    prop_assert_eq!(batch.index, expected);
-                    for token in &batch.tokens {
+                    let (index, tokens) = content(&frame);
+                    prop_assert_eq!(index, expected);
+                    for token in tokens {
                         prop_assert_eq!(token, &expected.to_string());
                         expected += 1;
                     }

@@ -155,7 +155,11 @@ pub struct TokenStream {
     first_token_timeout: Duration,
     /// Fires at the end of a silence that began earlier; see `poll_silence`.
     silence: Pin<Box<Sleep>>,
+    /// When everything that had come was read. The clock is not looked at for each token, which would cost as much as the
+    /// rest of taking it.
     last_progress: Instant,
+    /// A frame was taken since.
+    progressed: bool,
     assembly: Assembly,
     backlog: Backlog,
     /// Which attempt at the request brought the first token: the only one that is listened to from then on.
@@ -206,6 +210,7 @@ impl TokenStream {
             first_token_timeout,
             silence: Box::pin(tokio::time::sleep(first_token_timeout)),
             last_progress: started,
+            progressed: false,
             assembly: Assembly::default(),
             backlog: Backlog::new(capacity),
             attempt: None,
@@ -339,15 +344,14 @@ impl TokenStream {
         if self.attempt.is_some_and(|settled| settled != attempt) {
             return None; // of a second run of what is being answered already
         }
-        self.last_progress = Instant::now();
+        self.progressed = true;
         match self.assembly.accept(frame) {
+            Step::Token { index, token } => {
+                self.took_tokens(attempt, message, 1);
+                Some(Poll::Ready(Some(Ok(TokenFrame { index, text: token }))))
+            }
             Step::Tokens { index, tokens } => {
-                self.backlog.took();
-                if self.attempt.is_none() {
-                    self.settle_on(attempt, message);
-                }
-                self.first_token.get_or_insert(self.last_progress);
-                self.measure.tokens(tokens.len());
+                self.took_tokens(attempt, message, tokens.len());
                 self.ready.extend((index..).zip(tokens).map(|(index, text)| TokenFrame { index, text }));
                 None
             }
@@ -372,6 +376,15 @@ impl TokenStream {
         }
     }
 
+    fn took_tokens(&mut self, attempt: u64, message: &async_nats::Message, count: usize) {
+        self.backlog.took();
+        if self.attempt.is_none() {
+            self.settle_on(attempt, message);
+        }
+        self.first_token.get_or_insert_with(Instant::now);
+        self.measure.tokens(count);
+    }
+
     fn poll_acceptance(&mut self, context: &mut Context<'_>) -> Poll<Error> {
         let Some(acceptance) = &mut self.acceptance else { return Poll::Pending };
         let answer = ready!(Pin::new(acceptance).poll(context));
@@ -388,6 +401,9 @@ impl TokenStream {
 
     /// Whether the worker has been silent for too long. The timer is moved only when it fires, not at every token.
     fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<ErrorKind> {
+        if std::mem::take(&mut self.progressed) {
+            self.last_progress = Instant::now();
+        }
         loop {
             ready!(self.silence.as_mut().poll(context));
             let options = self.client.options();

@@ -136,7 +136,7 @@ impl OutgoingStream {
             request_id,
             subject: async_nats::Subject::from(subjects::response(request_id).as_str()),
             taken: AtomicU64::new(0),
-            gather: coalesce.then(Gather::default),
+            gather: coalesce.then(|| Gather::new(request_id)),
             cancel: watch::Sender::new(None),
             marks: None,
             started: Instant::now(),
@@ -278,12 +278,7 @@ impl OutgoingStream {
     }
 
     async fn send_gathered(&self, gather: &Gather) -> Result<()> {
-        let Some(batch) = gather.next() else { return Ok(()) };
-        let (request_id, index) = (self.request_id, batch.index);
-        let frame = match batch.tokens.as_slice() {
-            [token] => StreamingResponse::Token { request_id, token: token.clone(), index },
-            tokens => StreamingResponse::Tokens { request_id, tokens: tokens.to_vec(), index },
-        };
+        let Some(frame) = gather.next() else { return Ok(()) };
         self.publish(&frame).await?;
         gather.sent();
         Ok(())
