@@ -32,6 +32,7 @@ impl Assembly {
         self.received
     }
 
+    #[inline]
     pub(crate) fn accept(&mut self, frame: StreamingResponse) -> Step {
         match frame {
             StreamingResponse::Token { token, index, .. } => self.token(index, token),
@@ -54,6 +55,7 @@ impl Assembly {
         }
     }
 
+    #[inline]
     fn token(&mut self, index: u64, token: String) -> Step {
         match index.cmp(&self.received) {
             Ordering::Less => Step::Repeated,

@@ -21,12 +21,16 @@ use crate::{Client, Headers, codec, headers, measure};
 #[derive(Debug)]
 pub struct TokenSink {
     stream: Arc<OutgoingStream>,
+    /// Has changed once the stream is cancelled, and is never looked into: for that it would have to be locked.
     cancelled: watch::Receiver<Option<CancelMode>>,
 }
 
 impl TokenSink {
     pub(crate) fn new(stream: Arc<OutgoingStream>) -> Self {
-        let cancelled = stream.cancel.subscribe();
+        let mut cancelled = stream.cancel.subscribe();
+        if stream.cancel_mode().is_some() {
+            cancelled.mark_changed();
+        }
         Self { stream, cancelled }
     }
 
@@ -40,7 +44,8 @@ impl TokenSink {
     /// # Cancel safety
     /// A token whose future is dropped may or may not have been sent; the handler should end then.
     pub async fn send(&mut self, token: impl Into<String>) -> Result<()> {
-        if self.cancelled.borrow().is_some() {
+        // The sender lives in the stream.
+        if self.cancelled.has_changed().unwrap_or(true) {
             return Err(self.stream.cancelled_error());
         }
         self.stream.send(token.into()).await
@@ -74,7 +79,7 @@ impl TokenSink {
     /// # Cancel safety
     /// Waiting changes nothing.
     pub async fn cancelled(&mut self) -> Error {
-        if self.cancelled.wait_for(Option::is_some).await.is_err() {
+        if self.cancelled.clone().changed().await.is_err() {
             // The service that would tell is gone, and this handler goes with it.
             std::future::pending::<()>().await;
         }
