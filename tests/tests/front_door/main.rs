@@ -4,4 +4,5 @@
 
 mod curl;
 mod curl_deaths;
+mod openai_client;
 mod support;

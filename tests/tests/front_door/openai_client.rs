@@ -1,0 +1,118 @@
+//! What OpenAI's own Python client sees.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use mlx_tests::{Answer, ModelServer, eventually, within};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::support::FrontDoor;
+
+#[tokio::test]
+async fn openai_client_lists_the_models_and_is_answered_whole_and_in_parts() {
+    let models = ModelServer::start();
+    models.set_models(["tiny", "org/other"]);
+    let door = FrontDoor::before(&models, 2).await;
+    assert_eq!(Client::run(&door, "models", "org/other").await, [json!(["org/other", "tiny"]), json!("mlx-serving")]);
+    assert_eq!(Client::run(&door, "chat", "tiny").await, [json!(["You said: hello there", "stop", 4])]);
+    assert_eq!(Client::run(&door, "streamed", "tiny").await, [json!(["You said: hello there", "stop", 4])]);
+    assert_eq!(Client::run(&door, "text", "tiny").await, [json!(["You said: hello ", "length"])]);
+    assert_eq!(Client::run(&door, "streamed_text", "org/other").await, [json!(["You said: hello there", "stop"])]);
+    let seen = models.requests().remove(0).body;
+    assert_eq!(seen["messages"][0], json!({ "role": "system", "content": "Be brief." }), "{seen}");
+    assert_eq!((&seen["temperature"], &seen["max_tokens"]), (&json!(0.2), &json!(64)));
+}
+
+#[tokio::test]
+async fn openai_client_takes_refusals_for_what_they_are() {
+    let models = ModelServer::start();
+    let door = FrontDoor::before(&models, 1).await;
+    let said = Client::run(&door, "refused", "gpt-17").await.remove(0);
+    assert_eq!((&said[0], &said[1], &said[2]), (&json!("NotFoundError"), &json!(404), &json!("model_not_found")));
+    assert!(said[3].as_str().unwrap().contains("`tiny`"), "{said}");
+
+    models.answer_next(Answer::refusal(429, "too many requests"));
+    let said = Client::run(&door, "refused", "tiny").await.remove(0);
+    assert_eq!((&said[0], &said[1]), (&json!("RateLimitError"), &json!(429)), "{said}");
+
+    models.answer_next(Answer::refusal(400, "the prompt is too long"));
+    let said = Client::run(&door, "refused", "tiny").await.remove(0);
+    assert_eq!((&said[0], &said[1]), (&json!("BadRequestError"), &json!(400)), "{said}");
+    assert!(said[3].as_str().unwrap().contains("the prompt is too long"), "{said}");
+}
+
+#[tokio::test]
+async fn openai_client_that_closes_its_stream_stops_the_generation_at_the_model_server() {
+    let models = ModelServer::start();
+    let door = FrontDoor::before(&models, 2).await;
+    models.answer_next(Answer::endless());
+    let mut client = Client::start(&door, "given_up", "tiny");
+    assert_eq!(client.next().await, Some(json!(3)));
+    eventually("a generation given up", || models.abandoned() == 1 && models.generating() == 0).await;
+    assert!(client.process.try_wait().unwrap().is_none(), "the client itself is still there");
+}
+
+#[tokio::test]
+async fn openai_client_does_not_notice_a_worker_that_dies_before_its_first_token() {
+    let models = ModelServer::start();
+    let door = FrontDoor::before(&models, 2).await;
+    models.answer_next(Answer::stream().silence());
+    let mut client = Client::start(&door, "streamed", "tiny");
+    eventually("a generation", || models.generating() == 1).await;
+    door.kill(&door.worker_at_work().await).await;
+    assert_eq!(client.next().await, Some(json!(["You said: hello there", "stop", 4])));
+}
+
+#[tokio::test]
+async fn openai_client_raises_an_error_where_a_worker_dies_after_its_first_token() {
+    let models = ModelServer::start();
+    let door = FrontDoor::before(&models, 2).await;
+    models.answer_next(Answer::stream().chat_token("Hel").silence());
+    let mut client = Client::start(&door, "watched", "tiny");
+    assert_eq!(client.next().await, Some(json!("Hel")));
+    door.kill(&door.worker_at_work().await).await;
+    assert_eq!(client.next().await, Some(json!(["APIError", "WORKER_LOST"])));
+    assert_eq!(models.requests().len(), 1, "what was shown in part is not asked for again");
+}
+
+/// The client, as a process that does one thing.
+struct Client {
+    process: Child,
+    said: Lines<BufReader<ChildStdout>>,
+}
+
+impl Client {
+    fn start(door: &FrontDoor, what: &str, model: &str) -> Self {
+        let python_path = std::env::var("MLX_TEST_OPENAI_PYTHONPATH")
+            .expect("MLX_TEST_OPENAI_PYTHONPATH names a folder with openai; `cargo xtask test` sees to it");
+        let mut process = Command::new("python3")
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/front_door/openai_client.py"))
+            .args([&door.url("/v1"), what, model])
+            .env("PYTHONPATH", python_path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, said }
+    }
+
+    async fn next(&mut self) -> Option<Value> {
+        let line = within("a word of the client", self.said.next_line()).await.unwrap()?;
+        Some(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")))
+    }
+
+    /// All that it says.
+    async fn run(door: &FrontDoor, what: &str, model: &str) -> Vec<Value> {
+        let mut client = Self::start(door, what, model);
+        let mut said = Vec::new();
+        while let Some(value) = client.next().await {
+            said.push(value);
+        }
+        assert!(within("the client's end", client.process.wait()).await.unwrap().success(), "{what}: {said:?}");
+        said
+    }
+}
