@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(unreachable_pub, reason = "modules of a test, with one user")]
 
+mod browser;
+mod chromium;
 mod curl;
 mod curl_deaths;
 mod openai_client;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use mlx_errors::Result;
@@ -95,7 +96,7 @@ pub async fn follow(front: Arc<Front>) -> Result<String> {
             }
             Some(report) = reports.next() => {
                 if let Ok(report) = report && front.registry.get(report.worker_id).is_some() {
-                    front.stats.reported(report.worker_id, report.tokens_per_second.unwrap_or_default());
+                    front.stats.reported(report.worker_id, report.tokens_per_second.unwrap_or_default(), Instant::now());
                 }
             }
             changed = bus.changed() => {

@@ -11,7 +11,7 @@ use axum::response::{Html, IntoResponse};
 use maud::{DOCTYPE, Markup, html};
 use mlx_nats::WorkerInfo;
 use mlx_types::Timestamp;
-use mlx_types::messages::WorkerStatus;
+use mlx_types::messages::{WorkerMetrics, WorkerStatus};
 
 use super::Front;
 use super::news::short;
@@ -131,7 +131,7 @@ fn table(front: &Front, workers: &[WorkerInfo], figures: &Figures, connected: bo
                         td .number { (front.placement.all(worker.worker_id)) }
                         td .number { (rate(figures.worker_rate(worker.worker_id, now))) }
                         td .number { @if let Some(metrics) = metrics { (metrics.total_requests_handled) } @else { "–" } }
-                        td .number { @if let Some(metrics) = metrics { (duration(metrics.avg_latency_ms)) } @else { "–" } }
+                        td .number { (metrics.map_or_else(|| "–".to_owned(), mean_time)) }
                         td { @if let Some(metrics) = metrics { (gauge(metrics.cpu_usage_percent)) } @else { "–" } }
                     }
                 }
@@ -163,8 +163,15 @@ fn rate(rate: f64) -> String {
     if rate > 0.0 { format!("{rate:.1}") } else { "0".to_owned() }
 }
 
-fn duration(millis: f64) -> String {
-    if millis < 1000.0 { format!("{millis:.0} ms") } else { format!("{:.1} s", millis / 1000.0) }
+fn mean_time(metrics: &WorkerMetrics) -> String {
+    let millis = metrics.avg_latency_ms;
+    if metrics.total_requests_handled == 0 {
+        "–".to_owned()
+    } else if millis < 1000.0 {
+        format!("{millis:.0} ms")
+    } else {
+        format!("{:.1} s", millis / 1000.0)
+    }
 }
 
 fn clock(at: Timestamp) -> Markup {

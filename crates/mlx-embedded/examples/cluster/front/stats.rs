@@ -15,6 +15,9 @@ pub const FIRST_TOKEN_BOUNDS: [f64; 10] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 /// Ways to end that are counted apart at the most.
 const OUTCOMES: usize = 64;
 
+/// How long a worker's report is worth something: it sends one with every heartbeat.
+const REPORT_AGE: Duration = Duration::from_secs(10);
+
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -52,7 +55,7 @@ pub struct Figures {
     /// The tokens of each worker that is or was online.
     pub by_worker: HashMap<WorkerId, Meter>,
     /// Tokens a second by a worker's own report, which counts those of other controllers too.
-    pub reported: HashMap<WorkerId, f64>,
+    reported: HashMap<WorkerId, (f64, Instant)>,
     /// How many first tokens took as long as each of [`FIRST_TOKEN_BOUNDS`] at the most, not counting shorter bounds.
     pub first_tokens: [u64; FIRST_TOKEN_BOUNDS.len()],
     /// How many there were.
@@ -65,7 +68,8 @@ impl Figures {
     /// The tokens a second of a worker: those that come here are known sooner, those that it reports are all.
     pub fn worker_rate(&self, worker: WorkerId, now: Instant) -> f64 {
         let here = self.by_worker.get(&worker).map_or(0.0, |meter| meter.per_second(now));
-        self.reported.get(&worker).copied().unwrap_or_default().max(here)
+        let reported = self.reported.get(&worker).filter(|(_, at)| now.saturating_duration_since(*at) < REPORT_AGE);
+        reported.map_or(here, |(rate, _)| rate.max(here))
     }
 }
 
@@ -103,8 +107,8 @@ impl Stats {
     }
 
     /// A worker said how many tokens a second it makes.
-    pub fn reported(&self, worker: WorkerId, rate: f64) {
-        self.lock().reported.insert(worker, rate);
+    pub fn reported(&self, worker: WorkerId, rate: f64, now: Instant) {
+        self.lock().reported.insert(worker, (rate, now));
     }
 
     /// Forgets a worker that is gone.
