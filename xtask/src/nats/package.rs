@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Package {
     /// Its name in the index.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     pub(crate) version: &'static str,
     /// SHA-256 of each wheel that may be installed.
     pub(super) sha256: &'static [&'static str],
@@ -101,6 +101,16 @@ pub(crate) const MLX_LM: Package = Package {
     besides: include_str!("mlx_lm.txt"),
 };
 
+/// OpenAI's own client, for the tests of what the example's front door answers.
+pub(crate) const OPENAI: Package = Package {
+    name: "openai",
+    version: "3.54.0",
+    sha256: &["3cdb7d0d85bb765c7c92e7e2922c4a6cb9beb085b161b03da07f4dff61805916"],
+    product: "",
+    place: "openai",
+    besides: include_str!("openai.txt"),
+};
+
 /// The machines that each of [`NATS_SERVERS`] has a wheel for.
 const MACHINES: [(&str, &str); 4] =
     [("linux", "x86_64"), ("linux", "aarch64"), ("macos", "x86_64"), ("macos", "aarch64")];
@@ -142,7 +152,7 @@ mod tests {
 
     #[test]
     fn every_wheel_is_pinned_by_a_sha256_of_its_own() {
-        let packages = [&NATS_SERVERS[..], &[NATS_PY, MLX_LM]].concat();
+        let packages = [&NATS_SERVERS[..], &[NATS_PY, MLX_LM, OPENAI]].concat();
         let hashes: Vec<_> = packages.iter().flat_map(|package| package.sha256).collect();
         for (index, hash) in hashes.iter().enumerate() {
             assert!(hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{hash}");
@@ -177,8 +187,11 @@ mod tests {
 
     #[test]
     fn what_is_needed_besides_is_pinned_too() {
-        let entries: Vec<&str> = MLX_LM.besides.lines().filter(|line| line.contains("==")).collect();
-        assert!(entries.len() > 10 && entries[1..].iter().all(|entry| entry.ends_with('\\')), "{entries:?}");
+        for package in [MLX_LM, OPENAI] {
+            let lines = package.besides.lines().filter(|line| !line.starts_with('#') && line.contains("=="));
+            let entries: Vec<&str> = lines.collect();
+            assert!(entries.len() > 10 && entries.iter().all(|entry| entry.ends_with('\\')), "{entries:?}");
+        }
         let package = Package { besides: "b==2 --hash=sha256:22\n", ..NATS_PY };
         assert!(
             package.requirements().starts_with("nats-py==")

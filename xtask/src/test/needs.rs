@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::process::{Command, Stdio};
 
 use crate::api;
-use crate::nats::{self, MLX_LM, NATS_PY, Pip};
+use crate::nats::{self, MLX_LM, NATS_PY, OPENAI, Package, Pip};
 use crate::workspace::Workspace;
 
 /// In the names of tests that talk to nats-py, a client that is not ours.
@@ -12,6 +12,9 @@ const NATS_PY_TESTS: &str = "nats_py";
 
 /// In the names of tests that talk to a model server that is not ours.
 const MODEL_SERVER_TESTS: &str = "real_model_server";
+
+/// In the names of tests that ask with OpenAI's own client.
+const OPENAI_TESTS: &str = "openai_client";
 
 /// In the names of tests that call pip.
 const PIP_TESTS: &str = "real_pip";
@@ -25,6 +28,9 @@ const NAMESPACE_TESTS: &str = "in_own_namespaces";
 /// In the names of tests that ask with curl.
 const CURL_TESTS: &str = "curl";
 
+/// In the names of tests that look at a page in a browser.
+const CHROMIUM_TESTS: &str = "chromium";
+
 /// In the names of tests that list what a crate offers.
 const LISTING_TESTS: &str = "api_listing";
 
@@ -33,6 +39,9 @@ const PYTHONPATH_VARIABLE: &str = "MLX_TEST_PYTHONPATH";
 
 /// Where the tests find the model server, likewise.
 const MODEL_SERVER_VARIABLE: &str = "MLX_TEST_MODEL_SERVER_PYTHONPATH";
+
+/// Where the tests find OpenAI's client, likewise.
+const OPENAI_VARIABLE: &str = "MLX_TEST_OPENAI_PYTHONPATH";
 
 /// Where the tests find the old nats-server.
 const OLD_SERVER_VARIABLE: &str = "MLX_TEST_OLD_NATS_SERVER";
@@ -59,9 +68,14 @@ impl Needs {
         if !(python && pip.is_some()) {
             needs.missing.push((PIP_TESTS, "they need python3 with pip".to_owned()));
         }
-        match model_server(workspace, pip.as_ref().filter(|_| python)) {
+        let python_pip = pip.as_ref().filter(|_| python);
+        match model_server(workspace, python_pip) {
             Ok(path) => needs.environment.push((MODEL_SERVER_VARIABLE, path)),
             Err(reason) => needs.missing.push((MODEL_SERVER_TESTS, reason)),
+        }
+        match python_tree(workspace, python_pip, &OPENAI, OPENAI_VARIABLE, "import openai") {
+            Ok(path) => needs.environment.push((OPENAI_VARIABLE, path)),
+            Err(reason) => needs.missing.push((OPENAI_TESTS, reason)),
         }
         match pip.filter(|_| python).map(|pip| nats::provide_package(workspace, &NATS_PY, &pip)) {
             Some(Ok(path)) => needs.environment.push((PYTHONPATH_VARIABLE, path.into())),
@@ -70,6 +84,9 @@ impl Needs {
         }
         if !runs("curl") {
             needs.missing.push((CURL_TESTS, "they need curl".to_owned()));
+        }
+        if !runs("chromium") {
+            needs.missing.push((CHROMIUM_TESTS, "they need chromium".to_owned()));
         }
         if !namespaces() {
             let reason = "they need Linux, and the right to make user, mount and network namespaces";
@@ -98,19 +115,30 @@ impl Needs {
 
 /// The model server's place, or why there is none.
 fn model_server(workspace: &Workspace, pip: Option<&Pip>) -> Result<OsString, String> {
-    if let Some(path) = std::env::var_os(MODEL_SERVER_VARIABLE) {
-        return Ok(path);
-    }
     if !cfg!(target_os = "linux") {
         return Err("the model server that is pinned for them is for Linux".to_owned());
     }
-    let pip = pip.ok_or("they need python3, and pip to fetch a model server")?;
-    let path = nats::provide_package(workspace, &MLX_LM, pip)
-        .map_err(|error| format!("the model server could not be fetched: {error:#}"))?;
+    python_tree(workspace, pip, &MLX_LM, MODEL_SERVER_VARIABLE, "import mlx.core, tokenizers")
+}
+
+/// The place of a package with what it needs besides: the one that `variable` names, or fetched; or why there is none.
+fn python_tree(
+    workspace: &Workspace,
+    pip: Option<&Pip>,
+    package: &Package,
+    variable: &str,
+    import: &str,
+) -> Result<OsString, String> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(path);
+    }
+    let name = package.name;
+    let pip = pip.ok_or_else(|| format!("they need python3, and pip to fetch {name}"))?;
+    let path = nats::provide_package(workspace, package, pip)
+        .map_err(|error| format!("{name} could not be fetched: {error:#}"))?;
     // What was fetched for one Python does not run on another.
-    let mut probe = Command::new("python3");
-    if !succeeds(probe.args(["-c", "import mlx.core, tokenizers"]).env("PYTHONPATH", &path)) {
-        return Err(format!("python3 cannot load the model server in {}", workspace.relative(&path)));
+    if !succeeds(Command::new("python3").args(["-c", import]).env("PYTHONPATH", &path)) {
+        return Err(format!("python3 cannot load {name} in {}", workspace.relative(&path)));
     }
     Ok(path.into())
 }
