@@ -15,7 +15,7 @@ use crate::{eventually, millis};
 pub struct ConfiguredServer {
     process: Child,
     address: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl ConfiguredServer {
@@ -36,7 +36,7 @@ impl ConfiguredServer {
             .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
             .spawn()
             .unwrap();
-        let mut server = Self { process, address: ([127, 0, 0, 1], 0).into(), _folder: folder };
+        let mut server = Self { process, address: ([127, 0, 0, 1], 0).into(), folder };
         let ports = ports.join(format!("nats-server_{}.ports", server.process.id()));
         eventually("the server's start", || match (server.process.try_wait().unwrap(), client_address(&ports)) {
             (Some(status), _) => {
@@ -51,6 +51,11 @@ impl ConfiguredServer {
         })
         .await;
         server
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
     /// Settings of a client of this server: `scheme`, the host `localhost`, its port, and `userinfo` with its `@`.

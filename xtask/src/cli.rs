@@ -40,6 +40,10 @@ pub(crate) enum Command {
     #[command(after_help = LINT_HELP)]
     Lint(LintArguments),
 
+    /// Render everything in docs/ as one site with the API beside it, and follow every link.
+    #[command(after_help = DOCS_HELP)]
+    Docs(DocsArguments),
+
     /// Write the files that are generated from the types: schemas, docs/asyncapi.yaml, the tables of docs/configuration.md.
     #[command(after_help = SCHEMA_HELP)]
     Schema(SchemaArguments),
@@ -246,6 +250,27 @@ Exit codes:
   0  every step passed or was skipped, with the reason said
   1  a step found something
   2  the command line is wrong";
+
+#[derive(Debug, Args)]
+pub(crate) struct DocsArguments {
+    /// Show it in a browser.
+    #[arg(long)]
+    pub(crate) open: bool,
+}
+
+const DOCS_HELP: &str = "\
+The site is target/site, whole and without a need for a server: the pages of docs/, the READMEs, the files that they link to,
+and rustdoc's pages under api/. pip fetches mdBook, pinned and checked by sha256. Links to other sites are not followed.
+
+Examples:
+  cargo xtask docs           render and check
+  cargo xtask docs --open    and read
+
+Exit codes:
+  0    the site is there, and each of its links leads somewhere
+  1    a link leads nowhere, or the site could not be rendered
+  2    the command line is wrong
+  130  interrupted";
 
 #[derive(Debug, Args)]
 pub(crate) struct SchemaArguments {

@@ -4,6 +4,7 @@ mod api;
 mod bench;
 mod cli;
 mod demo;
+mod docs;
 mod drift;
 mod lint;
 mod nats;
@@ -40,6 +41,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
         Command::Test(arguments) => test::run(&workspace, &arguments),
         Command::Lint(arguments) => Ok(lint::run(&workspace, &arguments)),
+        Command::Docs(arguments) => docs::run(&workspace, &arguments),
         Command::Schema(arguments) => schema::run(&workspace, &arguments),
         Command::Api(arguments) => api::run(&workspace, &arguments),
         Command::Nats(arguments) => nats::run(&workspace, &arguments),

@@ -90,7 +90,7 @@ fn an_unknown_step_is_a_usage_error_that_names_the_steps() {
     assert_eq!(code, 2, "{output}");
     assert!(
         output
-            .contains("layers, manifests, package, length, schema, fmt, clippy, features, doc, api, deny, advisories"),
+            .contains("layers, manifests, package, length, links, spelling, schema, fmt, clippy, features, doc, site, api, deny, advisories"),
         "{output}"
     );
 }

@@ -3,6 +3,7 @@
 
 mod blocks;
 mod messages;
+mod operations;
 mod page;
 mod python_worker;
 mod session;

@@ -12,6 +12,8 @@
 //! | `<!-- program: a worker -->` | a Rust program, run beside a worker |
 //! | `<!-- script NAME -->` | a program in Python, for a test of its own |
 //! | `<!-- message SUBJECT -->` | JSON that is a message of this subject |
+//! | `<!-- configuration -->` | YAML that a node would read |
+//! | `<!-- server -->`, `<!-- server with permissions -->` | the configuration of a nats-server |
 //! | `<!-- output -->` | what the commands before it print |
 //! | `<!-- picture -->` | nothing to run |
 //!
@@ -32,15 +34,23 @@ pub(crate) struct Step {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    Commands { exit: i32 },
+    Commands {
+        exit: i32,
+    },
     Background(String),
     StandIn(String),
     File(String),
     Program,
     Script(String),
     Message(String),
+    Configuration,
+    Server {
+        permissions: bool,
+    },
     Output,
     Picture,
+    /// Not to be run: other languages, fragments.
+    Shown(String),
     Interrupt(String),
 }
 
@@ -48,6 +58,16 @@ pub(crate) enum Part {
 pub(crate) fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every page of `docs/`, by its path.
+pub(crate) fn all_of_docs() -> Vec<String> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let names = std::fs::read_dir(docs).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names
+        .filter(|name| Path::new(name).extension().is_some_and(|kind| kind == "md"))
+        .map(|name| format!("docs/{name}"))
+        .collect()
 }
 
 /// Everything that the page wants done, in order; or the first block of which nobody knows what to do with it.
@@ -117,6 +137,9 @@ fn part(language: &str, remark: &str) -> Option<Part> {
         ("rust", "program:") if rest == "a worker" => Part::Program,
         ("python", "script") if !rest.is_empty() => Part::Script(rest),
         ("json", "message") if !rest.is_empty() => Part::Message(rest),
+        ("yaml", "configuration") => Part::Configuration,
+        ("conf", "server") => Part::Server { permissions: rest == "with permissions" },
+        (language, "") => Part::Shown(language.to_owned()),
         ("text", "output") => Part::Output,
         ("text", "picture") => Part::Picture,
         _ => return None,
@@ -144,8 +167,11 @@ fn is_like(line: &str, wanted: &str) -> bool {
 
 #[test]
 fn a_block_of_unknown_purpose_is_an_error() {
-    for page in ["```console\n$ ls\n```", "    ls\n", "```rust\nfn main() {}\n```", "<!-- exit many -->\n```sh\n```"] {
+    for page in ["<!-- exit many -->\n```sh\n```", "<!-- output -->\n```sh\n```", "<!-- anything -->\n```text\n```"] {
         assert!(steps(page).is_err(), "{page}");
+    }
+    for (page, language) in [("```console\n$ ls\n```", "console"), ("    ls\n", ""), ("```rust\n```", "rust")] {
+        assert_eq!(steps(page).unwrap()[0].part, Part::Shown(language.to_owned()));
     }
     assert_eq!(steps("<!-- exit 3 -->\ntext\n").unwrap_err(), "line 1: no block follows `exit 3`");
     let page = "text\n\n<!-- a remark -->\n\n```sh\nls\n```\n";

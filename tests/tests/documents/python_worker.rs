@@ -36,7 +36,7 @@ impl PythonWorker {
         let folder = tempfile::tempdir().unwrap();
         let mut process = Command::new("python3")
             .arg(script(&folder))
-            .arg(url.as_str_without_credentials().to_string())
+            .arg(url.as_str_without_credentials())
             .env("PYTHONPATH", python_path)
             .stdout(Stdio::piped())
             .kill_on_drop(true)

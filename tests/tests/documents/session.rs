@@ -103,7 +103,9 @@ impl Session {
             }
             Part::Program => self.run_program(&step.text, place),
             Part::Picture => {}
-            Part::Script(_) | Part::Message(_) => panic!("{place}: {:?} is for another page", step.part),
+            Part::Script(_) | Part::Message(_) | Part::Configuration | Part::Server { .. } | Part::Shown(_) => {
+                panic!("{place}: on a page whose every block is executed, {:?} cannot be", step.part);
+            }
         }
     }
 

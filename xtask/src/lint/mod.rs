@@ -13,6 +13,7 @@ use clap::ValueEnum;
 
 use crate::api;
 use crate::cli::LintArguments;
+use crate::docs;
 use crate::drift::Drift;
 use crate::schema;
 use crate::style;
@@ -29,6 +30,10 @@ pub(crate) enum Step {
     Package,
     /// no file over 600 lines without a stated reason
     Length,
+    /// each link of the READMEs and of docs/ leads somewhere, and the book has every page
+    Links,
+    /// typos: nothing is misspelt
+    Spelling,
     /// the generated files are what the types say
     Schema,
     /// cargo fmt --check
@@ -39,6 +44,8 @@ pub(crate) enum Step {
     Features,
     /// cargo doc, warnings denied
     Doc,
+    /// mdBook: docs/ as one site with rustdoc beside it, in which each link leads somewhere
+    Site,
     /// crates/*/api.txt is what the crates offer
     Api,
     /// cargo deny: licences, duplicates and sources of what we depend on
@@ -134,6 +141,9 @@ impl Step {
             Self::Package => package::check(workspace).map(Outcome::of),
             Self::Length => length::check(workspace).map(Outcome::of),
             Self::Schema => schema::drifts(workspace).map(|drifts| Outcome::of_drifts(workspace, &drifts)),
+            Self::Links => docs::broken_links(workspace).map(Outcome::of),
+            Self::Spelling => tools::spelling(workspace),
+            Self::Site => tools::site(workspace),
             Self::Fmt => tools::fmt(workspace),
             Self::Clippy => tools::clippy(workspace),
             Self::Features => tools::features(workspace),

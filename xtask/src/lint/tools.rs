@@ -6,6 +6,8 @@ use std::process::{ExitStatus, Stdio};
 use anyhow::{Context as _, Result};
 
 use super::Outcome;
+use crate::docs;
+use crate::nats::Pip;
 use crate::workspace::Workspace;
 
 pub(super) fn fmt(workspace: &Workspace) -> Result<Outcome> {
@@ -40,6 +42,17 @@ pub(super) fn doc(workspace: &Workspace) -> Result<Outcome> {
     cargo(workspace, &["doc", "--workspace", "--no-deps", "--keep-going"], &[("RUSTDOCFLAGS", &flags)])
 }
 
+pub(super) fn spelling(workspace: &Workspace) -> Result<Outcome> {
+    let Some(pip) = Pip::find() else { return Ok(Outcome::Skipped(NO_PIP.to_owned())) };
+    let fault = "misspelt words; see above. What is meant as it is goes into _typos.toml";
+    Ok(if docs::is_spelt_right(workspace, &pip)? { Outcome::Passed } else { Outcome::Failed(vec![fault.to_owned()]) })
+}
+
+pub(super) fn site(workspace: &Workspace) -> Result<Outcome> {
+    let Some(pip) = Pip::find() else { return Ok(Outcome::Skipped(NO_PIP.to_owned())) };
+    docs::broken_links_of_site(workspace, &pip).map(Outcome::of)
+}
+
 pub(super) fn deny(workspace: &Workspace) -> Result<Outcome> {
     if !has_deny(workspace) {
         return Ok(Outcome::Skipped(NO_DENY.to_owned()));
@@ -61,6 +74,7 @@ pub(super) fn advisories(workspace: &Workspace) -> Result<Outcome> {
     Ok(judge(output.status, &arguments))
 }
 
+const NO_PIP: &str = "pip is not installed, which fetches the tool";
 const NO_DENY: &str = "cargo-deny is not installed (`cargo install --locked cargo-deny`)";
 
 fn has_deny(workspace: &Workspace) -> bool {

@@ -17,7 +17,7 @@ use crate::cli::NatsArguments;
 use crate::style;
 use crate::workspace::Workspace;
 
-pub(crate) use package::{MLX_LM, NATS_PY, OLD_NATS_SERVER, OPENAI, Package, nats_server_of_version};
+pub(crate) use package::{MDBOOK, MLX_LM, NATS_PY, OLD_NATS_SERVER, OPENAI, Package, TYPOS, nats_server_of_version};
 pub(crate) use pip::Pip;
 
 use package::NATS_SERVER;

