@@ -68,14 +68,30 @@ pub(crate) struct DemoArguments {
     pub(crate) config: Option<PathBuf>,
 
     /// How many worker processes to start [default: 2].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..))]
     pub(crate) workers: Option<u32>,
 
     /// Kill one worker in the middle of its stream, to show what a controller then sees.
     #[arg(long)]
     pub(crate) kill_worker: bool,
 
-    /// How fast each worker answers.
+    /// What answers: `stand-in`, or `openai=URL` for a model server [default: stand-in].
+    #[arg(long, value_name = "ENGINE")]
+    pub(crate) engine: Option<String>,
+
+    /// Which way of the model server's to use: `chat` or `completions` [default: chat].
+    #[arg(long, value_name = "API")]
+    pub(crate) engine_api: Option<String>,
+
+    /// Serve OpenAI's HTTP protocol there, and a page that shows the cluster, until interrupted.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: Option<String>,
+
+    /// Run one worker of a cluster whose NATS server the configuration names, and nothing else.
+    #[arg(long)]
+    pub(crate) worker: bool,
+
+    /// How fast each worker answers with the stand-in.
     #[arg(long, value_name = "R")]
     pub(crate) tokens_per_second: Option<f64>,
 
@@ -86,7 +102,8 @@ pub(crate) struct DemoArguments {
 
 const DEMO_HELP: &str = "\
 Prompts go to the workers in turn; tokens are printed as they stream, and a table at the end says which worker answered
-what, and how fast. The workers answer with a plainly named stand-in for a model. Ctrl-C ends everything that was started.
+what, and how fast. The workers answer with a plainly named stand-in, or with a model server (docs/model-servers.md). Ctrl-C
+ends everything that was started.
 
 The demo itself is an example to copy from: crates/mlx-embedded/examples/cluster.
 
@@ -94,6 +111,8 @@ Examples:
   cargo xtask demo \"Tell me about NATS\"
   cargo xtask demo --workers 3 < prompts.txt
   cargo xtask demo --kill-worker
+  cargo xtask demo --engine openai=http://127.0.0.1:8080/v1 \"Hello\"
+  cargo xtask demo --listen 127.0.0.1:8000
   cargo xtask demo --config my-cluster.yaml \"Hello\" \"Goodbye\"
 
 Exit codes:

@@ -35,9 +35,13 @@ fn words(workspace: &Workspace, arguments: &DemoArguments) -> Vec<OsString> {
         words.extend(value.into_iter().flat_map(|value| [name.into(), value.into()]));
     };
     option("--workers", arguments.workers.map(|number| number.to_string()));
+    option("--engine", arguments.engine.clone());
+    option("--engine-api", arguments.engine_api.clone());
+    option("--listen", arguments.listen.clone());
     option("--tokens-per-second", arguments.tokens_per_second.map(|rate| rate.to_string()));
     option("--max-tokens", arguments.max_tokens.map(|number| number.to_string()));
     words.extend(arguments.kill_worker.then(|| "--kill-worker".into()));
+    words.extend(arguments.worker.then(|| "--worker".into()));
     // A prompt may look like an option.
     words.push("--".into());
     words.extend(arguments.prompts.iter().cloned());
@@ -64,6 +68,16 @@ mod tests {
         let line = "one --workers 3 --kill-worker --config c.yaml --tokens-per-second 2.5 --max-tokens 9 two";
         let wanted = "--config c.yaml --workers 3 --tokens-per-second 2.5 --max-tokens 9 --kill-worker -- one two";
         assert_eq!(words_of(&line.split(' ').collect::<Vec<_>>()).join(" "), wanted);
+    }
+
+    #[test]
+    fn engines_and_roles_reach_the_example() {
+        let line = "--worker --engine-api completions --engine openai=http://h/v1 --config c.yaml";
+        let wanted = "--config c.yaml --engine openai=http://h/v1 --engine-api completions --worker --";
+        assert_eq!(words_of(&line.split(' ').collect::<Vec<_>>()).join(" "), wanted);
+        let front = "--workers 0 --listen 127.0.0.1:8000 --config c.yaml";
+        let wanted = "--config c.yaml --workers 0 --listen 127.0.0.1:8000 --";
+        assert_eq!(words_of(&front.split(' ').collect::<Vec<_>>()).join(" "), wanted);
     }
 
     #[test]

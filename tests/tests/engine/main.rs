@@ -11,3 +11,4 @@ mod failures;
 mod keys;
 mod models;
 mod real;
+mod two_machines;

@@ -2,10 +2,10 @@
 
 use std::process::{Command, Stdio};
 
-use mlx_tests::{ModelServer, eventually};
+use mlx_tests::{ModelServer, TestServer, eventually};
 use mlx_types::messages::WorkerStatus;
 
-use crate::support::{MODEL, Scene, available, config, program};
+use crate::support::{MODEL, Scene, Worker, available, config, program};
 
 #[tokio::test]
 async fn a_worker_waits_for_a_slow_server_and_follows_what_it_has() {
@@ -29,6 +29,16 @@ async fn a_worker_waits_for_a_slow_server_and_follows_what_it_has() {
     let lost = scene.until("no models any more", nothing).await;
     assert_eq!(lost.status, WorkerStatus::Degraded);
     scene.end().await;
+}
+
+#[tokio::test]
+async fn an_address_without_its_v1_is_pointed_at() {
+    let models = ModelServer::start();
+    let bus = TestServer::start().await;
+    let worker = Worker::start(&bus.embedded().client_url(), models.url().trim_end_matches("/v1"), &[], &[]);
+    eventually("a line in the log", || worker.log().contains("does its address lack a `/v1`")).await;
+    worker.stop().await;
+    bus.stop().await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream};
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use mlx_errors::{ErrorKind, Result};
 use mlx_types::config::StreamingConfig;
 use mlx_types::messages::FinishReason;
@@ -55,7 +55,8 @@ pub(super) async fn begin(
     if !kind.starts_with("text/event-stream") {
         return Err(failures.garbled("its answer is no stream of events"));
     }
-    let events = SseByteStream::new(response.bytes_stream()).boxed();
+    let bytes = response.bytes_stream().map_err(reqwest::Error::without_url); // its query may hold a key
+    let events = SseByteStream::new(bytes).boxed();
     let answer = Answer { events, limits, failures, deadline, tokens: 0, finish: None, ended: false };
     Ok(stream::try_unfold(answer, |mut answer| async move { Ok(answer.next().await?.map(|piece| (piece, answer))) }))
 }

@@ -35,19 +35,20 @@ const WORDS: usize = 500;
 /// Makes errors. It knows the key so as to keep it out of them: some servers repeat what they were sent.
 #[derive(Clone, Debug)]
 pub(super) struct Failures {
-    base: String,
+    /// Without a query, in which some servers take their key.
+    base: Url,
     key: Option<Secret<String>>,
 }
 
 impl Failures {
-    pub(super) fn new(base: &Url, key: Option<Secret<String>>) -> Self {
-        Self { base: base.to_string(), key }
+    pub(super) fn new(mut base: Url, key: Option<Secret<String>>) -> Self {
+        base.set_query(None);
+        Self { base, key }
     }
 
-    /// No answer came.
+    /// No answer came. Where from is for the log alone.
     pub(super) fn unreachable(&self, error: reqwest::Error) -> Error {
-        // The address is in the message already.
-        self.caused(UNAVAILABLE, &format!("the model server at {} cannot be reached", self.base), error.without_url())
+        self.caused(UNAVAILABLE, "the model server cannot be reached", error.with_url(self.base.clone()))
     }
 
     /// An answer with a status that tells of an error.
@@ -101,7 +102,7 @@ impl Failures {
     }
 
     pub(super) fn unlisted(&self, error: reqwest::Error) -> Error {
-        self.caused(FAILED, "the model server sent no list of models", error.without_url())
+        self.caused(FAILED, "the model server sent no list of models", error.with_url(self.base.clone()))
     }
 
     fn told(&self, code: &str, message: &str) -> Error {

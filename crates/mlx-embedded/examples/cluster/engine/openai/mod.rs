@@ -14,7 +14,7 @@ use mlx_errors::{Error, ErrorKind, Result, Violation};
 use mlx_types::Secret;
 use mlx_types::config::StreamingConfig;
 use mlx_types::messages::InferenceRequest;
-use reqwest::{Client, RequestBuilder, Url, redirect};
+use reqwest::{Client, RequestBuilder, StatusCode, Url, redirect};
 use serde::Deserialize;
 
 use self::answer::Limits;
@@ -85,7 +85,7 @@ impl OpenAi {
         let http = http.build().map_err(|error| {
             Error::with_source(ErrorKind::Internal { reason: "cannot make an HTTP client".to_owned() }, error)
         })?;
-        let failures = Failures::new(&base, key.clone());
+        let failures = Failures::new(base.clone(), key.clone());
         Ok(Self { http, base, key, api, limits: Limits::from(streaming), failures })
     }
 
@@ -99,6 +99,9 @@ impl OpenAi {
     async fn list(&self) -> Result<Vec<String>> {
         let request = self.authorized(self.http.get(below(&self.base, &["models"]))).timeout(LISTING_LIMIT);
         let response = request.send().await.map_err(|error| self.failures.unreachable(error))?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Err(self.failures.garbled("it has no `/models`; does its address lack a `/v1` at the end?"));
+        }
         if !response.status().is_success() {
             return Err(self.failures.refused(response).await);
         }
