@@ -88,11 +88,9 @@ fn a_package_without_a_file_that_its_source_includes_is_refused_by_name() {
 fn an_unknown_step_is_a_usage_error_that_names_the_steps() {
     let (code, output) = lint(&workspace(), &["layer"]);
     assert_eq!(code, 2, "{output}");
-    assert!(
-        output
-            .contains("layers, manifests, package, length, links, spelling, schema, fmt, clippy, features, doc, site, api, deny, advisories"),
-        "{output}"
-    );
+    let steps = "layers, manifests, package, length, links, spelling, schema, fmt, clippy, features, doc, site, api, deny, \
+                 advisories";
+    assert!(output.contains(steps), "{output}");
 }
 
 /// Runs steps on a folder: the exit code, and what was printed.
