@@ -12,6 +12,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::eventually_async;
+
 /// Names the folder with mlx-lm and what it needs, for `PYTHONPATH`; `cargo xtask test` sees to it.
 const VARIABLE: &str = "MLX_TEST_MODEL_SERVER_PYTHONPATH";
 
@@ -81,6 +83,18 @@ impl RealModelServer {
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * PER_TICK)
+    }
+
+    /// Waits until it does nothing: one that generates has the processor to itself, and one that was told that nobody
+    /// listens has nothing to do. Linux only.
+    pub async fn comes_to_rest(&self) {
+        eventually_async("a server at rest", async || {
+            const WINDOW: Duration = Duration::from_millis(400);
+            let before = self.processor_time();
+            tokio::time::sleep(WINDOW).await; // what is measured
+            (self.processor_time() < before + WINDOW / 8).then_some(())
+        })
+        .await;
     }
 }
 

@@ -1,12 +1,11 @@
 //! The same workers with a model server that is not ours: `mlx_lm.server`, and a model of its own making.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::ErrorCode;
 use mlx_nats::WorkerInfo;
-use mlx_tests::{LIMIT, RealModelServer, TestServer, eventually_async, within};
+use mlx_tests::{LIMIT, RealModelServer, TestServer, within};
 use mlx_types::messages::{ChatMessage, FinishReason, InferenceRequest};
 
 use crate::support::{Worker, asker, available, config, program, read};
@@ -50,7 +49,7 @@ async fn two_workers_answer_and_one_may_die_real_model_server() {
     within("a token", stream.next()).await.unwrap().unwrap();
     workers[0].kill();
     assert_eq!(read(stream).await.ended.unwrap_err().code(), ErrorCode::WorkerLost);
-    comes_to_rest(&first).await;
+    first.comes_to_rest().await;
     let request = InferenceRequest { max_tokens: Some(8), ..InferenceRequest::new(second.model(), "p") };
     let answered = read(client.infer(workers[1].id, &request).await.unwrap()).await;
     assert_eq!(answered.text().len(), 8);
@@ -70,7 +69,7 @@ async fn s2_a_cancelled_request_ends_its_generation_real_model_server() {
     let mut dropped = client.infer(worker.id, &request).await.unwrap();
     within("a token", dropped.next()).await.unwrap().unwrap();
     drop(dropped);
-    comes_to_rest(&server).await;
+    server.comes_to_rest().await;
 
     let mut stopped = client
         .infer(worker.id, &InferenceRequest { request_id: mlx_types::RequestId::new(), ..request })
@@ -79,7 +78,7 @@ async fn s2_a_cancelled_request_ends_its_generation_real_model_server() {
     within("a token", stopped.next()).await.unwrap().unwrap();
     stopped.stop().await.unwrap();
     assert_eq!(read(stopped).await.reason(), FinishReason::Cancelled);
-    comes_to_rest(&server).await;
+    server.comes_to_rest().await;
     worker.stop().await;
     bus.stop().await;
 }
@@ -99,15 +98,4 @@ async fn a_prompt_of_the_command_line_is_answered_real_model_server() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("2 of 2 prompts answered") && said.contains("length"), "{said}");
-}
-
-/// A server that generates has the processor to itself; one that was told that nobody listens has nothing to do.
-async fn comes_to_rest(server: &RealModelServer) {
-    eventually_async("a server at rest", async || {
-        const WINDOW: Duration = Duration::from_millis(400);
-        let before = server.processor_time();
-        tokio::time::sleep(WINDOW).await; // what is measured
-        (server.processor_time() < before + WINDOW / 8).then_some(())
-    })
-    .await;
 }

@@ -7,6 +7,7 @@ import openai
 
 base_url, what, model = sys.argv[1:]
 client = openai.OpenAI(base_url=base_url, api_key="none", max_retries=0, timeout=30)
+LONG = 1_000_000  # more tokens than anyone waits for
 messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello there"}]
 
 
@@ -55,7 +56,7 @@ def refused():
 def watched():
     """Says every token as it comes, and how it ended."""
     try:
-        for chunk in client.chat.completions.create(model=model, messages=messages, stream=True):
+        for chunk in client.chat.completions.create(model=model, messages=messages, stream=True, max_tokens=LONG):
             if chunk.choices[0].delta.content:
                 say(chunk.choices[0].delta.content)
         say(None)
@@ -65,7 +66,7 @@ def watched():
 
 def given_up():
     """Closes the stream after three tokens."""
-    with client.chat.completions.create(model=model, messages=messages, stream=True) as stream:
+    with client.chat.completions.create(model=model, messages=messages, stream=True, max_tokens=LONG) as stream:
         seen = 0
         for chunk in stream:
             seen += bool(chunk.choices[0].delta.content)

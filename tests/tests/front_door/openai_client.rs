@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use mlx_tests::{Answer, ModelServer, eventually, within};
+use mlx_tests::{Answer, ModelServer, RealModelServer, eventually, within};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -75,6 +75,37 @@ async fn openai_client_raises_an_error_where_a_worker_dies_after_its_first_token
     door.kill(&door.worker_at_work().await).await;
     assert_eq!(client.next().await, Some(json!(["APIError", "WORKER_LOST"])));
     assert_eq!(models.requests().len(), 1, "what was shown in part is not asked for again");
+}
+
+#[tokio::test]
+async fn openai_client_speaks_through_two_workers_with_a_real_model_server() {
+    let server = RealModelServer::start().await;
+    let door = FrontDoor::start(2, &["--engine", &format!("openai={}", server.url())], &[]).await;
+    let model = server.model();
+    assert_eq!(Client::run(&door, "models", model).await, [json!([model]), json!("mlx-serving")]);
+    let answer = Client::run(&door, "chat", model).await.remove(0);
+    assert_eq!((&answer[1], &answer[2]), (&json!("length"), &json!(64)), "{}", server.log());
+    assert!(answer[0].as_str().unwrap().chars().all(|char| char.is_ascii_lowercase()), "{answer}");
+    let answer = Client::run(&door, "text", model).await.remove(0);
+    assert_eq!((answer[0].as_str().unwrap().len(), &answer[1]), (3, &json!("length")), "{answer}");
+
+    let mut client = Client::start(&door, "given_up", model);
+    assert_eq!(client.next().await, Some(json!(3)));
+    server.comes_to_rest().await;
+
+    let mut client = Client::start(&door, "watched", model);
+    assert!(client.next().await.unwrap().is_string());
+    door.kill(&door.worker_at_work().await).await;
+    let end = loop {
+        match client.next().await.expect("an end") {
+            Value::String(_) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(end, json!(["APIError", "WORKER_LOST"]));
+    server.comes_to_rest().await;
+    // The other worker is still there.
+    assert_eq!(Client::run(&door, "chat", model).await[0][2], json!(64));
 }
 
 /// The client, as a process that does one thing.
