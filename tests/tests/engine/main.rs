@@ -8,6 +8,7 @@ mod support;
 mod answers;
 mod cancelling;
 mod failures;
+mod https;
 mod keys;
 mod models;
 mod real;

@@ -39,10 +39,16 @@ impl Scene {
 
     /// The same, of which nothing more is known than that the process has been started.
     pub async fn before_models(models: ModelServer, arguments: &[&str], env: &[(&str, &str)]) -> Self {
+        let url = models.url();
+        Self::at(&url, models, arguments, env).await
+    }
+
+    /// The same, with an address of the models' own.
+    pub async fn at(url: &str, models: ModelServer, arguments: &[&str], env: &[(&str, &str)]) -> Self {
         let bus = TestServer::start().await;
         let client = asker(&bus).await;
         let workers = client.workers().await.unwrap();
-        let worker = Worker::start(&bus.embedded().client_url(), &models.url(), arguments, env);
+        let worker = Worker::start(&bus.embedded().client_url(), url, arguments, env);
         Self { models, worker, client, workers, bus }
     }
 

@@ -94,8 +94,12 @@ Examples:
   cluster --listen 127.0.0.1:8080            serve HTTP: http://127.0.0.1:8080/ and /v1 for OpenAI's clients
   cluster --kill-worker                      lose a worker in the middle of an answer
   MLX_NATS__EMBEDDED__PORT=0 cluster         on a free port
-  cluster --engine openai=http://127.0.0.1:8080/v1 \"Hello\"
-                                             a model server answers; docs/model-servers.md has several machines
+
+Model servers (docs/model-servers.md has several machines):
+  cluster --engine openai=http://127.0.0.1:8080/v1 \"Hello\"     mlx_lm.server, llama.cpp or vLLM on port 8080
+  cluster --engine openai=http://127.0.0.1:11434/v1 \"Hello\"    Ollama
+  OPENAI_API_KEY=... cluster --engine openai=https://host/v1 \"Hello\"
+  cluster --worker --config second.yaml --engine openai=...    one worker, for a bus on another machine
 
 Exit codes:
   0    every prompt was answered; with --listen, interrupted
