@@ -12,7 +12,7 @@ use super::page::{self, Part, Step};
 use super::terminal::Terminal;
 
 /// The ports that pages use. A test takes free ones in their place.
-const PORTS: [&str; 3] = ["4222", "8222", "4333"];
+const PORTS: [&str; 4] = ["4222", "8222", "4333", "8080"];
 
 /// What a Rust program of a page may use, besides the crates of the workspace.
 const PROGRAM_NEEDS: &str = r#"
