@@ -140,6 +140,20 @@ async fn what_is_not_the_protocol_is_named_without_being_quoted() {
 }
 
 #[tokio::test]
+async fn an_event_without_an_end_ends_the_request() {
+    let scene = Scene::start().await;
+    let endless = (0..64).fold(Answer::stream().chat_token("a").bytes("data: "), |answer, _| {
+        answer.bytes(vec![b'x'; 1 << 20]) // as much as a worker must not take
+    });
+    scene.models.answer_next(endless.silence());
+    let (tokens, error) = scene.failure().await;
+    assert_eq!((tokens.len(), code(&error)), (1, "MODEL_SERVER_ERROR"));
+    eventually("the reason, in the log", || scene.worker.log().contains("more than 4194304 bytes")).await;
+    eventually("the end of the request", || scene.models.abandoned() == 1).await;
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn a_model_that_was_not_listed_is_refused_before_the_server_is_asked() {
     let scene = Scene::start().await;
     let answered = read(scene.ask(&InferenceRequest::new("huge", "p")).await).await;

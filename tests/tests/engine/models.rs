@@ -42,6 +42,15 @@ async fn an_address_without_its_v1_is_pointed_at() {
 }
 
 #[tokio::test]
+async fn a_server_on_this_machine_is_reached_past_any_proxy() {
+    let nowhere = "http://127.0.0.1:9";
+    let proxies = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"].map(|name| (name, nowhere));
+    let scene = Scene::with(ModelServer::start(), &[], &proxies).await;
+    assert_eq!(scene.answer().await.text(), "You said: hello there");
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn a_controller_hands_the_engine_on_to_its_workers() {
     let models = ModelServer::start();
     let mut cluster = Command::new(program());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream};
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt};
 use mlx_errors::{ErrorKind, Result};
 use mlx_types::config::StreamingConfig;
 use mlx_types::messages::FinishReason;
@@ -11,9 +11,10 @@ use reqwest::RequestBuilder;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde::Deserialize;
 use serde_json::Value;
-use sse_stream::{Sse, SseByteStream};
+use sse_stream::Sse;
 use tokio::time::{Instant, timeout_at};
 
+use super::bounded;
 use super::failure::Failures;
 use crate::engine::Piece;
 
@@ -55,8 +56,7 @@ pub(super) async fn begin(
     if !kind.starts_with("text/event-stream") {
         return Err(failures.garbled("its answer is no stream of events"));
     }
-    let bytes = response.bytes_stream().map_err(reqwest::Error::without_url); // its query may hold a key
-    let events = SseByteStream::new(bytes).boxed();
+    let events = bounded::events(response);
     let answer = Answer { events, limits, failures, deadline, tokens: 0, finish: None, ended: false };
     Ok(stream::try_unfold(answer, |mut answer| async move { Ok(answer.next().await?.map(|piece| (piece, answer))) }))
 }

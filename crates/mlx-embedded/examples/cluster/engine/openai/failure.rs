@@ -83,8 +83,7 @@ impl Failures {
 
     /// The answer cannot be read any further.
     pub(super) fn interrupted(&self, tokens: u64, cause: impl StdError + Send + Sync + 'static) -> Error {
-        let message = "the connection to the model server broke in the middle of its answer";
-        self.caused(broken_off(tokens), message, cause)
+        self.caused(broken_off(tokens), "the model server's answer broke off", cause)
     }
 
     /// What came is not what the protocol has there.
@@ -101,8 +100,8 @@ impl Failures {
         ))
     }
 
-    pub(super) fn unlisted(&self, error: reqwest::Error) -> Error {
-        self.caused(FAILED, "the model server sent no list of models", error.with_url(self.base.clone()))
+    pub(super) fn unlisted(&self, cause: impl StdError + Send + Sync + 'static) -> Error {
+        self.caused(FAILED, "the model server sent no list of models", cause)
     }
 
     fn told(&self, code: &str, message: &str) -> Error {

@@ -1,6 +1,7 @@
 //! A model server that speaks OpenAI's protocol: `mlx_lm.server`, llama.cpp, Ollama, vLLM and others.
 
 mod answer;
+mod bounded;
 mod failure;
 mod request;
 
@@ -105,7 +106,8 @@ impl OpenAi {
         if !response.status().is_success() {
             return Err(self.failures.refused(response).await);
         }
-        let listing: Listing = response.json().await.map_err(|error| self.failures.unlisted(error))?;
+        let body = bounded::body(response).await.map_err(|error| self.failures.unlisted(error))?;
+        let listing: Listing = serde_json::from_slice(&body).map_err(|error| self.failures.unlisted(error))?;
         Ok(listing.data.into_iter().map(|model| model.id).collect())
     }
 }
