@@ -124,7 +124,7 @@ impl Workload {
             }
             Self::FirstToken => (3, 60, 200),
             Self::Subscriptions => (count, count, count),
-            Self::StartUp => (1, 3, 5),
+            Self::StartUp => (1, 9, 15),
             Self::Reconnection => (1, 2, 4),
             Self::IdleMemory => (1, 1, 1),
             Self::Configuration => (2, 200, 1_000),

@@ -33,13 +33,22 @@ pub async fn connect(config: &NatsConfig) -> Result<Node> {
 
 /// [`connect`] with options for the client.
 pub async fn connect_with(config: &NatsConfig, options: ClientOptions) -> Result<Node> {
-    let server = match config.mode {
-        NatsMode::Embedded => Some(EmbeddedServer::start(config).await?),
-        NatsMode::External => None,
-    };
-    let client = match &server {
-        Some(server) => Client::connect_with(&server.client_config(), options).await?,
-        None => Client::connect_with(config, options).await?,
+    let (client, server) = match config.mode {
+        NatsMode::External => (Client::connect_with(config, options).await?, None),
+        NatsMode::Embedded => {
+            // Two proofs at once, of the server and of our connection to it, each of which takes a few round trips.
+            let connecting = |config| {
+                let options = options.clone();
+                async move { Client::connect_with(&config, options).await }
+            };
+            let (server, early) = EmbeddedServer::builder(config).start_beside(connecting).await?;
+            let client = match early {
+                Ok(client) => client,
+                // It may have been too early.
+                Err(_) => Client::connect_with(&server.client_config(), options).await?,
+            };
+            (client, Some(server))
+        }
     };
     Ok(Node { client, server })
 }

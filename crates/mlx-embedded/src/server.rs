@@ -1,5 +1,6 @@
 //! The handle of one embedded server.
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -85,12 +86,7 @@ impl EmbeddedServer {
 
     /// The configuration for a client of this server: external mode, its URL, its credentials.
     pub fn client_config(&self) -> NatsConfig {
-        NatsConfig {
-            mode: NatsMode::External,
-            server_url: Some(self.client_url()),
-            servers: None,
-            ..self.config.clone()
-        }
+        client_config(&self.config, self.client_url())
     }
 
     /// The binary that runs.
@@ -247,6 +243,15 @@ impl Builder {
 
     /// Starts the server and waits until it answers; see [`EmbeddedServer::start`] for errors and cancel safety.
     pub async fn start(self) -> Result<EmbeddedServer> {
+        Ok(self.start_beside(|_| std::future::ready(())).await?.0)
+    }
+
+    /// [`start`](Self::start), and what `beside` comes to, which begins as soon as the server listens, with the
+    /// configuration for its clients. A server that answers one of them is proved by another at the same time.
+    pub(crate) async fn start_beside<F: Future>(
+        self,
+        beside: impl FnOnce(NatsConfig) -> F,
+    ) -> Result<(EmbeddedServer, F::Output)> {
         let Self { mut config, guard, finder, private, cluster } = self;
         if private && config.user.is_none() && config.token.is_none() {
             config.user = Some(format!("embedded-{}", uuid::Uuid::new_v4().simple()));
@@ -281,10 +286,16 @@ impl Builder {
 
         // A caller that goes away takes `orders` with it, which ends the task.
         let lost = || failed("its supervisor was lost".to_owned());
-        let endpoints = endpoints.await.map_err(|_| lost())??;
+        let ready = async { endpoints.await.map_err(|_| lost())? };
+        let beside = async {
+            let url = client_url(&config, shared.listening().await.client)?;
+            Ok(beside(client_config(&config, url)).await)
+        };
+        // The first error ends both: whatever a client meets at a server that fails, its own words say more.
+        let (endpoints, beside) = tokio::try_join!(ready, beside)?;
         let binary = binary.await.map_err(|_| lost())?;
         let url = client_url(&config, endpoints.client)?;
-        Ok(EmbeddedServer { orders, shared, endpoints, url, config, binary })
+        Ok((EmbeddedServer { orders, shared, endpoints, url, config, binary }, beside))
     }
 }
 
@@ -332,6 +343,10 @@ fn check(config: &NatsConfig) -> Result<()> {
     }
     let in_file = |violation: Violation| Violation { path: format!("nats.{}", violation.path), ..violation };
     Err(Error::new(ErrorKind::ConfigValidation { violations: violations.into_iter().map(in_file).collect() }))
+}
+
+fn client_config(config: &NatsConfig, url: NatsUrl) -> NatsConfig {
+    NatsConfig { mode: NatsMode::External, server_url: Some(url), servers: None, ..config.clone() }
 }
 
 fn client_url(config: &NatsConfig, address: SocketAddr) -> Result<NatsUrl> {

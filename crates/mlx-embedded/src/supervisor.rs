@@ -48,6 +48,8 @@ pub enum ServerState {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) state: watch::Sender<ServerState>,
+    /// Where it listens, once it has said so: a moment before it is known to answer.
+    listening: watch::Sender<Option<Endpoints>>,
     /// 0 while there is no process.
     pub(crate) pid: AtomicU32,
     pub(crate) lines: LastLines,
@@ -55,7 +57,24 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new() -> Self {
-        Self { state: watch::Sender::new(ServerState::Starting), pid: AtomicU32::new(0), lines: LastLines::default() }
+        Self {
+            state: watch::Sender::new(ServerState::Starting),
+            listening: watch::Sender::new(None),
+            pid: AtomicU32::new(0),
+            lines: LastLines::default(),
+        }
+    }
+
+    /// Where it listens, as soon as it does; never, where it does not come to that.
+    pub(crate) async fn listening(&self) -> Endpoints {
+        let mut listening = self.listening.subscribe();
+        loop {
+            if let Some(endpoints) = *listening.borrow_and_update() {
+                return endpoints;
+            }
+            // The sender is in `self`.
+            let _ = listening.changed().await;
+        }
     }
 
     fn set(&self, state: ServerState) {

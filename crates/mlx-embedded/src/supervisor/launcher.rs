@@ -113,7 +113,7 @@ impl Launcher {
         let running = self.running.insert(Running { process, log, reloads });
 
         let mut progress = Progress::Ports;
-        let ready = until_ready(&self.folder, &self.settings, announced, &mut progress);
+        let ready = until_ready(&self.folder, &self.settings, announced, &self.shared, &mut progress);
         let endpoints = tokio::select! {
             // An end says more about what went wrong than what the end did to a connection.
             biased;
@@ -245,11 +245,13 @@ async fn until_ready(
     folder: &PrivateFolder,
     settings: &Settings,
     announced: watch::Receiver<Announced>,
+    shared: &Shared,
     progress: &mut Progress,
 ) -> io::Result<Endpoints> {
     // Between two attempts: a server that does not answer yet cannot say when it will.
     const AGAIN: Duration = Duration::from_millis(5);
     let endpoints = ready::endpoints(folder, announced, settings.monitoring.is_some()).await;
+    shared.listening.send_replace(Some(endpoints));
     *progress = Progress::Answer;
     loop {
         match ready::round_trip(endpoints.client, &settings.access).await {
