@@ -95,7 +95,7 @@ async fn a_server_that_is_gone_is_no_reason_not_to_ask_elsewhere() {
 
 #[tokio::test]
 async fn s1_silence_ends_in_the_configured_time_and_the_request_with_it() {
-    let limits = [("MLX_STREAMING__FIRST_TOKEN_TIMEOUT_MS", "400"), ("MLX_STREAMING__INTER_TOKEN_TIMEOUT_MS", "300")];
+    let limits = [("MLX_STREAMING__FIRST_TOKEN_TIMEOUT_MS", "1500"), ("MLX_STREAMING__INTER_TOKEN_TIMEOUT_MS", "1000")];
     let scene = Scene::with(ModelServer::start(), &[], &limits).await;
     // Signs of life that bring nothing change nothing: the requester sees none of them.
     let busy = |answer| {
@@ -105,10 +105,10 @@ async fn s1_silence_ends_in_the_configured_time_and_the_request_with_it() {
         })
     };
     let cases = [
-        (Answer::stream().silence(), ErrorCode::StreamFirstTokenTimeout, 0, "400 ms"),
-        (busy(Answer::stream()), ErrorCode::StreamFirstTokenTimeout, 0, "400 ms"),
-        (Answer::stream().chat_token("a").silence(), ErrorCode::StreamInterTokenTimeout, 1, "300 ms"),
-        (busy(Answer::stream().chat_token("a")), ErrorCode::StreamInterTokenTimeout, 1, "300 ms"),
+        (Answer::stream().silence(), ErrorCode::StreamFirstTokenTimeout, 0, "1500 ms"),
+        (busy(Answer::stream()), ErrorCode::StreamFirstTokenTimeout, 0, "1500 ms"),
+        (Answer::stream().chat_token("a").silence(), ErrorCode::StreamInterTokenTimeout, 1, "1000 ms"),
+        (busy(Answer::stream().chat_token("a")), ErrorCode::StreamInterTokenTimeout, 1, "1000 ms"),
     ];
     for (number, (answer, expected, before, words)) in cases.into_iter().enumerate() {
         scene.models.answer_next(answer);
