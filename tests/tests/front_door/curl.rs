@@ -1,10 +1,12 @@
 //! What curl sees.
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use mlx_tests::{Answer, ModelServer, eventually, within};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 
 use crate::support::{FrontDoor, chat, chat_with};
 
@@ -177,6 +179,25 @@ async fn an_interrupt_lets_answers_finish() {
     within("the end of the answer", stdout.read_to_end(&mut seen)).await.unwrap();
     assert!(String::from_utf8(seen).unwrap().contains("data: [DONE]"), "an answer was cut");
     assert_eq!(ended.await.unwrap(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_interrupt_ends_answers_and_says_so() {
+    let door = FrontDoor::of_stand_ins(1, 1).await;
+    let mut client = door.asking(CHAT, &chat_with("stand-in", "Hi", &json!({ "stream": true }))).spawn().unwrap();
+    let (mut stdout, mut seen) = (client.stdout.take().unwrap(), Vec::new());
+    while !String::from_utf8_lossy(&seen).contains("You ") {
+        within("a token", stdout.read_buf(&mut seen)).await.unwrap();
+    }
+    let began = Instant::now();
+    door.interrupt().await;
+    door.eventually("no new connections", async || TcpStream::connect(door.address()).await.is_err()).await;
+    let ended = tokio::spawn(door.end("-INT"));
+    within("the end of the answer", stdout.read_to_end(&mut seen)).await.unwrap();
+    let seen = String::from_utf8(seen).unwrap();
+    assert!(seen.contains("\"shutting_down\"") && !seen.contains("[DONE]"), "{seen}");
+    assert_eq!(ended.await.unwrap(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(5), "the grace was not cut short: {:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -143,6 +143,11 @@ impl FrontDoor {
         signal("-KILL", self.workers[worker]).await;
     }
 
+    /// Interrupts the controller, as Ctrl-C would.
+    pub async fn interrupt(&self) {
+        signal("-INT", self.controller.id().unwrap()).await;
+    }
+
     /// Sends a signal to the controller, and returns how it ended.
     pub async fn end(mut self, name: &str) -> Option<i32> {
         signal(name, self.controller.id().unwrap()).await;
