@@ -29,7 +29,7 @@ fn every_configuration_on_every_page_loads() {
             let place = format!("{path}, line {}", step.line);
             match step.part {
                 Part::Configuration => {
-                    let environment = HashMap::from([("NATS_PASSWORD", "secret"), ("NATS_TOKEN", "secret")]);
+                    let environment = HashMap::from(["NATS_PASSWORD", "BUS_PASSWORD"].map(|name| (name, "secret")));
                     let sources = Loader::new().text("cluster.yaml", step.text).env_map(environment);
                     let _ = sources.load().unwrap_or_else(|error| panic!("{place}:\n{}", sources.draw(&error, false)));
                     loaded += 1;

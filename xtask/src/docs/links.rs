@@ -114,7 +114,11 @@ fn is_elsewhere(target: &str) -> bool {
     target.contains("://") || target.starts_with("mailto:")
 }
 
+/// Nothing is served in the clear but on this machine.
 fn malformed(target: &str) -> bool {
+    if target.starts_with("http://127.0.0.1:") {
+        return false;
+    }
     let rest = target.strip_prefix("https://").or_else(|| target.strip_prefix("mailto:"));
     rest.is_none_or(|rest| !rest.contains('.') || rest.contains(char::is_whitespace))
 }
@@ -148,8 +152,11 @@ mod tests {
             fs::write(root.path().join(page), "").unwrap();
         }
         fs::write(root.path().join("README.md"), "[a](docs/a.md#here)\n\n[b](docs/b.md) [c](#none)\n").unwrap();
-        fs::write(root.path().join("docs/a.md"), "# Here\n[d](../README.md) [e](#gone) [f](http://x) [g](https://x.y)")
-            .unwrap();
+        fs::write(
+            root.path().join("docs/a.md"),
+            "# Here\n[d](../README.md) [e](#gone) [f](http://x) [g](https://x.y) [h](http://127.0.0.1:80)",
+        )
+        .unwrap();
         fs::write(root.path().join("docs/SUMMARY.md"), "").unwrap();
         let workspace = Workspace::locate(Some(root.path().to_owned())).unwrap();
         let expected = [
