@@ -163,8 +163,10 @@ pub(super) fn sweep(run: &str, after_interruption: bool) -> Result<Vec<Leftover>
 /// What a person types to remove what `--keep` kept.
 pub(super) fn removal_of(run: &str) -> String {
     let filter = format!("--filter label={RUN_LABEL}={run}");
+    // Not by pruning volumes: older daemons prune only those without a name, newer ones need to be told of the others.
     format!(
-        "docker rm -fv $(docker ps -aq {filter}); docker network prune -f {filter}; docker volume prune -af {filter}"
+        "docker ps -aq {filter} | xargs -r docker rm -fv; docker network prune -f {filter}; \
+         docker volume ls -q {filter} | xargs -r docker volume rm"
     )
 }
 
