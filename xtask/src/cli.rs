@@ -166,8 +166,8 @@ Runs in stages: unit, doc, integration, containers, cluster; --list says what ea
 how many tests passed, failed and were skipped, and how long it took. The very last line is `N passed, N failed, N skipped`.
 
 Fetches what the tests need and do not find: nats-server (see `cargo xtask nats`), also an old one for the rolling upgrade,
-and with pip the Python client nats-py, for the tests with a client that is not ours. What cannot run here is left out with
-its reason, and counted as skipped: without Docker, the stages containers and cluster.
+and with pip what is not ours: nats-py, OpenAI's client, mlx_lm.server. What cannot run here is left out
+with its reason, and counted as skipped: without Docker, the stages containers and cluster.
 
 Every container, network and volume carries the label mlx-serving.test-run of its run. What a test leaves behind is removed,
 also after Ctrl-C, and fails the run, unless it was to be kept. Images are left as a cache; to remove them:

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::process::Child;
 
 use crate::browser::Browser;
-use crate::support::{FrontDoor, chat_with};
+use crate::support::{FrontDoor, chat, chat_with};
 
 /// How long the bus is away: ten times what is taken for the silence of the dead.
 const OUTAGE: Duration = Duration::from_secs(20);
@@ -90,11 +90,8 @@ async fn chromium_and_curl_show_workers_that_join_leave_and_are_lost_and_is_righ
     let rates =
         browser.value("[...document.querySelectorAll('tbody td:nth-of-type(4)')].map((cell) => cell.innerText)").await;
     assert_eq!(rates, json!(["0", "0"]), "what a worker said before the outage is long over");
-    door.eventually("an answer", async || {
-        door.stream("/v1/chat/completions", &chat_with("tiny", "hi", &json!({ "stream": true }))).await.last().unwrap()
-            == "[DONE]"
-    })
-    .await;
+    // The controller may be back before a worker is, whose next attempt is due when it is due.
+    door.eventually("an answer", async || door.post("/v1/chat/completions", &chat("tiny", "hi")).await.0 == 200).await;
     browser.screenshot("after-the-outage").await;
 
     // So does the controller, and another one takes its place.
