@@ -1,9 +1,9 @@
 //! Subscriptions: typed messages as a stream, made when the server has them.
 
+mod pieces;
 mod queue;
 mod raw;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use self::pieces::Pieces;
 use self::queue::{Found, Queue};
 use self::raw::Change;
 pub(crate) use self::raw::{ChangeKind, RawSubscription};
@@ -103,7 +104,7 @@ impl Client {
             client: Some(self.clone()),
             subject,
             queue,
-            own: VecDeque::new(),
+            own: Pieces::default(),
             dropped: 0,
             reported: 0,
             changes,
@@ -168,7 +169,7 @@ pub struct Subscription<M> {
     subject: async_nats::Subject,
     queue: Arc<Queue>,
     /// Taken from the queue in one go, so that the lock is not needed for each message.
-    own: VecDeque<async_nats::Message>,
+    own: Pieces<async_nats::Message>,
     /// Drops known when `own` was taken, and how many of them have been reported.
     dropped: u64,
     reported: u64,

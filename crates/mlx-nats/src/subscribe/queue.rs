@@ -12,12 +12,10 @@ use std::time::{Duration, Instant};
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
+use super::pieces::{PIECE, Pieces};
 use super::raw::{Change, RawSubscription};
 use crate::connection::{ConnectionEvent, Events};
 use crate::measure;
-
-/// Messages moved at once, before other tasks get their turn.
-const BATCH: usize = 256;
 
 /// At most one line of log a subscription in this time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,7 +29,7 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    messages: VecDeque<async_nats::Message>,
+    messages: Pieces<async_nats::Message>,
     /// Since the subscription was made.
     dropped: u64,
     closed: bool,
@@ -60,7 +58,7 @@ impl Queue {
     /// Takes what waits into `own`, which is empty, and the count of drops that came with it.
     pub(super) fn poll_take(
         &self,
-        own: &mut VecDeque<async_nats::Message>,
+        own: &mut Pieces<async_nats::Message>,
         dropped: &mut u64,
         context: &mut Context<'_>,
     ) -> Poll<Found> {
@@ -80,14 +78,15 @@ impl Queue {
         Poll::Pending
     }
 
-    fn push(&self, batch: &mut Vec<async_nats::Message>, subject: &str, events: &Events) {
+    fn push(&self, batch: &mut VecDeque<async_nats::Message>, subject: &str, events: &Events) {
         let mut state = self.lock();
-        let room = self.capacity.saturating_sub(state.messages.len()).min(batch.len());
-        state.messages.extend(batch.drain(..room));
-        if !batch.is_empty() {
-            state.dropped += batch.len() as u64;
-            measure::dropped(batch.len());
-            batch.clear();
+        let room = self.capacity.saturating_sub(state.messages.len());
+        let excess = batch.len().saturating_sub(room);
+        batch.truncate(room);
+        state.messages.append(batch);
+        if excess > 0 {
+            state.dropped += excess as u64;
+            measure::dropped(excess);
             let now = Instant::now();
             if state.last_report.is_none_or(|last| now.duration_since(last) >= REPORT_INTERVAL) {
                 state.last_report = Some(now);
@@ -127,7 +126,7 @@ pub(super) async fn forward(
     events: Arc<Events>,
 ) {
     let _closed_at_the_end = CloseOnDrop(Arc::clone(&queue));
-    let mut batch = Vec::with_capacity(BATCH);
+    let mut batch = VecDeque::with_capacity(PIECE);
     loop {
         tokio::select! {
             more = std::future::poll_fn(|context| poll_batch(&mut source, &mut batch, context)) => {
@@ -147,14 +146,14 @@ pub(super) async fn forward(
 /// Fills `batch` with what has arrived; false at the end of the subscription.
 fn poll_batch(
     source: &mut RawSubscription,
-    batch: &mut Vec<async_nats::Message>,
+    batch: &mut VecDeque<async_nats::Message>,
     context: &mut Context<'_>,
 ) -> Poll<bool> {
     let Some(first) = ready!(Pin::new(&mut *source).poll_next(context)) else { return Poll::Ready(false) };
-    batch.push(first);
-    while batch.len() < BATCH {
+    batch.push_back(first);
+    while batch.len() < PIECE {
         match Pin::new(&mut *source).poll_next(context) {
-            Poll::Ready(Some(message)) => batch.push(message),
+            Poll::Ready(Some(message)) => batch.push_back(message),
             Poll::Ready(None) => return Poll::Ready(false),
             Poll::Pending => break,
         }
@@ -176,7 +175,7 @@ mod tests {
 
     use super::*;
 
-    fn messages(count: usize) -> Vec<async_nats::Message> {
+    fn messages(count: usize) -> VecDeque<async_nats::Message> {
         let message = |index: usize| async_nats::Message {
             subject: "lab.test".into(),
             reply: None,
@@ -190,9 +189,11 @@ mod tests {
     }
 
     fn take(queue: &Queue) -> (Vec<String>, u64) {
-        let (mut own, mut dropped) = (VecDeque::new(), 0);
+        let (mut own, mut dropped) = (Pieces::default(), 0);
         let _ = queue.poll_take(&mut own, &mut dropped, &mut Context::from_waker(Waker::noop()));
-        let text = own.iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect();
+        let text = std::iter::from_fn(|| own.pop_front())
+            .map(|message| String::from_utf8(message.payload.to_vec()).unwrap())
+            .collect();
         (text, dropped)
     }
 
@@ -213,7 +214,7 @@ mod tests {
         queue.push(&mut messages(1), "lab.test", &Events::default());
         queue.close();
         assert_eq!(take(&queue).0.len(), 1);
-        let found = queue.poll_take(&mut VecDeque::new(), &mut 0, &mut Context::from_waker(Waker::noop()));
+        let found = queue.poll_take(&mut Pieces::default(), &mut 0, &mut Context::from_waker(Waker::noop()));
         assert!(matches!(found, Poll::Ready(Found::Closed)));
     }
 }

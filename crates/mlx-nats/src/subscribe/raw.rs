@@ -93,6 +93,7 @@ impl RawSubscription {
 impl Stream for RawSubscription {
     type Item = async_nats::Message;
 
+    #[inline]
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Some(subscriber) = &mut self.subscriber else { return Poll::Ready(None) };
         let message = ready!(Pin::new(subscriber).poll_next(context));
