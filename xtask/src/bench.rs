@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
-use mlx_embedded::Origin;
 use mlx_embedded::binary::BINARY_VARIABLE;
+use mlx_embedded::binary::Origin;
 
 use crate::cli::BenchArguments;
 use crate::workspace::Workspace;

@@ -5,8 +5,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
-use mlx_embedded::Origin;
 use mlx_embedded::binary::BINARY_VARIABLE;
+use mlx_embedded::binary::Origin;
 
 use crate::cli::DemoArguments;
 use crate::nats;

@@ -12,6 +12,7 @@ use crate::tree::Place;
 
 /// Where the value of a key comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Origin {
     /// Nobody set it.
     Default,

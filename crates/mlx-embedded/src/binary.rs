@@ -4,7 +4,7 @@ mod install;
 mod places;
 mod probe;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,9 @@ pub const MINIMUM_VERSION: Version = Version::new(2, 10, 0);
 
 /// The environment variable that names a binary.
 pub const BINARY_VARIABLE: &str = "MLX_NATS_SERVER";
+
+/// The environment variable that names the folders with programs.
+const PATH_VARIABLE: &str = "PATH";
 
 /// The configuration key that names a binary.
 const BINARY_SETTING: &str = "nats.embedded.binary";
@@ -84,11 +87,11 @@ impl fmt::Display for Origin {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Finder {
     /// `nats.embedded.binary`.
     pub setting: Option<PathBuf>,
-    /// The environment; `MLX_NATS_SERVER` and `PATH` are read.
+    /// The environment; `MLX_NATS_SERVER` and `PATH` are read, and no other is shown by `Debug`.
     pub env: HashMap<OsString, OsString>,
     /// `target/tools` of the enclosing workspace.
     pub tools_dir: Option<PathBuf>,
@@ -100,8 +103,9 @@ impl Finder {
     /// A search through this process's environment, the workspace around the current folder or the current program, and
     /// the package managers' folders of this platform.
     pub fn from_process(setting: Option<PathBuf>) -> Self {
-        let env: HashMap<OsString, OsString> = std::env::vars_os().collect();
-        let well_known = places::well_known(env.get(&OsString::from("HOME")).map(Path::new));
+        let read = |name: &str| std::env::var_os(name).map(|value| (OsString::from(name), value));
+        let env = [BINARY_VARIABLE, PATH_VARIABLE].into_iter().filter_map(read).collect();
+        let well_known = places::well_known(std::env::var_os("HOME").as_deref().map(Path::new));
         Self { setting, env, tools_dir: workspace_tools_dir(), well_known }
     }
 
@@ -128,6 +132,22 @@ impl Finder {
             None => search.note(BINARY_VARIABLE, "not set"),
         }
         search.folders().ok_or_else(|| search.into_error())
+    }
+}
+
+impl fmt::Debug for Finder {
+    /// Of the environment, which may hold secrets, only what is read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let read: BTreeMap<_, _> = [BINARY_VARIABLE, PATH_VARIABLE]
+            .into_iter()
+            .filter_map(|name| Some((name, self.env.get(&OsString::from(name))?)))
+            .collect();
+        f.debug_struct("Finder")
+            .field("setting", &self.setting)
+            .field("env", &read)
+            .field("tools_dir", &self.tools_dir)
+            .field("well_known", &self.well_known)
+            .finish()
     }
 }
 
@@ -161,7 +181,7 @@ impl Search<'_> {
 
     fn folders(&mut self) -> Option<Binary> {
         let finder = self.finder;
-        match finder.env.get(&OsString::from("PATH")) {
+        match finder.env.get(&OsString::from(PATH_VARIABLE)) {
             Some(path) => {
                 // A relative folder means another file in every working folder, and none that one would want to run.
                 let folders = std::env::split_paths(path).filter(|folder| folder.is_absolute());

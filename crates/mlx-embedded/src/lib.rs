@@ -35,7 +35,7 @@ mod settings;
 mod supervisor;
 mod thread;
 
-pub use binary::{Binary, Finder, Origin};
+pub use binary::{Binary, Finder};
 pub use cluster::EmbeddedCluster;
 pub use node::{Node, connect, connect_with};
 pub use process::OrphanGuard;

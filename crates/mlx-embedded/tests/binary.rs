@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use mlx_embedded::{Binary, Finder, Origin};
+use mlx_embedded::binary::{Binary, Finder, Origin};
 use mlx_errors::{Error, ErrorCode, ErrorKind, TriedPath};
 use tempfile::TempDir;
 
@@ -210,6 +210,21 @@ fn write_program(path: &Path, contents: &[u8], mode: &str) {
         .unwrap();
     shell.stdin.take().unwrap().write_all(contents).unwrap();
     assert!(shell.wait().unwrap().success());
+}
+
+#[test]
+fn debug_output_holds_no_variable_that_is_not_read() {
+    let environment =
+        [("MLX_NATS__PASSWORD", "canary-1"), ("PATH", "/usr/bin"), ("MLX_NATS_SERVER", "/opt/nats-server")];
+    let env = environment.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let finder = Finder { setting: None, env, tools_dir: None, well_known: Vec::new() };
+    let builder = mlx_embedded::EmbeddedServer::builder(&mlx_types::config::NatsConfig::default());
+    for shown in [format!("{finder:?}"), format!("{:#?}", builder.finder(finder.clone()))] {
+        assert!(shown.contains("/opt/nats-server") && shown.contains("/usr/bin"), "{shown}");
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+    // The environment of this test's process has more than these, HOME for one.
+    assert!(Finder::from_process(None).env.len() <= 2);
 }
 
 fn assert_found(found: &mlx_errors::Result<Binary>, path: &Path, origin: Origin) {

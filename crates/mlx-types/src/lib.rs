@@ -39,5 +39,5 @@ pub use ids::{ParseIdError, RequestId, SessionId, WorkerId};
 pub use messages::Message;
 pub use nats_url::{NatsUrl, NatsUrlError, Scheme};
 pub use secret::Secret;
-pub use subject::{Pattern, RequestSubject, Subject, check_token};
+pub use subject::{Pattern, RequestSubject, Subject, check_subject_token};
 pub use time::{Epoch, Millis, Timestamp};

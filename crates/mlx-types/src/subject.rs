@@ -196,7 +196,7 @@ text_impls!(RequestSubject<Q, R> { request, reply });
 ///
 /// # Errors
 /// `SUBJECT_INVALID` where it is empty or holds whitespace, a control character, `.`, `*` or `>`.
-pub fn check_token(token: &str) -> Result<()> {
+pub fn check_subject_token(token: &str) -> Result<()> {
     match token_fault(token, Wildcards::Refused).or(token.contains('.').then_some("a token holds no `.`")) {
         Some(reason) => Err(invalid(token, reason)),
         None => Ok(()),
@@ -336,9 +336,9 @@ mod tests {
 
     #[test]
     fn a_token_from_data_cannot_widen_a_subject() {
-        assert!(check_token("018f-ab_c").is_ok());
+        assert!(check_subject_token("018f-ab_c").is_ok());
         for bad in ["", "a.b", "*", ">", "a>", "a b", "\u{7}"] {
-            assert!(check_token(bad).is_err(), "{bad:?}");
+            assert!(check_subject_token(bad).is_err(), "{bad:?}");
         }
     }
 }

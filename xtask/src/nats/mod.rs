@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use mlx_embedded::binary::BINARY_VARIABLE;
-use mlx_embedded::{Binary, Finder, Origin};
+use mlx_embedded::binary::{Binary, Finder, Origin};
 use mlx_errors::{Error, ErrorKind};
 
 use crate::cli::NatsArguments;

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use mlx_embedded::binary::BINARY_VARIABLE;
-use mlx_embedded::{Binary, Origin};
+use mlx_embedded::binary::{Binary, Origin};
 use tempfile::TempDir;
 
 use super::docker::{self, Docker, HOST_VARIABLE};

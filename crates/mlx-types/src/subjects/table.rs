@@ -13,6 +13,7 @@ use crate::{Pattern, RequestSubject, Subject, schema};
 
 /// A subject, or a family of them, and what crosses it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Row {
     /// The subject, a token that varies as `{name}`: `worker.{workerId}.inference`.
     pub address: String,
@@ -47,7 +48,7 @@ pub struct Payload {
     /// Its own schema, draft 2020-12.
     pub schema: fn() -> Value,
     /// Its schema as a part of another document.
-    pub subschema: fn(&mut SchemaGenerator) -> Schema,
+    pub(crate) subschema: fn(&mut SchemaGenerator) -> Schema,
 }
 
 impl Payload {
