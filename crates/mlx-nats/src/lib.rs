@@ -21,11 +21,12 @@
 //! ```
 //!
 //! # Features
-//! Both are off by default, and then nothing of them is compiled in.
+//! All are off by default, and then nothing of them is compiled in.
 //! - `metrics`: counters, gauges and histograms through the [`metrics`](https://docs.rs/metrics) facade. The README has
 //!   their names. Install a recorder before the first client connects, because a client registers its handles then.
 //! - `otel`: `tracing` spans around what crosses the bus, whose W3C trace context goes along in `traceparent` and
 //!   `tracestate` where OpenTelemetry's layer and propagator are installed.
+//! - `durable`: requests that are handed over through JetStream and outlive their workers.
 
 mod address;
 mod client;
