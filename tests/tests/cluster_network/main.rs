@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use kept::Kept;
 use mlx_errors::{ErrorCode, Result};
 use mlx_nats::{Client, ClientOptions, ConnectionState, Request, Subscription};
-use mlx_tests::{Image, LIMIT, TestCluster, TestWorker, WorkerOptions, millis, within};
+use mlx_tests::{Image, LIMIT, TestCluster, TestWorker, WorkerOptions, eventually_async, millis, within};
 use mlx_types::config::NatsConfig;
 use mlx_types::{ClusterConfig, WorkerId};
 use traffic::{Traffic, ask};
@@ -76,6 +76,9 @@ async fn a_lame_duck_sends_its_clients_on_and_every_stream_says_how_it_ended() {
     let worker = worker(&worker_side).await;
 
     let id = worker.id();
+    // From one server to the next, word of a worker's subscription takes a moment.
+    let known = async || matches!(ask(&mover.client, id, 1).await, (1, None)).then_some(());
+    eventually_async("an answer at the mover's server", known).await;
     let (interrupted, undisturbed) = (mover.client.clone(), neighbour.clone());
     let interrupted = tokio::spawn(async move { ask(&interrupted, id, 100_000).await });
     let undisturbed = tokio::spawn(async move { ask(&undisturbed, id, 500).await });
