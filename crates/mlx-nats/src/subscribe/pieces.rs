@@ -45,18 +45,17 @@ impl<T> Pieces<T> {
 
     /// Takes all of `batch`, which keeps room for another one.
     pub(super) fn append(&mut self, batch: &mut VecDeque<T>) {
-        self.len += batch.len();
-        if batch.len() >= WORTH_A_PIECE {
-            let room = self.spare.take().unwrap_or_else(|| VecDeque::with_capacity(PIECE));
-            self.queue.push_back(std::mem::replace(batch, room));
-            return;
+        if self.len == 0 {
+            // At the most one is there, which was read to its end.
+            self.spare = self.queue.pop_back().or_else(|| self.spare.take());
         }
+        self.len += batch.len();
         match self.queue.back_mut() {
-            Some(last) if last.len() + batch.len() <= PIECE => last.append(batch),
+            Some(last) if batch.len() < WORTH_A_PIECE && last.len() + batch.len() <= PIECE => last.append(batch),
             _ => {
-                let mut piece = self.spare.take().unwrap_or_default();
-                piece.append(batch);
-                self.queue.push_back(piece);
+                let room = if batch.len() < WORTH_A_PIECE { 0 } else { PIECE };
+                let room = self.spare.take().unwrap_or_else(|| VecDeque::with_capacity(room));
+                self.queue.push_back(std::mem::replace(batch, room));
             }
         }
     }

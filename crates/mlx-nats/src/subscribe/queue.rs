@@ -126,7 +126,8 @@ pub(super) async fn forward(
     events: Arc<Events>,
 ) {
     let _closed_at_the_end = CloseOnDrop(Arc::clone(&queue));
-    let mut batch = VecDeque::with_capacity(PIECE);
+    // Grows with what comes: most subscriptions are quiet, and a client may have a hundred thousand.
+    let mut batch = VecDeque::new();
     loop {
         tokio::select! {
             more = std::future::poll_fn(|context| poll_batch(&mut source, &mut batch, context)) => {
