@@ -84,9 +84,13 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// What the page reads like.
+    /// What the page reads like; nothing, as long as something that it needs is still on its way, its style sheet for one.
     pub async fn text(&mut self) -> String {
-        self.value("document.body?.innerText ?? ''").await.as_str().unwrap_or_default().to_owned()
+        self.value("document.readyState === 'complete' ? document.body.innerText : ''")
+            .await
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// The text of the page, once `expected` holds of it.
