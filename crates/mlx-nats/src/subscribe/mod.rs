@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::{Stream, StreamExt};
 use mlx_errors::{Error, ErrorKind, Result, Violations};
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use self::pieces::Pieces;
@@ -97,9 +97,8 @@ impl Client {
         self.confirm(&raw).await?;
         let capacity = options.capacity.unwrap_or(self.options().subscription_capacity);
         let queue = Arc::new(Queue::new(capacity.max(1)));
-        let (changes, received_changes) = mpsc::channel(1);
         let events = Arc::clone(self.link().events());
-        let forwarder = self.runtime().spawn(queue::forward(raw, Arc::clone(&queue), received_changes, events));
+        let forwarder = self.runtime().spawn(queue::forward(raw, Arc::clone(&queue), events));
         Ok(Subscription {
             client: Some(self.clone()),
             subject,
@@ -107,7 +106,6 @@ impl Client {
             own: Pieces::default(),
             dropped: 0,
             reported: 0,
-            changes,
             _forwarder: AbortOnDrop(forwarder.abort_handle()),
             check: S::check,
             payload: PhantomData,
@@ -173,7 +171,6 @@ pub struct Subscription<M> {
     /// Drops known when `own` was taken, and how many of them have been reported.
     dropped: u64,
     reported: u64,
-    changes: mpsc::Sender<Change>,
     _forwarder: AbortOnDrop,
     check: fn(&M) -> Result<(), Violations>,
     payload: PhantomData<fn() -> M>,
@@ -242,9 +239,8 @@ impl<M> Subscription<M> {
 
     async fn change(&mut self, kind: ChangeKind) -> Result<()> {
         let (done, applied) = oneshot::channel();
-        if self.changes.send(Change { kind, done }).await.is_err() {
-            return Ok(()); // it has ended already, which is what was asked for
-        }
+        self.queue.ask(Change { kind, done });
+        // No answer means that it has ended, which is what was asked for.
         applied.await.unwrap_or(Ok(()))
     }
 }

@@ -4,13 +4,14 @@
 //! subscription has a task that moves messages on as they come, and the bound, the count and the report are ours.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use tokio::sync::mpsc;
+use futures_util::task::AtomicWaker;
 
 use super::pieces::{PIECE, Pieces};
 use super::raw::{Change, RawSubscription};
@@ -20,16 +21,20 @@ use crate::measure;
 /// At most one line of log a subscription in this time.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between the task that moves messages and the reader.
+/// Between the task that moves messages and the reader: messages one way, changes of the subscription the other.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
     capacity: usize,
+    /// The task that moves messages, while it waits.
+    mover: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
 struct State {
     messages: Pieces<async_nats::Message>,
+    /// Not a channel, of which even an empty one takes most of a kilobyte: most subscriptions are never changed.
+    changes: VecDeque<Change>,
     /// Since the subscription was made.
     dropped: u64,
     closed: bool,
@@ -47,7 +52,7 @@ pub(super) enum Found {
 
 impl Queue {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { state: Mutex::default(), capacity }
+        Self { state: Mutex::default(), capacity, mover: AtomicWaker::new() }
     }
 
     /// Messages that did not fit so far.
@@ -78,7 +83,24 @@ impl Queue {
         Poll::Pending
     }
 
-    fn push(&self, batch: &mut VecDeque<async_nats::Message>, subject: &str, events: &Events) {
+    /// Asks for a change. When the subscription has ended, the change is dropped unanswered.
+    pub(super) fn ask(&self, change: Change) {
+        let mut state = self.lock();
+        if !state.closed {
+            state.changes.push_back(change);
+        }
+        drop(state);
+        self.mover.wake();
+    }
+
+    fn poll_change(&self, context: &mut Context<'_>) -> Poll<Change> {
+        // Before the look: what is asked for after it wakes.
+        self.mover.register(context.waker());
+        self.lock().changes.pop_front().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Hands messages to the reader, and returns a change that was asked for, since the lock is held anyway.
+    fn push(&self, batch: &mut VecDeque<async_nats::Message>, subject: &str, events: &Events) -> Option<Change> {
         let mut state = self.lock();
         let room = self.capacity.saturating_sub(state.messages.len());
         let excess = batch.len().saturating_sub(room);
@@ -96,17 +118,22 @@ impl Queue {
             }
         }
         let reader = state.reader.take();
+        let change = state.changes.pop_front();
         drop(state);
         if let Some(reader) = reader {
             reader.wake();
         }
+        change
     }
 
     fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
         let reader = state.reader.take();
+        // Whoever waits for one hears that the subscription has ended.
+        let unanswered = std::mem::take(&mut state.changes);
         drop(state);
+        drop(unanswered);
         if let Some(reader) = reader {
             reader.wake();
         }
@@ -119,29 +146,42 @@ impl Queue {
 }
 
 /// Moves messages from the transport to the queue, and changes of the subscription the other way, until it ends.
-pub(super) async fn forward(
-    mut source: RawSubscription,
-    queue: Arc<Queue>,
-    mut changes: mpsc::Receiver<Change>,
-    events: Arc<Events>,
-) {
+pub(super) async fn forward(mut source: RawSubscription, queue: Arc<Queue>, events: Arc<Events>) {
     let _closed_at_the_end = CloseOnDrop(Arc::clone(&queue));
     // Grows with what comes: most subscriptions are quiet, and a client may have a hundred thousand.
     let mut batch = VecDeque::new();
     loop {
-        tokio::select! {
-            more = std::future::poll_fn(|context| poll_batch(&mut source, &mut batch, context)) => {
+        let step = poll_fn(|context| match poll_batch(&mut source, &mut batch, context) {
+            Poll::Ready(more) => Poll::Ready(Step::Messages { more }),
+            Poll::Pending => queue.poll_change(context).map(Step::Change),
+        });
+        let change = match step.await {
+            Step::Change(change) => Some(change),
+            Step::Messages { more } => {
                 let subject = source.subject.clone();
-                queue.push(&mut batch, &subject, &events);
+                let change = queue.push(&mut batch, &subject, &events);
                 if !more {
                     return;
                 }
                 // A flood must not keep the readers of the same thread from their turn.
                 tokio::task::coop::consume_budget().await;
+                change
             }
-            Some(change) = changes.recv() => source.change(change).await,
+        };
+        if let Some(change) = change {
+            // Boxed for being rare: the task would be three times as large with it inside.
+            Box::pin(source.change(change)).await;
         }
     }
+}
+
+/// What the task that moves messages does next.
+enum Step {
+    /// There are some, and perhaps more to come.
+    Messages {
+        more: bool,
+    },
+    Change(Change),
 }
 
 /// Fills `batch` with what has arrived; false at the end of the subscription.
@@ -151,6 +191,9 @@ fn poll_batch(
     context: &mut Context<'_>,
 ) -> Poll<bool> {
     let Some(first) = ready!(Pin::new(&mut *source).poll_next(context)) else { return Poll::Ready(false) };
+    if batch.capacity() == 0 {
+        batch.reserve_exact(1); // what a subscription with one message now and then needs, instead of four
+    }
     batch.push_back(first);
     while batch.len() < PIECE {
         match Pin::new(&mut *source).poll_next(context) {
