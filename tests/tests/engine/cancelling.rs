@@ -73,7 +73,7 @@ async fn c13_a_worker_asks_no_more_of_its_server_than_its_limit_and_says_what_it
     for _ in 0..LIMIT {
         streams.push(endless(&scene).await);
     }
-    let refused = scene.client.infer(scene.worker.id, &InferenceRequest::new(MODEL, "p")).await;
+    let refused = scene.client.infer(scene.worker.id(), &InferenceRequest::new(MODEL, "p")).await;
     let error = match refused {
         Err(error) => error,
         Ok(stream) => read(stream).await.ended.unwrap_err(),

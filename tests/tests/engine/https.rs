@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{Scene, Worker, available};
+use crate::support::{Scene, available, start_worker};
 
 #[tokio::test]
 async fn a_server_behind_tls_answers_where_its_authority_is_trusted_and_only_there() {
@@ -20,7 +20,7 @@ async fn a_server_behind_tls_answers_where_its_authority_is_trusted_and_only_the
     let url = format!("https://localhost:{port}/v1");
 
     let bus = TestServer::start().await;
-    let stranger = Worker::start(&bus.embedded().client_url(), &url, &[], &[]);
+    let stranger = start_worker(&bus.embedded().client_url(), &url, &[], &[]);
     eventually("a line in the log", || stranger.log().contains("UnknownIssuer")).await;
     assert_eq!(models.listings(), 0, "{}", stranger.log());
     stranger.stop().await;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use mlx_tests::{ModelServer, TestServer, eventually};
 use mlx_types::messages::WorkerStatus;
 
-use crate::support::{MODEL, Scene, Worker, available, config, program};
+use crate::support::{MODEL, Scene, available, config, program, start_worker};
 
 #[tokio::test]
 async fn a_worker_waits_for_a_slow_server_and_follows_what_it_has() {
@@ -35,7 +35,7 @@ async fn a_worker_waits_for_a_slow_server_and_follows_what_it_has() {
 async fn an_address_without_its_v1_is_pointed_at() {
     let models = ModelServer::start();
     let bus = TestServer::start().await;
-    let worker = Worker::start(&bus.embedded().client_url(), models.url().trim_end_matches("/v1"), &[], &[]);
+    let worker = start_worker(&bus.embedded().client_url(), models.url().trim_end_matches("/v1"), &[], &[]);
     eventually("a line in the log", || worker.log().contains("does its address lack a `/v1`")).await;
     worker.stop().await;
     bus.stop().await;

@@ -8,7 +8,7 @@ use mlx_nats::WorkerInfo;
 use mlx_tests::{LIMIT, RealModelServer, TestServer, within};
 use mlx_types::messages::{ChatMessage, FinishReason, InferenceRequest};
 
-use crate::support::{Worker, asker, available, config, program, read};
+use crate::support::{asker, available, config, program, read, start_worker};
 
 #[tokio::test]
 async fn two_workers_answer_and_one_may_die_real_model_server() {
@@ -18,12 +18,12 @@ async fn two_workers_answer_and_one_may_die_real_model_server() {
     // One server each, as on two machines.
     let (first, second) = tokio::join!(RealModelServer::start(), RealModelServer::start());
     let url = bus.embedded().client_url();
-    let mut workers = [&first, &second].map(|server| Worker::start(&url, &server.url(), &[], &[]));
+    let mut workers = [&first, &second].map(|server| start_worker(&url, &server.url(), &[], &[]));
     let has_model = |worker: &WorkerInfo| available(worker).iter().any(|model| !model.is_empty());
     let both = |online: &[WorkerInfo]| online.iter().filter(|worker| has_model(worker)).count() == 2;
     let online = registry.wait_until(LIMIT, both).await.unwrap();
     for (worker, server) in workers.iter().zip([&first, &second]) {
-        let known = online.iter().find(|known| known.worker_id == worker.id).unwrap();
+        let known = online.iter().find(|known| known.worker_id == worker.id()).unwrap();
         assert_eq!(available(known), [server.model()]);
     }
 
@@ -37,7 +37,7 @@ async fn two_workers_answer_and_one_may_die_real_model_server() {
             temperature: Some(0.0),
             ..InferenceRequest::new(server.model(), "")
         };
-        let answered = read(client.infer(worker.id, &request).await.unwrap()).await;
+        let answered = read(client.infer(worker.id(), &request).await.unwrap()).await;
         let text = answered.text();
         assert_eq!(answered.reason(), FinishReason::Length, "{}", server.log());
         assert!(text.len() == 24 && text.chars().all(|char| char.is_ascii_lowercase()), "{text:?}");
@@ -45,13 +45,13 @@ async fn two_workers_answer_and_one_may_die_real_model_server() {
     }
     assert_eq!(texts[0], texts[1]);
 
-    let mut stream = client.infer(workers[0].id, &InferenceRequest::new(first.model(), "p")).await.unwrap();
+    let mut stream = client.infer(workers[0].id(), &InferenceRequest::new(first.model(), "p")).await.unwrap();
     within("a token", stream.next()).await.unwrap().unwrap();
     workers[0].kill();
     assert_eq!(read(stream).await.ended.unwrap_err().code(), ErrorCode::WorkerLost);
     first.comes_to_rest().await;
     let request = InferenceRequest { max_tokens: Some(8), ..InferenceRequest::new(second.model(), "p") };
-    let answered = read(client.infer(workers[1].id, &request).await.unwrap()).await;
+    let answered = read(client.infer(workers[1].id(), &request).await.unwrap()).await;
     assert_eq!(answered.text().len(), 8);
     bus.stop().await;
 }
@@ -61,18 +61,18 @@ async fn s2_a_cancelled_request_ends_its_generation_real_model_server() {
     let bus = TestServer::start().await;
     let client = asker(&bus).await;
     let server = RealModelServer::start().await;
-    let worker = Worker::start(&bus.embedded().client_url(), &server.url(), &[], &[]);
+    let worker = start_worker(&bus.embedded().client_url(), &server.url(), &[], &[]);
     let ready = |online: &[WorkerInfo]| online.iter().any(|known| available(known) == [server.model()]);
     client.workers().await.unwrap().wait_until(LIMIT, ready).await.unwrap();
 
     let request = InferenceRequest { max_tokens: Some(1_000_000), ..InferenceRequest::new(server.model(), "p") };
-    let mut dropped = client.infer(worker.id, &request).await.unwrap();
+    let mut dropped = client.infer(worker.id(), &request).await.unwrap();
     within("a token", dropped.next()).await.unwrap().unwrap();
     drop(dropped);
     server.comes_to_rest().await;
 
     let mut stopped = client
-        .infer(worker.id, &InferenceRequest { request_id: mlx_types::RequestId::new(), ..request })
+        .infer(worker.id(), &InferenceRequest { request_id: mlx_types::RequestId::new(), ..request })
         .await
         .unwrap();
     within("a token", stopped.next()).await.unwrap().unwrap();

@@ -1,15 +1,13 @@
 //! A bus, a worker process of the cluster example, and somebody who asks it.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::Command;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, Result};
 use mlx_nats::{Client, ClientOptions, TokenStream, WorkerInfo, Workers};
-use mlx_tests::{LIMIT, ModelServer, TestServer, eventually, within};
+use mlx_tests::{LIMIT, ModelServer, TestServer, WorkerProcess, within};
 use mlx_types::messages::{FinishReason, InferenceRequest};
 use mlx_types::{NatsUrl, WorkerId};
 
@@ -19,7 +17,7 @@ pub const MODEL: &str = "tiny";
 /// A worker with a model server behind it, on a bus of its own.
 pub struct Scene {
     pub models: ModelServer,
-    pub worker: Worker,
+    pub worker: WorkerProcess,
     pub client: Client,
     pub workers: Workers,
     bus: TestServer,
@@ -48,21 +46,21 @@ impl Scene {
         let bus = TestServer::start().await;
         let client = asker(&bus).await;
         let workers = client.workers().await.unwrap();
-        let worker = Worker::start(&bus.embedded().client_url(), url, arguments, env);
+        let worker = start_worker(&bus.embedded().client_url(), url, arguments, env);
         Self { models, worker, client, workers, bus }
     }
 
     /// What is known of the worker, once it is as wanted.
     pub async fn until(&self, what: &str, wanted: impl Fn(&WorkerInfo) -> bool) -> WorkerInfo {
-        let id = self.worker.id;
+        let id = self.worker.id();
         let is_there = |online: &[WorkerInfo]| online.iter().any(|worker| worker.worker_id == id && wanted(worker));
         let online = self.workers.wait_until(LIMIT, is_there).await;
-        let online = online.unwrap_or_else(|error| panic!("{what}: {error}\n{}", self.worker.log()));
+        let online = online.unwrap_or_else(|error| panic!("{what}: {error}"));
         online.into_iter().find(|worker| worker.worker_id == id).unwrap()
     }
 
     pub async fn ask(&self, request: &InferenceRequest) -> TokenStream {
-        within("an acceptance", self.client.infer(self.worker.id, request))
+        within("an acceptance", self.client.infer(self.worker.id(), request))
             .await
             .unwrap_or_else(|error| panic!("{error}"))
     }
@@ -128,80 +126,17 @@ pub async fn read(mut stream: TokenStream) -> Answered {
     Answered { tokens, ended }
 }
 
-/// `cluster --worker`, which ends when its standard input does, and so with this process.
-pub struct Worker {
-    pub id: WorkerId,
-    child: Child,
-    lifeline: Option<ChildStdin>,
-    log: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Worker {
-    pub fn start(bus: &NatsUrl, engine: &str, arguments: &[&str], env: &[(&str, &str)]) -> Self {
-        let id = WorkerId::new();
-        let mut child = Command::new(program())
-            .args(["--worker", "--exit-with-stdin", "--engine", &format!("openai={engine}"), "--config"])
-            .arg(config())
-            .args(arguments)
-            .env("MLX_NATS__MODE", "external")
-            .env("MLX_NATS__SERVER_URL", bus.as_str_without_credentials())
-            .env("MLX_WORKER__WORKER_ID", id.to_string())
-            .env("MLX_DISCOVERY__HEARTBEAT_INTERVAL_MS", "200")
-            .env_remove("OPENAI_API_KEY")
-            .envs(env.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Arc::default();
-        collect(child.stderr.take().unwrap(), Arc::clone(&log));
-        Self { id, lifeline: child.stdin.take(), child, log }
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// What it has logged so far.
-    pub fn log(&self) -> String {
-        String::from_utf8_lossy(&self.log.lock().unwrap()).into_owned()
-    }
-
-    /// Kills it (SIGKILL).
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Has it say goodbye, and returns when it has ended.
-    pub async fn stop(mut self) {
-        self.lifeline = None;
-        let mut status = None;
-        eventually("the end of a worker", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        })
-        .await;
-        assert!(status.unwrap().success(), "{status:?}\n{}", self.log());
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // An error means that it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn collect(mut stderr: ChildStderr, log: Arc<Mutex<Vec<u8>>>) {
-    std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(read @ 1..) = stderr.read(&mut buffer) {
-            log.lock().unwrap().extend_from_slice(&buffer[..read]);
-        }
-    });
+/// `cluster --worker`, before the model server at `engine`.
+pub fn start_worker(bus: &NatsUrl, engine: &str, arguments: &[&str], env: &[(&str, &str)]) -> WorkerProcess {
+    let mut command = Command::new(program());
+    command
+        .args(["--worker", "--exit-with-stdin", "--engine", &format!("openai={engine}"), "--config"])
+        .arg(config())
+        .args(arguments)
+        .env("MLX_DISCOVERY__HEARTBEAT_INTERVAL_MS", "200")
+        .env_remove("OPENAI_API_KEY")
+        .envs(env.iter().copied());
+    WorkerProcess::spawn(&mut command, bus, WorkerId::new())
 }
 
 /// The example, beside the folder of this test.
