@@ -1,11 +1,9 @@
 //! The key of a model server, which nobody but that server may see.
 
-use std::process::{Command, Stdio};
-
 use mlx_errors::ErrorKind;
-use mlx_tests::{Answer, ModelServer, eventually};
+use mlx_tests::{Answer, ModelServer, cluster_example, eventually, shipped_config};
 
-use crate::support::{Scene, config, program};
+use crate::support::Scene;
 
 const KEY: &str = "sk-canary-7Gd2pQ";
 
@@ -62,9 +60,8 @@ fn a_key_that_cannot_be_used_ends_a_worker_with_its_reason() {
         (["--engine", "ollama"], "", 2, "neither `stand-in` nor `openai=http://HOST:PORT/v1`"),
         (["--engine", "openai=ftp://h/"], "", 2, "begins with `http://` or `https://`"),
     ] {
-        let mut worker = Command::new(program());
-        worker.arg("--worker").args(engine).arg("--config").arg(config()).env("OPENAI_API_KEY", key);
-        let output = worker.stdin(Stdio::null()).output().unwrap();
+        let mut worker = cluster_example(&shipped_config());
+        let output = worker.arg("--worker").args(engine).env("OPENAI_API_KEY", key).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{said}");
         assert!(said.contains(words) && !said.contains("canary"), "{said}");

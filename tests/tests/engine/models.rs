@@ -1,11 +1,9 @@
 //! Which models a worker says that it has.
 
-use std::process::{Command, Stdio};
-
 use mlx_tests::{ModelServer, TestServer, eventually};
 use mlx_types::messages::WorkerStatus;
 
-use crate::support::{MODEL, Scene, available, config, program, start_worker};
+use crate::support::{MODEL, Scene, available, said_to_prompts, start_worker};
 
 #[tokio::test]
 async fn a_worker_waits_for_a_slow_server_and_follows_what_it_has() {
@@ -53,17 +51,8 @@ async fn a_server_on_this_machine_is_reached_past_any_proxy() {
 #[tokio::test]
 async fn a_controller_hands_the_engine_on_to_its_workers() {
     let models = ModelServer::start();
-    let mut cluster = Command::new(program());
-    cluster
-        .args(["--engine", &format!("openai={}", models.url()), "--engine-api", "completions", "--config"])
-        .arg(config())
-        .args(["--max-tokens", "5", "first question", "second question"])
-        .env("MLX_NATS__EMBEDDED__PORT", "0")
-        .env("MLX_NATS__EMBEDDED__HTTP_PORT", "0")
-        .stdin(Stdio::null());
-    let output = tokio::task::spawn_blocking(move || cluster.output().unwrap()).await.unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let arguments = ["--engine-api", "completions", "--max-tokens", "5", "first question", "second question"];
+    let said = said_to_prompts(&models.url(), &arguments).await;
     assert!(said.contains("You said: first question") && said.contains("You said: second question"), "{said}");
     assert!(said.contains("2 of 2 prompts answered"), "{said}");
     let asked = models.requests();

@@ -1,14 +1,12 @@
 //! The same workers with a model server that is not ours: `mlx_lm.server`, and a model of its own making.
 
-use std::process::{Command, Stdio};
-
 use futures_util::StreamExt;
 use mlx_errors::ErrorCode;
 use mlx_nats::WorkerInfo;
 use mlx_tests::{LIMIT, RealModelServer, TestServer, within};
 use mlx_types::messages::{ChatMessage, FinishReason, InferenceRequest};
 
-use crate::support::{asker, available, config, program, read, start_worker};
+use crate::support::{asker, available, read, said_to_prompts, start_worker};
 
 #[tokio::test]
 async fn two_workers_answer_and_one_may_die_real_model_server() {
@@ -86,16 +84,7 @@ async fn s2_a_cancelled_request_ends_its_generation_real_model_server() {
 #[tokio::test]
 async fn a_prompt_of_the_command_line_is_answered_real_model_server() {
     let server = RealModelServer::start().await;
-    let mut cluster = Command::new(program());
-    cluster
-        .args(["--engine", &format!("openai={}", server.url()), "--max-tokens", "16", "--config"])
-        .arg(config())
-        .args(["Tell me about NATS", "And about Rust"])
-        .env("MLX_NATS__EMBEDDED__PORT", "0")
-        .env("MLX_NATS__EMBEDDED__HTTP_PORT", "0")
-        .stdin(Stdio::null());
-    let output = tokio::task::spawn_blocking(move || cluster.output().unwrap()).await.unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let arguments = ["--max-tokens", "16", "Tell me about NATS", "And about Rust"];
+    let said = said_to_prompts(&server.url(), &arguments).await;
     assert!(said.contains("2 of 2 prompts answered") && said.contains("length"), "{said}");
 }

@@ -1,15 +1,14 @@
 //! A bus, a worker process of the cluster example, and somebody who asks it.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, Result};
 use mlx_nats::{Client, ClientOptions, TokenStream, WorkerInfo, Workers};
-use mlx_tests::{LIMIT, ModelServer, TestServer, WorkerProcess, within};
+use mlx_tests::{LIMIT, ModelServer, TestServer, WorkerProcess, cluster_example, shipped_config, within};
 use mlx_types::messages::{FinishReason, InferenceRequest};
 use mlx_types::{NatsUrl, WorkerId};
+use tokio::process::Command;
 
 /// The model that a [`ModelServer`] has unless told otherwise.
 pub const MODEL: &str = "tiny";
@@ -128,10 +127,9 @@ pub async fn read(mut stream: TokenStream) -> Answered {
 
 /// `cluster --worker`, before the model server at `engine`.
 pub fn start_worker(bus: &NatsUrl, engine: &str, arguments: &[&str], env: &[(&str, &str)]) -> WorkerProcess {
-    let mut command = Command::new(program());
+    let mut command = cluster_example(&shipped_config());
     command
-        .args(["--worker", "--exit-with-stdin", "--engine", &format!("openai={engine}"), "--config"])
-        .arg(config())
+        .args(["--worker", "--exit-with-stdin", "--engine", &format!("openai={engine}")])
         .args(arguments)
         .env("MLX_DISCOVERY__HEARTBEAT_INTERVAL_MS", "200")
         .env_remove("OPENAI_API_KEY")
@@ -139,15 +137,12 @@ pub fn start_worker(bus: &NatsUrl, engine: &str, arguments: &[&str], env: &[(&st
     WorkerProcess::spawn(&mut command, bus, WorkerId::new())
 }
 
-/// The example, beside the folder of this test.
-pub fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join("examples/cluster");
-    assert!(path.exists(), "build it with `cargo build -p mlx-embedded --example cluster`");
-    path
-}
-
-/// The shipped configuration.
-pub fn config() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/cluster.yaml")
+/// What a whole cluster before the model server at `engine` says to the prompts of its command line, once it has ended.
+pub async fn said_to_prompts(engine: &str, arguments: &[&str]) -> String {
+    let mut cluster = Command::from(cluster_example(&shipped_config()));
+    cluster.args(["--engine", &format!("openai={engine}")]).args(arguments).kill_on_drop(true);
+    let output = within("the end of a cluster", cluster.output()).await.unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    said
 }

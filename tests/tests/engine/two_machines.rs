@@ -2,15 +2,15 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use mlx_config::Loader;
 use mlx_nats::{Client, WorkerInfo};
-use mlx_tests::{LIMIT, ModelServer};
+use mlx_tests::{LIMIT, ModelServer, cluster_example};
 use mlx_types::messages::InferenceRequest;
 use mlx_types::{NatsUrl, WorkerId};
 
-use crate::support::{MODEL, available, program, read};
+use crate::support::{MODEL, available, read};
 
 const PASSWORD: &str = "5f1c9b";
 
@@ -27,10 +27,9 @@ async fn the_files_of_the_docs_make_one_cluster_of_two_machines() {
     .await
     .unwrap();
     let id = WorkerId::new();
-    let mut worker = Command::new(program());
+    let mut worker = cluster_example(&second);
     worker
-        .args(["--worker", "--exit-with-stdin", "--engine", &format!("openai={}", servers[1].url()), "--config"])
-        .arg(&second)
+        .args(["--worker", "--exit-with-stdin", "--engine", &format!("openai={}", servers[1].url())])
         .env("BUS_PASSWORD", PASSWORD)
         .env("MLX_NATS__SERVER_URL", bus.as_str_without_credentials())
         .env("MLX_WORKER__WORKER_ID", id.to_string())
@@ -79,14 +78,11 @@ fn files_of_the_docs(folder: &Path) -> [PathBuf; 2] {
 
 /// The first machine, and where its bus is.
 fn controller(config: &Path, engine: &str) -> (Machine, NatsUrl) {
-    let mut controller = Command::new(program());
+    let mut controller = cluster_example(config);
     controller
-        .args(["--workers", "1", "--engine", &format!("openai={engine}"), "--listen", "127.0.0.1:0", "--config"])
-        .arg(config)
+        .args(["--workers", "1", "--engine", &format!("openai={engine}"), "--listen", "127.0.0.1:0"])
         .env("BUS_PASSWORD", PASSWORD)
         .env("MLX_NATS__EMBEDDED__HOST", "127.0.0.1")
-        .env("MLX_NATS__EMBEDDED__PORT", "0")
-        .env("MLX_NATS__EMBEDDED__HTTP_PORT", "0")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());

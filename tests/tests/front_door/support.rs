@@ -1,10 +1,9 @@
 //! The cluster example with `--listen`, as a process.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use mlx_tests::{ModelServer, within};
+use mlx_tests::{ModelServer, cluster_example, shipped_config, within};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -172,30 +171,17 @@ pub fn chat_with(model: &str, text: &str, members: &Value) -> Value {
     chat
 }
 
-/// The example, on free ports, with the shipped configuration; the silence of the dead is noticed within 2 s.
+/// The example with the shipped configuration; the silence of the dead is noticed within 2 s.
 pub fn command(arguments: &[&str]) -> Command {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut command = Command::new(binary());
+    let mut command = Command::from(cluster_example(&shipped_config()));
     command
-        .args(["--config", root.join("config/cluster.yaml").to_str().unwrap()])
         .args(arguments)
-        .env("MLX_NATS__EMBEDDED__PORT", "0")
-        .env("MLX_NATS__EMBEDDED__HTTP_PORT", "0")
         .env("MLX_DISCOVERY__HEARTBEAT_INTERVAL_MS", "400")
         .env("MLX_DISCOVERY__OFFLINE_TIMEOUT_MS", "2000")
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     command
-}
-
-/// Beside the folder of this test: cargo builds examples with the tests of a workspace.
-fn binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join("examples/cluster");
-    assert!(path.exists(), "build it with `cargo build -p mlx-embedded --example cluster`");
-    path
 }
 
 /// curl, which closes with the status on a line of its own.

@@ -3,14 +3,13 @@
 //! All times are a quarter of those, unless `MLX_TEST_FULL=1` asks for the real ones.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use mlx_errors::ErrorCode;
 use mlx_nats::{Client, WorkerEvent};
-use mlx_tests::{FaultProxy, LIMIT, WorkerProcess, number_from_env};
+use mlx_tests::{FaultProxy, LIMIT, WorkerProcess, number_from_env, shipped_config};
 use mlx_types::{ClusterConfig, Millis, subjects};
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -22,7 +21,7 @@ const OUTAGE: Duration = Duration::from_secs(20);
 #[tokio::test]
 async fn after_an_outage_of_20_s_everybody_registers_again_and_nobody_was_declared_dead() {
     let part = if number_from_env("MLX_TEST_FULL", || 0) == 0 { 4 } else { 1 };
-    let shipped = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/cluster.yaml"));
+    let shipped = load(&shipped_config());
     let offline_timeout = shipped.discovery.offline_timeout_ms.as_duration() / part;
     let outage = OUTAGE / part;
     assert!(outage >= 4 * offline_timeout, "an outage that nobody would take for a death shows nothing");
