@@ -257,6 +257,26 @@ fn what_a_person_hands_over_runs_without_what_cannot_run_here() {
 }
 
 #[test]
+fn an_example_that_a_chosen_test_runs_is_built_before_it() {
+    let building = "build --workspace --examples";
+    for (arguments, is_built) in [(["--test", "engine"], true), (["-p", "mlx-tests"], true), (["-p", "mlx-log"], false)]
+    {
+        let bench = Bench::new(&[("nextest-run", SUITE)]);
+        bench.xtask(&[&["test", "--"][..], &arguments].concat()).output().unwrap();
+        let calls = bench.calls();
+        let position = |words: &str| calls.iter().position(|call| call.starts_with(words));
+        let run = position("nextest run").unwrap();
+        assert_eq!(position(building).is_some_and(|built| built < run), is_built, "{calls:?}");
+    }
+
+    let bench = Bench::new(&[("nextest-run", SUITE), ("build---workspace", "exit 101")]);
+    let output = bench.xtask(&["test", "--", "--test", "engine"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("the examples could not be built"), "{}", text(&output));
+    assert!(!bench.calls().iter().any(|call| call.starts_with("nextest run")), "{:?}", bench.calls());
+}
+
+#[test]
 fn what_a_machine_lacks_is_said_and_left_out() {
     let bench = Bench::new(&[("nextest-run", SUITE)]).with_docker(DOCKER);
     let said = text(&bench.xtask(&["test"]).env_remove("MLX_TEST_OLD_NATS_SERVER").output().unwrap());

@@ -161,7 +161,7 @@ impl Testing<'_> {
         Ok((Count { skipped: total.saturating_sub(count.passed + count.failed), ..count }, end))
     }
 
-    /// Some tests run an example as a program; where test targets are named, cargo does not build it of itself.
+    /// Some tests run an example as a program, which cargo does not build of itself where test targets are named.
     fn build_examples(&self) -> Result<()> {
         let mut command = self.workspace.cargo();
         command.args(["build", "--workspace", "--examples"]);
@@ -191,6 +191,9 @@ impl Testing<'_> {
     fn chosen(&self, runner: Runner, known: &TestTargets) -> Result<(Count, End)> {
         let leave_out = self.docker.missing().is_some() && session::requires_docker(self.arguments).is_none();
         let mut words = self.arguments.arguments.clone();
+        if runner::may_lack_examples(&words) {
+            self.build_examples()?;
+        }
         let mut left_out = if leave_out { known.of_docker() } else { Vec::new() };
         left_out.retain(|target| !runner::names_target(&words, target));
         if runner == Runner::Nextest && !left_out.is_empty() {

@@ -1,5 +1,6 @@
 //! The programs that run tests: nextest, or cargo test where it is missing.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::process::{Command, Stdio};
 
@@ -7,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::count::Counter;
+use super::stage::TESTS_PACKAGE;
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -109,12 +111,23 @@ pub(super) fn filtered(arguments: &[OsString], filter: &str) -> Vec<OsString> {
     words
 }
 
+/// Whether cargo, building what a person asked for, leaves out an example that these tests may run: it does where test
+/// targets are named, and where the package is one whose tests run an example of another.
+pub(super) fn may_lack_examples(arguments: &[OsString]) -> bool {
+    let names_tests = |word: &str| word == "--test" || word == "--tests" || word.starts_with("--test=");
+    options(arguments).iter().any(|word| names_tests(word) || word.ends_with(TESTS_PACKAGE))
+}
+
 /// Whether a person has asked for this test target by its name.
 pub(super) fn names_target(arguments: &[OsString], target: &str) -> bool {
-    let options: Vec<_> =
-        arguments.iter().take_while(|word| *word != "--").map(|word| word.to_string_lossy()).collect();
+    let options = options(arguments);
     let joined = format!("--test={target}");
     options.windows(2).any(|pair| pair == ["--test", target]) || options.iter().any(|word| *word == joined)
+}
+
+/// What cargo reads, and not the tests.
+fn options(arguments: &[OsString]) -> Vec<Cow<'_, str>> {
+    arguments.iter().take_while(|word| *word != "--").map(|word| word.to_string_lossy()).collect()
 }
 
 #[cfg(test)]
@@ -139,5 +152,14 @@ mod tests {
         let named = |line: &[&str]| names_target(&line.iter().map(OsString::from).collect::<Vec<_>>(), "soak");
         assert!(named(&["--test", "soak"]) && named(&["-p", "mlx-tests", "--test=soak"]));
         assert!(!named(&["soak"]) && !named(&["--test", "chaos"]) && !named(&["--", "--test", "soak"]));
+    }
+
+    #[test]
+    fn examples_are_built_for_tests_that_may_run_them() {
+        let lacks = |line: &[&str]| may_lack_examples(&line.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(lacks(&["--test", "engine"]) && lacks(&["--test=engine"]) && lacks(&["-p", "x", "--tests"]));
+        assert!(lacks(&["-p", "mlx-tests"]) && lacks(&["--package=mlx-tests", "c1"]));
+        assert!(!lacks(&[]) && !lacks(&["-E", "binary(engine)"]), "cargo builds everything");
+        assert!(!lacks(&["-p", "mlx-log", "--test-threads", "1"]) && !lacks(&["--", "--test", "mlx-tests"]));
     }
 }

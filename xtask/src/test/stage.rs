@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::workspace::Workspace;
 
 /// Where the tests over several crates are, those with containers among them.
-const TESTS_PACKAGE: &str = "mlx-tests";
+pub(super) const TESTS_PACKAGE: &str = "mlx-tests";
 
 /// The test target that runs for as long as `--soak` says; for some seconds in its stage.
 pub(super) const SOAK: &str = "soak";
