@@ -51,3 +51,8 @@ pub use worker::{TEST_MODEL, TestWorker, WorkerOptions};
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// The page on durable hand-over, likewise.
+#[cfg(all(doctest, feature = "durable"))]
+#[doc = include_str!("../../docs/durable.md")]
+struct Durable;
