@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use self::answer::refuse;
 pub(crate) use self::answer::{answer_error, numeric_code};
 pub use self::run::Service;
-pub(crate) use self::run::{Begin, Offer};
+pub(crate) use self::run::{Begin, Offer, Place};
 use crate::address::RequestTo;
 use crate::trace::Span;
 use crate::{Client, codec, headers};
@@ -155,7 +155,7 @@ impl Client {
         let check_request: fn(&Q) -> Result<(), Violations> = S::check_request;
         let check_reply: fn(&R) -> Result<(), Violations> = S::check_reply;
         let handler = Arc::new(handler);
-        let answer = move |message: async_nats::Message| {
+        let answer = move |message: async_nats::Message, place: Place| {
             let client = client.clone();
             let handler = Arc::clone(&handler);
             async move {
@@ -165,7 +165,9 @@ impl Client {
                     let reply = handler(Request { payload, deadline }).await?;
                     codec::encode(&message.subject, &reply, check_reply)
                 });
-                let sent = match (answer.await, message.reply.clone()) {
+                let answer = answer.await;
+                drop(place);
+                let sent = match (answer, message.reply.clone()) {
                     (Ok(json), Some(reply)) => client.send(reply, None, None, json).await,
                     (Ok(_), None) => Ok(()),
                     (Err(error), _) => Err(error),

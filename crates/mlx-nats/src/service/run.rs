@@ -25,7 +25,7 @@ impl Client {
     /// The result of `handle` is the error that the message was answered with, if it was.
     pub(crate) async fn run_service<H, F, E, G>(&self, offer: Offer, handle: H, refuse: E) -> Result<Service>
     where
-        H: Fn(async_nats::Message) -> F + Send + Sync + 'static,
+        H: Fn(async_nats::Message, Place) -> F + Send + Sync + 'static,
         F: Future<Output = Result<()>> + Send + 'static,
         E: Fn(async_nats::Message, Error) -> G + Send + Sync + 'static,
         G: Future<Output = ()> + Send + 'static,
@@ -47,6 +47,10 @@ impl Client {
     }
 }
 
+/// Answers on their way, beside the requests that are worked on, before further requests are refused. They are many only
+/// when the connection takes them more slowly than the handlers make them.
+const ANSWERS: usize = 64;
+
 /// A service to run.
 pub(crate) struct Offer {
     pub(crate) subject: async_nats::Subject,
@@ -56,6 +60,16 @@ pub(crate) struct Offer {
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) begin: Begin,
     pub(crate) options: ServeOptions,
+}
+
+/// The room that one request takes of the limit of its service.
+///
+/// Dropped when the work is done and before the answer goes out: who has the answer may ask again at once, long before
+/// this side knows that it arrived.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Counted by its owners, the service being one.
+    _taken: Arc<()>,
 }
 
 /// Where the handling of a request begins.
@@ -132,17 +146,18 @@ async fn dispatch<H, F, E, G>(
     refuse: E,
     mut stopped: mpsc::Receiver<()>,
 ) where
-    H: Fn(async_nats::Message) -> F + Send + Sync + 'static,
+    H: Fn(async_nats::Message, Place) -> F + Send + Sync + 'static,
     F: Future<Output = Result<()>> + Send + 'static,
     E: Fn(async_nats::Message, Error) -> G + Send + Sync + 'static,
     G: Future<Output = ()> + Send + 'static,
 {
+    let places = Arc::new(());
     // Dropping the set, when the service is dropped, ends the handlers in it.
     let mut running = JoinSet::new();
     let mut stopping = false;
     loop {
         tokio::select! {
-            // Finished handlers first, so that their places are free for the next message.
+            // Finished handlers first: the set keeps what they leave until it is asked for.
             biased;
             Some(finished) = running.join_next(), if !running.is_empty() => drop(finished),
             _ = stopped.recv(), if !stopping => {
@@ -156,8 +171,10 @@ async fn dispatch<H, F, E, G>(
                 None => break,
                 Some(message) => {
                     let counted = endpoint.as_ref().map(Endpoint::handling);
-                    if running.len() < limit {
-                        let mut handling = Box::pin(measure.handling(count(counted, handle(message))));
+                    let taken = Arc::strong_count(&places) - 1;
+                    if taken < limit && running.len() < limit.saturating_add(ANSWERS) {
+                        let place = Place { _taken: Arc::clone(&places) };
+                        let mut handling = Box::pin(measure.handling(count(counted, handle(message, place))));
                         if begin == Begin::Apart || poll_once(handling.as_mut()).await.is_pending() {
                             running.spawn(handling);
                         }

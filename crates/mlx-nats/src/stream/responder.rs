@@ -13,7 +13,7 @@ use mlx_types::{RequestId, WorkerId, subjects};
 use super::sink::OutgoingStream;
 use super::{TOKENS, TokenSink};
 use crate::address::SubscribeTo;
-use crate::service::{Begin, Offer, answer_error, deadline, isolated};
+use crate::service::{Begin, Offer, Place, answer_error, deadline, isolated};
 use crate::task::AbortOnDrop;
 use crate::{Client, ServeOptions, Service, Subscription, codec, headers};
 
@@ -75,10 +75,10 @@ impl Client {
         let canceller = AbortOnDrop(canceller.abort_handle());
 
         let (client, handler) = (self.clone(), Arc::new(handler));
-        let answer = move |message: async_nats::Message| {
+        let answer = move |message: async_nats::Message, place: Place| {
             let (client, handler, running) = (client.clone(), Arc::clone(&handler), Arc::clone(&running));
             async move {
-                match answer(&client, worker_id, &running, &message, handler.as_ref()).await {
+                match answer(&client, worker_id, &running, place, &message, handler.as_ref()).await {
                     Ok(ended) => ended,
                     Err(error) => {
                         refuse(&client, message, &error).await;
@@ -137,6 +137,7 @@ async fn answer<H, F>(
     client: &Client,
     worker_id: WorkerId,
     running: &Arc<Running>,
+    place: Place,
     message: &async_nats::Message,
     handler: &H,
 ) -> Result<Result<()>>
@@ -169,6 +170,7 @@ where
             never = stream.pump() => match never {},
         }
     };
+    drop(place);
     if let Err(error) = finish(&stream, &ended).await {
         // The client is closed, or the server silent; the requester finds out by its own timeouts.
         tracing::warn!(%request_id, error = &error as &dyn std::error::Error, "the end of a stream could not be sent");
