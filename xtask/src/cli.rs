@@ -87,6 +87,10 @@ pub(crate) struct DemoArguments {
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: Option<String>,
 
+    /// With --listen: serve requests for this host name too; may be given several times (docs/http.md).
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_host: Vec<String>,
+
     /// Run one worker of a cluster whose NATS server the configuration names, and nothing else.
     #[arg(long)]
     pub(crate) worker: bool,

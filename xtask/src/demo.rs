@@ -38,6 +38,7 @@ fn words(workspace: &Workspace, arguments: &DemoArguments) -> Vec<OsString> {
     option("--engine", arguments.engine.clone());
     option("--engine-api", arguments.engine_api.clone());
     option("--listen", arguments.listen.clone());
+    arguments.allow_host.iter().for_each(|name| option("--allow-host", Some(name.clone())));
     option("--tokens-per-second", arguments.tokens_per_second.map(|rate| rate.to_string()));
     option("--max-tokens", arguments.max_tokens.map(|number| number.to_string()));
     words.extend(arguments.kill_worker.then(|| "--kill-worker".into()));
@@ -75,8 +76,8 @@ mod tests {
         let line = "--worker --engine-api completions --engine openai=http://h/v1 --config c.yaml";
         let wanted = "--config c.yaml --engine openai=http://h/v1 --engine-api completions --worker --";
         assert_eq!(words_of(&line.split(' ').collect::<Vec<_>>()).join(" "), wanted);
-        let front = "--workers 0 --listen 127.0.0.1:8000 --config c.yaml";
-        let wanted = "--config c.yaml --workers 0 --listen 127.0.0.1:8000 --";
+        let front = "--workers 0 --listen 127.0.0.1:8000 --allow-host a --allow-host b --config c.yaml";
+        let wanted = "--config c.yaml --workers 0 --listen 127.0.0.1:8000 --allow-host a --allow-host b --";
         assert_eq!(words_of(&front.split(' ').collect::<Vec<_>>()).join(" "), wanted);
     }
 

@@ -6,5 +6,6 @@ mod browser;
 mod chromium;
 mod curl;
 mod curl_deaths;
+mod curl_hosts;
 mod openai_client;
 mod support;

@@ -101,6 +101,16 @@ impl FrontDoor {
         status_and_json(&self.asking(path, body).output().await.unwrap())
     }
 
+    /// What curl gets for a page with these arguments.
+    pub async fn curl(&self, path: &str, arguments: &[&str]) -> (u16, String) {
+        status_and_text(&curl(arguments).arg(self.url(path)).output().await.unwrap())
+    }
+
+    /// The status of a page for a request with this header `host`.
+    pub async fn status_as(&self, host: &str, path: &str) -> u16 {
+        self.curl(path, &["--header", &format!("host: {host}")]).await.0
+    }
+
     /// curl with a request, to be started.
     pub fn asking(&self, path: &str, body: &Value) -> Command {
         let mut command = curl(&["--json", &body.to_string()]);

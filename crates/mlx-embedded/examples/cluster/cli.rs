@@ -38,6 +38,11 @@ pub struct Arguments {
     #[arg(long, value_name = "IP:PORT", conflicts_with_all = ["prompts", "kill_worker", "max_tokens"])]
     pub listen: Option<SocketAddr>,
 
+    /// Serve requests for this host name too, as behind a proxy; may be given several times. Without it, a loopback
+    /// address serves `localhost`, this machine's names and IP addresses only, against DNS rebinding; another serves any
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    pub allow_host: Vec<String>,
+
     /// Kill the first worker (SIGKILL) while it answers, to see what a controller sees then
     #[arg(long)]
     pub kill_worker: bool,
@@ -83,6 +88,11 @@ impl Arguments {
             let needed = "prompts need a worker to answer them: --workers 0 goes with --listen";
             Self::command().error(ErrorKind::ValueValidation, needed).exit();
         }
+        // Not clap's `requires`, which is silent where what is required conflicts with what is there.
+        if arguments.listen.is_none() && !arguments.allow_host.is_empty() {
+            let needed = "hosts are those of requests over HTTP: --allow-host goes with --listen";
+            Self::command().error(ErrorKind::MissingRequiredArgument, needed).exit();
+        }
         arguments
     }
 }
@@ -113,4 +123,16 @@ fn rate(text: &str) -> Result<f64, String> {
         Ok(rate) if rate.is_finite() && (0.1..=100_000.0).contains(&rate) => Ok(rate),
         _ => Err("a number from 0.1 to 100000 is needed".to_owned()),
     }
+}
+
+/// In lower case, without the dot that a name may end in.
+fn host_name(text: &str) -> Result<String, String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    if name.split('.').all(is_label) {
+        return Ok(name.to_ascii_lowercase());
+    }
+    Err("one host name is needed, in ASCII, without a scheme, a port or a `*`: gpu.example.org".to_owned())
 }

@@ -5,6 +5,7 @@
 mod answer;
 mod completions;
 mod exposition;
+mod hosts;
 mod meter;
 mod monitoring;
 mod news;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_nats::{Client, Workers};
 use mlx_types::config::ClusterConfig;
@@ -37,6 +38,7 @@ use crate::cli::{Arguments, EXIT_ANSWERED};
 use crate::cluster::Cluster;
 use crate::printer::note;
 use crate::processes::interrupted;
+use hosts::Hosts;
 use news::News;
 use placement::Placement;
 use refusal::Refusal;
@@ -57,6 +59,7 @@ pub struct Front {
     placement: Arc<Placement>,
     stats: Stats,
     news: News,
+    hosts: Hosts,
     /// Set once no answer may go on.
     over: watch::Receiver<bool>,
 }
@@ -88,14 +91,14 @@ pub async fn run(config: &ClusterConfig, arguments: &Arguments, listen: SocketAd
     for (number, worker) in cluster.processes.iter().enumerate() {
         note(&format!("worker {} is process {}, id {}", number + 1, worker.pid, worker.id));
     }
-    let served = serve(listener, address, &cluster).await;
+    let served = serve(listener, address, arguments, &cluster).await;
     note("stopping the workers and the server");
     let stopped = cluster.stop().await;
     served.and(stopped)?;
     Ok(ExitCode::from(EXIT_ANSWERED))
 }
 
-async fn serve(listener: TcpListener, address: SocketAddr, cluster: &Cluster) -> Result<()> {
+async fn serve(listener: TcpListener, address: SocketAddr, arguments: &Arguments, cluster: &Cluster) -> Result<()> {
     let (end, over) = watch::channel(false);
     let front = Arc::new(Front {
         client: cluster.node.client().clone(),
@@ -103,6 +106,7 @@ async fn serve(listener: TcpListener, address: SocketAddr, cluster: &Cluster) ->
         placement: Arc::default(),
         stats: Stats::default(),
         news: News::default(),
+        hosts: Hosts::at(address, &arguments.allow_host),
         over,
     });
     let (close, closed) = watch::channel(false);
@@ -152,6 +156,7 @@ fn router(front: Arc<Front>) -> Router {
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this address takes another method")
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn_with_state(Arc::clone(&front), hosts::check)) // before all else
         .with_state(front)
 }
 
