@@ -115,7 +115,7 @@ impl Workload {
         let (tiny, quick, full) = match self {
             Self::PublishLatency | Self::Payloads => (20, 2_000, 6_000),
             Self::Requests if count == 1 => (20, 1_500, 4_000),
-            Self::Requests => (4 * count, 16_000, 40_000),
+            Self::Requests => (4 * count, 40_000, 40_000),
             Self::Heartbeats => (1_000, 150_000, 400_000),
             Self::Streams => {
                 // Whole streams, the same number for each place, and about as many tokens for any count.

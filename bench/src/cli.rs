@@ -40,7 +40,7 @@ pub struct Options {
     /// List the rows and what each has to reach, and measure none.
     #[arg(long)]
     pub list: bool,
-    /// Rounds of each row, 3 at the least [default: 9, or 7 with --quick].
+    /// Rounds of each row, 3 at the least [default: 15, or 9 with --quick].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..))]
     pub rounds: Option<u32>,
     /// Write everything that was measured to this file.
@@ -62,7 +62,7 @@ impl Options {
 
     /// How often each arm is measured.
     pub fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 7 } else { 9 })
+        self.rounds.unwrap_or(if self.quick { 9 } else { 15 })
     }
 
     /// The rows asked for: those named, or else all, or with `--quick` the judged ones.

@@ -206,7 +206,7 @@ pub(crate) struct BenchArguments {
     #[arg(long)]
     pub(crate) list: bool,
 
-    /// Rounds of each row, 3 at the least [default: 9, or 7 with --quick].
+    /// Rounds of each row, 3 at the least [default: 15, or 9 with --quick].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..))]
     pub(crate) rounds: Option<u32>,
 
