@@ -179,8 +179,16 @@ async fn x1_a_seed_is_never_shown() {
 
 #[tokio::test]
 async fn x1_a_malformed_file_does_not_show_its_secrets() {
-    for broken in ["reconnect: maybe", "pasword: canary-2", "servers: nats://a:canary-3@b", "token: [canary-4]", ": ["]
-    {
+    for broken in [
+        "reconnect: maybe",
+        "pasword: canary-2",
+        "servers: nats://a:canary-3@b",
+        "token: [canary-4]",
+        ": [",
+        "serverUrl: \"nats://a:canary-5 x@b\"",
+        "serverUrl: nats://a:x\"canary-6@b",
+        "servers: [\"nats://a:x canary-7@b\"]",
+    ] {
         let text = format!("nats:\n  user: ann\n  password: canary-1\n  {broken}\n");
         let error = mlx_config::Loader::new().text("cluster.yaml", &text).without_env().load().unwrap_err();
         let mut seen = Seen::default();

@@ -5,7 +5,7 @@ use std::path::Path;
 use annotate_snippets::{AnnotationKind, Group, Level, Message, Origin, Renderer, Snippet};
 
 use crate::printable::Printable;
-use crate::{Location, Violation, Violations, is_secret_name, redact};
+use crate::{Location, REDACTED, Violation, Violations, is_secret_name, redact};
 
 impl Violations {
     /// One line for each, as `file:line:column: path: message; found X, expected Y (suggestion)`.
@@ -33,7 +33,8 @@ impl Violations {
     ///
     /// `source` gives the text of a file by the name in the violation's location; where it gives none, and for
     /// violations without a location, the line is left out. It is left out too where it may hold a secret, in a key
-    /// with a secret's name or below one; credentials in URLs are hidden.
+    /// with a secret's name or below one, or in a URL whose credentials cannot be told from the rest; other credentials in
+    /// URLs are hidden.
     ///
     /// ```
     /// # use mlx_errors::{Location, Violation, Violations};
@@ -108,7 +109,8 @@ impl Line {
     fn of(source: &str, location: &Location) -> Option<Self> {
         let mut above: Vec<&str> = source.lines().take(location.line).collect();
         let line = above.pop().filter(|_| above.len() + 1 == location.line)?;
-        let secret = assigns_secret(line) || inside_secret(line, &above);
+        let below = source.lines().skip(location.line);
+        let secret = assigns_secret(line) || inside_secret(line, &above) || shows_credentials(line, &above, below);
         // The column counts in the line as it is written; hiding a password before it moves the place.
         let column = location.column.saturating_sub(1);
         let written = line.char_indices().nth(column).map_or(line.len(), |(at, _)| at);
@@ -146,7 +148,6 @@ fn assigns_secret(line: &str) -> bool {
 
 /// Whether the line lies below a key with a secret's name, as the lines of a block scalar do.
 fn inside_secret(line: &str, above: &[&str]) -> bool {
-    let indent = |line: &str| line.len() - line.trim_start().len();
     let mut deepest = indent(line);
     for parent in above.iter().rev().filter(|line| !line.trim().is_empty()) {
         if indent(parent) < deepest {
@@ -157,6 +158,25 @@ fn inside_secret(line: &str, above: &[&str]) -> bool {
         }
     }
     false
+}
+
+/// Whether the line has credentials of a URL that [`redact`] does not know for such: with a space or a quote in the password,
+/// which is what is wrong with many a URL, or broken over two lines.
+fn shows_credentials<'a>(line: &str, above: &[&str], below: impl Iterator<Item = &'a str>) -> bool {
+    let begun = |line: &str| {
+        let known = redact(line).replace(&format!("://{REDACTED}@"), " ");
+        known.split_once("://").map(|(_, after)| after.to_owned())
+    };
+    let deeper = |next: &&str| next.trim().is_empty() || indent(next) > indent(line);
+    if let Some(after) = begun(line) {
+        return after.contains('@') || below.take_while(deeper).any(|next| next.contains('@'));
+    }
+    let before = above.iter().rev().find(|line| !line.trim().is_empty());
+    line.contains('@') && before.is_some_and(|before| begun(before).is_some_and(|after| !after.contains('@')))
+}
+
+fn indent(line: &str) -> usize {
+    line.len() - line.trim_start().len()
 }
 
 fn note(text: &str) -> Message<'static> {

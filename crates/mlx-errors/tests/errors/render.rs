@@ -127,6 +127,17 @@ fn x1_a_line_that_may_hold_a_secret_is_not_drawn() {
         (Violation::new("nats.serverUrl", "url", "m"), 1, 12, "serverUrl: nats://me:canary@host:x"),
         (Violation::new("nats.serverUrl", "url", "m"), 1, 24, "serverUrl: nats://me:canary@host:x"),
         (Violation::new("nats.serverUrl", "url", "m at nats://me:canary@host"), 1, 1, "serverUrl: x"),
+        // Where the credentials end is not known, so the line is left out.
+        (Violation::new("nats.serverUrl", "url", "m"), 1, 12, "serverUrl: \"nats://me:canary 1@host\""),
+        (Violation::new("nats.serverUrl", "url", "m"), 1, 12, "serverUrl: nats://me:1\"canary@host:x"),
+        (
+            Violation::new("nats.servers[1]", "url", "m"),
+            2,
+            5,
+            "servers:\n  - nats://a:canary@b, nats://me:c anary@host",
+        ),
+        (Violation::new("nats.serverUrl", "url", "m"), 1, 12, "serverUrl: \"nats://me:canary\n  2@host\"\nuser: x"),
+        (Violation::new("", "syntax", "m"), 3, 3, "serverUrl:\n  \"nats://me:1\n  canary@host\""),
     ] {
         let drawn = draw(Violation { location: Some(at(line, column)), ..violation }, source);
         assert!(!drawn.contains("canary"), "{drawn}");
@@ -137,6 +148,10 @@ fn x1_a_line_that_may_hold_a_secret_is_not_drawn() {
         "firstTokenTimeoutMs: x",
     );
     assert!(harmless.contains("firstTokenTimeoutMs: x"), "{harmless}");
+    let url = "serverUrl: nats://me:canary@host:x # me@example.org\nuser: a@b\n";
+    let harmless = Violation { location: Some(at(1, 12)), ..Violation::new("nats.serverUrl", "url", "m") };
+    let harmless = draw(harmless, url);
+    assert!(harmless.contains("nats://[redacted]@host:x # me@example.org"), "{harmless}");
 }
 
 #[test]
