@@ -10,6 +10,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::Level;
 use crate::component::COMPONENT_TARGET;
+use crate::panic::PANIC_TARGET;
 
 /// The filter in force, replaceable while running.
 ///
@@ -26,15 +27,17 @@ impl Filter {
     }
 
     pub(crate) fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == COMPONENT_TARGET
+        matches!(metadata.target(), COMPONENT_TARGET | PANIC_TARGET)
             || self.read(|directives| directives.targets.would_enable(metadata.target(), metadata.level()))
     }
 
+    /// At least `error`, at which the targets that no directive silences speak: `off` as the most verbose level would
+    /// keep them from ever being asked for.
     pub(crate) fn most_verbose(&self) -> LevelFilter {
         self.read(|directives| {
             directives.targets.iter().map(|(_, level)| level).chain(directives.targets.default_level()).max()
         })
-        .unwrap_or(LevelFilter::OFF)
+        .map_or(LevelFilter::ERROR, |level| level.max(LevelFilter::ERROR))
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&Directives) -> Directives) {
@@ -169,6 +172,6 @@ mod tests {
     fn the_most_verbose_level_counts_targets_too() {
         assert_eq!(Filter::new(parse("warn")).most_verbose(), LevelFilter::WARN);
         assert_eq!(Filter::new(parse("warn,a=trace")).most_verbose(), LevelFilter::TRACE);
-        assert_eq!(Filter::new(parse("off")).most_verbose(), LevelFilter::OFF);
+        assert_eq!(Filter::new(parse("off")).most_verbose(), LevelFilter::ERROR);
     }
 }

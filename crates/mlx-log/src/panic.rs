@@ -12,6 +12,9 @@ use crate::LogHandle;
 /// How long a panic waits for its line to be written.
 const FLUSH: Duration = Duration::from_secs(2);
 
+/// The target of a panic's line; no directive silences it, as the hook found is not asked where the log has the line.
+pub(crate) const PANIC_TARGET: &str = "panic";
+
 /// Logs every panic at level error and waits for the line to be written, since it may be the process's last.
 ///
 /// With `pass_on`, the hook found runs after it. That is left out where the log goes to standard error: the hook found
@@ -35,7 +38,7 @@ fn log(info: &PanicHookInfo<'_>) {
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     let error = Panic(message.to_owned());
     tracing::error!(
-        target: "panic",
+        target: PANIC_TARGET,
         error = &error as &dyn StdError,
         location,
         thread = thread::current().name().unwrap_or("unnamed"),

@@ -71,7 +71,7 @@ impl Setup {
 
     /// Levels that win over the configured one: a list, separated by commas, of `target=level` and of a level for
     /// everything else. A target is a module path and matches by prefix; the longest match wins. Levels are `off`,
-    /// `error`, `warn`, `info`, `debug` and `trace`.
+    /// `error`, `warn`, `info`, `debug` and `trace`. None of them silences a panic.
     pub fn directives(mut self, directives: impl Into<OsString>) -> Self {
         self.directives = Some(directives.into());
         self

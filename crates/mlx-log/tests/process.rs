@@ -28,11 +28,12 @@ fn main() -> ExitCode {
     if let Ok(role) = env::var(ROLE) {
         return child(&role, env::var_os(FILE).map(PathBuf::from));
     }
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 10] = [
         ("l4_the_last_line_before_a_panic_is_in_the_file", panics),
         ("l4_the_last_line_before_an_abort_is_in_the_file", aborts),
         ("l4_the_last_line_before_the_end_of_main_is_in_the_file", returns),
         ("l4_the_last_line_before_an_exit_is_in_the_file", exits),
+        ("l4_no_directive_silences_a_panic", panics_when_silenced),
         ("l1_standard_error_holds_strict_lines_only_even_in_a_panic", panics_on_standard_error),
         ("a_panic_carries_its_backtrace_when_asked_for", panics_with_a_backtrace),
         ("a_value_that_logs_while_it_is_shown_gets_a_line_of_its_own", logs_within_a_log),
@@ -156,6 +157,16 @@ fn panics_on_standard_error() {
         let lines = strict(&String::from_utf8(output.stderr).unwrap());
         assert_eq!(lines.last().unwrap()["error"]["name"], "Panic", "{lines:#?}");
         assert!(lines.last().unwrap()["context"].get("backtrace").is_none(), "{lines:#?}");
+    }
+}
+
+fn panics_when_silenced() {
+    for directives in ["off", "off,mlx_nats=debug", "panic=off"] {
+        let output = spawn("panic", None, &[("MLX_LOG", directives)]);
+        let lines = strict(&String::from_utf8(output.stderr).unwrap());
+        let last = lines.last().unwrap_or_else(|| panic!("MLX_LOG={directives} loses the panic"));
+        assert_eq!(last["message"], "a thread panicked: out of tokens", "MLX_LOG={directives}");
+        assert_eq!(last["component"], "child", "MLX_LOG={directives}");
     }
 }
 
