@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::ServeOptions;
 use crate::Client;
+use crate::connection::Link;
 use crate::discovery::{Endpoint, Handling, Listed};
 use crate::measure::ServiceMeasure;
 use crate::subscribe::{ChangeKind, RawSubscription, SubscribeOptions};
@@ -41,7 +42,8 @@ impl Client {
         let endpoint = listed.as_ref().map(|listed| Arc::clone(listed.endpoint()));
         let (stop, stopped) = mpsc::channel(1);
         let measure = ServiceMeasure::new(&subject);
-        let service = dispatch(subscription, measure, endpoint, begin, options.limit, handle, refuse, stopped);
+        let link = Arc::clone(self.link());
+        let service = dispatch(link, subscription, measure, endpoint, begin, options.limit, handle, refuse, stopped);
         let task = self.runtime().spawn(service);
         Ok(Service { subject: subject.to_string(), stop, task, listed })
     }
@@ -137,6 +139,7 @@ impl Drop for Service {
 
 #[expect(clippy::too_many_arguments, reason = "all that a service is made of, in one place")]
 async fn dispatch<H, F, E, G>(
+    link: Arc<Link>,
     mut subscription: RawSubscription,
     measure: ServiceMeasure,
     endpoint: Option<Arc<Endpoint>>,
@@ -162,11 +165,13 @@ async fn dispatch<H, F, E, G>(
             Some(finished) = running.join_next(), if !running.is_empty() => drop(finished),
             _ = stopped.recv(), if !stopping => {
                 stopping = true;
-                // What the server sent before it saw this is still handled: the stream ends behind it.
+                // What has been read from the connection by then is still handled: the stream ends behind it.
                 if subscription.apply(ChangeKind::Drain).await.is_err() {
                     break;
                 }
             }
+            // What the server sent went down with its connection, and the end of the stream is not heard of meanwhile.
+            () = down(&link), if stopping => break,
             message = subscription.next() => match message {
                 None => break,
                 Some(message) => {
@@ -188,6 +193,13 @@ async fn dispatch<H, F, E, G>(
         }
     }
     while running.join_next().await.is_some() {}
+}
+
+/// Resolves when the connection is down.
+async fn down(link: &Link) {
+    if let Ok(epoch) = link.live(String::new) {
+        link.lost(epoch).await;
+    }
 }
 
 /// How far a future comes without waiting. It is to be polled again by whoever it belongs to then.

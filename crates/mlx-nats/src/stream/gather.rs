@@ -10,8 +10,13 @@ use tokio::sync::Notify;
 
 /// Tokens in one frame at the most.
 const FRAME_TOKENS: usize = 64;
-/// Bytes of text in one frame at the most, whatever its tokens: far below any server's payload limit.
+/// Bytes of text in one frame of several tokens at the most.
 const FRAME_BYTES: usize = 64 * 1024;
+/// The part of a server's payload limit that such a frame takes at the most: one byte may become six in JSON, and its
+/// envelope takes some too.
+const SHARE_OF_PAYLOAD: usize = 8;
+/// Quotes and comma around each of them.
+const AROUND_TOKEN: usize = 3;
 /// Tokens that may wait before the handler has to.
 const WAITING_TOKENS: usize = 256;
 
@@ -19,6 +24,7 @@ const WAITING_TOKENS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Gather {
     request_id: RequestId,
+    frame_bytes: usize,
     state: Mutex<State>,
     filled: Notify,
     emptied: Notify,
@@ -36,9 +42,10 @@ struct State {
 }
 
 impl Gather {
-    /// Nothing yet, of the stream that answers `request_id`.
-    pub(super) fn new(request_id: RequestId) -> Self {
-        Self { request_id, state: Mutex::default(), filled: Notify::new(), emptied: Notify::new() }
+    /// Nothing yet, of the stream that answers `request_id` through a server that takes `max_payload` bytes.
+    pub(super) fn new(request_id: RequestId, max_payload: usize) -> Self {
+        let frame_bytes = FRAME_BYTES.min(max_payload / SHARE_OF_PAYLOAD);
+        Self { request_id, frame_bytes, state: Mutex::default(), filled: Notify::new(), emptied: Notify::new() }
     }
 
     /// Adds the token of `index`, which follows the last one. Waits while too many do already.
@@ -89,8 +96,8 @@ impl Gather {
         }
         let (mut count, mut bytes) = (0, 0);
         for token in state.tokens.iter().take(FRAME_TOKENS) {
-            bytes += token.len();
-            if count > 0 && bytes > FRAME_BYTES {
+            bytes += token.len() + AROUND_TOKEN;
+            if count > 0 && bytes > self.frame_bytes {
                 break;
             }
             count += 1;
@@ -143,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn s5_frames_are_bounded_in_tokens_and_bytes() {
-        let gather = Gather::new(RequestId::new());
+        let gather = Gather::new(RequestId::new(), 1 << 20);
         for index in 1..=100 {
             gather.put(index, "x".to_owned()).await.unwrap();
         }
@@ -159,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn s3_a_frame_whose_sender_was_dropped_is_sent_by_the_next() {
-        let gather = Gather::new(RequestId::new());
+        let gather = Gather::new(RequestId::new(), 1 << 20);
         gather.put(1, "a".to_owned()).await.unwrap();
         let first = gather.next().unwrap();
         gather.put(2, "b".to_owned()).await.unwrap();
@@ -168,6 +175,22 @@ mod tests {
         gather.sent();
         assert_eq!(take(&gather), Some((2, 1)));
         assert!(gather.is_empty());
+    }
+
+    #[tokio::test]
+    async fn c9_frames_of_several_tokens_fit_where_each_token_does() {
+        const PAYLOAD: usize = 1024;
+        for token in ["twelve bytes", "\u{1}\u{2}\u{3}", ""] {
+            let gather = Gather::new(RequestId::new(), PAYLOAD);
+            for index in 1..=200 {
+                gather.put(index, token.to_owned()).await.unwrap();
+            }
+            while let Some(frame) = gather.next() {
+                let size = serde_json::to_vec(&*frame).unwrap().len();
+                assert!(size <= PAYLOAD, "{size} bytes: {frame:?}");
+                gather.sent();
+            }
+        }
     }
 
     fn take(gather: &Gather) -> Option<(u64, usize)> {
@@ -187,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_far_ahead_waits_for_room() {
-        let gather = Gather::new(RequestId::new());
+        let gather = Gather::new(RequestId::new(), 1 << 20);
         for index in 0..WAITING_TOKENS as u64 {
             gather.put(index, String::new()).await.unwrap();
         }
@@ -201,7 +224,7 @@ mod tests {
     proptest! {
         #[test]
         fn s3_every_token_goes_out_once_and_in_order(batches in prop::collection::vec((1usize..100, 0usize..3), 1..20)) {
-            let gather = Gather::new(RequestId::new());
+            let gather = Gather::new(RequestId::new(), 1 << 20);
             let (mut next, mut expected) = (0_u64, 0_u64);
             for (puts, takes) in batches {
                 for _ in 0..puts {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
@@ -74,6 +74,7 @@ impl Client {
         let canceller = self.runtime().spawn(pass_on(cancellations, Arc::clone(&running)));
         let canceller = AbortOnDrop(canceller.abort_handle());
 
+        let also_running = Arc::clone(&running);
         let (client, handler) = (self.clone(), Arc::new(handler));
         let answer = move |message: async_nats::Message, place: Place| {
             let (client, handler, running) = (client.clone(), Arc::clone(&handler), Arc::clone(&running));
@@ -81,7 +82,7 @@ impl Client {
                 match answer(&client, worker_id, &running, place, &message, handler.as_ref()).await {
                     Ok(ended) => ended,
                     Err(error) => {
-                        refuse(&client, message, &error).await;
+                        refuse(&client, &running, message, &error).await;
                         Err(error)
                     }
                 }
@@ -89,8 +90,8 @@ impl Client {
         };
         let client = self.clone();
         let overloaded = move |message, error| {
-            let client = client.clone();
-            async move { refuse(&client, message, &error).await }
+            let (client, running) = (client.clone(), Arc::clone(&also_running));
+            async move { refuse(&client, &running, message, &error).await }
         };
         let subject = subjects::worker_inference(worker_id);
         let subject = SubscribeTo::<InferenceRequest>::name(&&subject).for_subscribe()?;
@@ -150,7 +151,7 @@ where
     let request_id = request.request_id;
     let coalesce = client.options().coalesce && offers_tokens(message);
     let stream = Arc::new(OutgoingStream::new(client.clone(), request_id, coalesce));
-    let _entry = running.enter(request_id, &stream)?;
+    let entry = running.enter(request_id, &stream)?;
     if let Some(reply) = &message.reply {
         let acceptance = InferenceAcceptance { request_id, worker_id };
         let json = codec::encode(reply, &acceptance, InferenceAcceptance::check)?;
@@ -170,7 +171,7 @@ where
             never = stream.pump() => match never {},
         }
     };
-    drop(place);
+    drop((entry, place));
     if let Err(error) = finish(&stream, &ended).await {
         // The client is closed, or the server silent; the requester finds out by its own timeouts.
         tracing::warn!(%request_id, error = &error as &dyn std::error::Error, "the end of a stream could not be sent");
@@ -227,12 +228,15 @@ pub(crate) fn is_disconnection(error: &Error) -> bool {
 }
 
 /// Refuses a request where its requester listens: in its inbox, or, without one, on the stream itself.
-async fn refuse(client: &Client, message: async_nats::Message, error: &Error) {
+async fn refuse(client: &Client, running: &Running, message: async_nats::Message, error: &Error) {
     tracing::debug!(subject = %message.subject, error = error as &dyn std::error::Error, "refused a request");
     if let Some(reply) = message.reply {
         return answer_error(client, reply, error).await;
     }
     let Ok(asked) = serde_json::from_slice::<Asked>(&message.payload) else { return };
+    if running.has(asked.request_id) {
+        return; // the same request once more: an error would end the stream that answers it
+    }
     if let Err(error) = OutgoingStream::new(client.clone(), asked.request_id, false).failed(error).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "a refusal could not be sent");
     }
@@ -248,6 +252,9 @@ struct Asked {
 /// Cancellations kept for requests that are not there yet.
 const EARLY: usize = 4096;
 
+/// How long: for the last few steps of a request inside this process. The id may be asked for again some day.
+const EARLY_FOR: Duration = Duration::from_secs(2);
+
 /// The streams under way, for their cancellations.
 #[derive(Debug, Default)]
 pub(crate) struct Running(Mutex<Table>);
@@ -257,7 +264,7 @@ struct Table {
     streams: HashMap<RequestId, Arc<OutgoingStream>>,
     /// Of requests unknown so far. Requests and cancellations come by subscriptions of their own, so that a cancellation
     /// may overtake its request on the last few steps, inside this process.
-    early: HashMap<RequestId, CancelMode>,
+    early: HashMap<RequestId, (CancelMode, Instant)>,
     /// The keys of `early` in the order they came, those taken since among them.
     early_order: VecDeque<RequestId>,
 }
@@ -270,11 +277,17 @@ impl Running {
             let reason = format!("request {id} is already being answered");
             return Err(Error::new(ErrorKind::Publish { subject: subjects::response(id).to_string(), reason }));
         }
-        if let Some(mode) = table.early.remove(&id) {
+        if let Some((mode, came)) = table.early.remove(&id)
+            && came.elapsed() < EARLY_FOR
+        {
             stream.cancel(mode);
         }
         table.streams.insert(id, Arc::clone(stream));
         Ok(Entry { running: Arc::clone(self), id })
+    }
+
+    fn has(&self, id: RequestId) -> bool {
+        self.lock().streams.contains_key(&id)
     }
 
     fn cancel(&self, id: RequestId, mode: CancelMode) {
@@ -283,13 +296,15 @@ impl Running {
             return stream.cancel(mode);
         }
         // Either early or for a stream that has ended; the latter stay until others take their place.
-        if table.early_order.len() == EARLY
+        if table.early.insert(id, (mode, Instant::now())).is_some() {
+            return; // has its place in the order
+        }
+        table.early_order.push_back(id);
+        if table.early_order.len() > EARLY
             && let Some(oldest) = table.early_order.pop_front()
         {
             table.early.remove(&oldest);
         }
-        table.early.insert(id, mode);
-        table.early_order.push_back(id);
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

@@ -136,12 +136,13 @@ impl Marks {
 
 impl OutgoingStream {
     pub(crate) fn new(client: Client, request_id: RequestId, coalesce: bool) -> Self {
+        let gather = coalesce.then(|| Gather::new(request_id, client.max_payload()));
         Self {
             client,
             request_id,
             subject: async_nats::Subject::from(subjects::response(request_id).as_str()),
             taken: AtomicU64::new(0),
-            gather: coalesce.then(|| Gather::new(request_id)),
+            gather,
             cancel: watch::Sender::new(None),
             marks: None,
             started: Instant::now(),

@@ -220,7 +220,10 @@ impl<M> Subscription<M> {
         self.change(ChangeKind::UnsubscribeAfter(count)).await
     }
 
-    /// Ends the subscription at the server, and then, behind what the server had sent before, the stream.
+    /// Ends the subscription at the server, and then, behind what has been read from the connection by then, the stream.
+    ///
+    /// On a quiet connection that is all that the server sent before it saw this. On a busy one async-nats does not wait for
+    /// the server to have seen it, so that what is sent meanwhile, for less than a round trip, may be missed.
     ///
     /// # Errors
     /// [`ErrorKind::Subscription`] when the connection has ended for good.

@@ -65,7 +65,7 @@ pub(crate) enum ChangeKind {
     Unsubscribe,
     /// No further messages after so many in all.
     UnsubscribeAfter(u64),
-    /// No further messages from the server; what it has sent already is still read.
+    /// No further messages from the server; what has been read from the connection by then is still delivered.
     Drain,
 }
 
