@@ -1,7 +1,11 @@
 //! Which models a worker says that it has.
 
-use mlx_tests::{ModelServer, TestServer, eventually};
+use std::process::Stdio;
+
+use mlx_tests::{ModelServer, TestServer, cluster_example, eventually, shipped_config, within};
 use mlx_types::messages::WorkerStatus;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
 
 use crate::support::{MODEL, Scene, available, said_to_prompts, start_worker};
 
@@ -58,4 +62,33 @@ async fn a_controller_hands_the_engine_on_to_its_workers() {
     let asked = models.requests();
     assert_eq!(asked.len(), 2);
     assert!(asked.iter().all(|asked| asked.path == "/v1/completions" && asked.body["max_tokens"] == 5), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_before_it_has_a_model_is_not_waited_for() {
+    let models = ModelServer::not_yet();
+    let mut cluster = Command::from(cluster_example(&shipped_config()));
+    cluster.args(["--workers", "2", "--engine", &format!("openai={}", models.url()), "a question"]);
+    let mut cluster = cluster.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut said = BufReader::new(cluster.stderr.take().unwrap()).lines();
+    let mut next = async || within("what the cluster says next", said.next_line()).await.unwrap();
+
+    let mut worker = None;
+    loop {
+        let line = next().await.expect("a cluster that waits for its engines");
+        if let Some((_, process)) = line.split_once("worker 2 is process ") {
+            worker = process.split(',').next().map(str::to_owned);
+        } else if line.contains("waiting for the engines") {
+            break;
+        }
+    }
+    let killed = Command::new("kill").args(["-KILL", &worker.expect("its process id")]).status().await.unwrap();
+    assert!(killed.success());
+
+    let mut rest = String::new();
+    while let Some(line) = next().await {
+        rest += &line;
+    }
+    assert!(rest.contains("worker 2 ended before it had a model: signal: 9"), "{rest}");
+    assert_eq!(within("its end", cluster.wait()).await.unwrap().code(), Some(1));
 }

@@ -8,7 +8,7 @@ use mlx_errors::{ErrorKind, Result};
 use mlx_nats::{ClientOptions, WorkerInfo, Workers};
 use mlx_types::config::ClusterConfig;
 use mlx_types::messages::{ClusterAnnouncement, ClusterEvent, ClusterShutdown};
-use mlx_types::{Timestamp, subjects};
+use mlx_types::{Timestamp, WorkerId, subjects};
 
 use crate::cli::Arguments;
 use crate::printer::note;
@@ -56,21 +56,11 @@ impl Cluster {
     /// # Errors
     /// A worker that ends before, and one that takes too long.
     pub async fn all_registered(&mut self) -> Result<()> {
-        if self.processes.is_empty() {
-            return Ok(()); // of whom nobody can die first
-        }
-        let ids: Vec<_> = self.processes.iter().map(|worker| worker.id).collect();
+        let ids = self.ids();
         let all_there = self.registry.wait_until(START_LIMIT, |online| {
             ids.iter().all(|id| online.iter().any(|worker| worker.worker_id == *id && worker.registration.is_some()))
         });
-        let died = select_all(self.processes.iter_mut().map(|worker| Box::pin(worker.ended())));
-        tokio::select! {
-            ready = all_there => drop(ready?),
-            (status, number, _) = died => {
-                let reason = format!("worker {} ended before it registered: {status}", number + 1);
-                return Err(ErrorKind::Internal { reason }.into());
-            }
-        }
+        unless_one_ends(&mut self.processes, "registered", all_there).await?;
         for (number, worker) in self.processes.iter().enumerate() {
             note(&format!("worker {} is process {}, id {}", number + 1, worker.pid, worker.id));
         }
@@ -80,20 +70,26 @@ impl Cluster {
     /// Waits until every worker started here has a model, and returns the first one of each.
     ///
     /// # Errors
-    /// When one has none for ten minutes.
-    pub async fn first_models(&self) -> Result<Vec<String>> {
+    /// A worker that ends before, and one that has none for ten minutes.
+    pub async fn first_models(&mut self) -> Result<Vec<String>> {
+        let ids = self.ids();
         let first = |online: &[WorkerInfo]| -> Option<Vec<String>> {
-            let of_worker = |process: &WorkerProcess| {
-                let worker = online.iter().find(|worker| worker.worker_id == process.id)?;
+            let of_worker = |id: &WorkerId| {
+                let worker = online.iter().find(|worker| worker.worker_id == *id)?;
                 worker.registration.as_ref()?.skills.available_models.first().cloned()
             };
-            self.processes.iter().map(of_worker).collect()
+            ids.iter().map(of_worker).collect()
         };
         if first(&self.registry.list()).is_none() {
             note("waiting for the engines to have a model");
         }
-        let online = self.registry.wait_until(MODELS_LIMIT, |online| first(online).is_some()).await?;
+        let all_have_one = self.registry.wait_until(MODELS_LIMIT, |online| first(online).is_some());
+        let online = unless_one_ends(&mut self.processes, "had a model", all_have_one).await?;
         Ok(first(&online).unwrap_or_default())
+    }
+
+    fn ids(&self) -> Vec<WorkerId> {
+        self.processes.iter().map(|worker| worker.id).collect()
     }
 
     /// Ends the workers, then the server: in this order, so that they can still say goodbye.
@@ -111,5 +107,24 @@ impl Cluster {
         }
         join_all(self.processes.into_iter().map(|worker| worker.stop(STOP_LIMIT))).await;
         self.node.shutdown(STOP_LIMIT).await
+    }
+}
+
+/// What `wait` waits for, or an error as soon as one of the processes has ended.
+async fn unless_one_ends<T>(
+    processes: &mut [WorkerProcess],
+    before: &str,
+    wait: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    if processes.is_empty() {
+        return wait.await; // select_all takes one at the least
+    }
+    let died = select_all(processes.iter_mut().map(|worker| Box::pin(worker.ended())));
+    tokio::select! {
+        there = wait => there,
+        (status, number, _) = died => {
+            let reason = format!("worker {} ended before it {before}: {status}", number + 1);
+            Err(ErrorKind::Internal { reason }.into())
+        }
     }
 }
