@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cargo_metadata::Package;
@@ -14,6 +14,7 @@ use public_api::{Builder, PublicApi};
 
 use crate::cli::ApiArguments;
 use crate::drift::{self, Drift};
+use crate::process;
 use crate::workspace::{Workspace, is_published};
 
 /// The listing of a crate, in its folder.
@@ -64,9 +65,9 @@ pub(crate) fn drifts(workspace: &Workspace) -> Result<Vec<Drift>> {
 /// steps: `mlx-tests` turns on all that the crates have, and no dependency is built again.
 fn document(workspace: &Workspace) -> Result<()> {
     let mut command = workspace.cargo();
-    command.args(["doc", "--workspace", "--lib", "--no-deps", "--quiet"]).stdin(Stdio::null());
+    command.args(["doc", "--workspace", "--lib", "--no-deps", "--quiet"]);
     command.env("RUSTDOC", rustdoc(workspace)?).env("RUSTDOCFLAGS", "-Z unstable-options --output-format json");
-    let status = command.status().context("cannot run cargo")?;
+    let status = process::run(command)?;
     ensure!(status.success(), "rustdoc could not describe the workspace ({status}): see above");
     Ok(())
 }

@@ -270,9 +270,10 @@ Examples:
   cargo xtask lint --list                      what the steps are
 
 Exit codes:
-  0  every step passed or was skipped, with the reason said
-  1  a step found something
-  2  the command line is wrong";
+  0    every step passed or was skipped, with the reason said
+  1    a step found something
+  2    the command line is wrong
+  130  interrupted";
 
 #[derive(Debug, Args)]
 pub(crate) struct DocsArguments {
@@ -329,9 +330,10 @@ Examples:
   cargo xtask api --check    as `cargo xtask lint` does
 
 Exit codes:
-  0  every listing is what the crates offer
-  1  with --check, a listing differs or is missing; or it cannot be made here, or not be written
-  2  the command line is wrong";
+  0    every listing is what the crates offer
+  1    with --check, a listing differs or is missing; or it cannot be made here, or not be written
+  2    the command line is wrong
+  130  interrupted";
 
 #[derive(Debug, Args)]
 pub(crate) struct NatsArguments {

@@ -40,7 +40,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Bench(arguments) => bench::run(&workspace, &arguments),
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
         Command::Test(arguments) => test::run(&workspace, &arguments),
-        Command::Lint(arguments) => Ok(lint::run(&workspace, &arguments)),
+        Command::Lint(arguments) => lint::run(&workspace, &arguments),
         Command::Docs(arguments) => docs::run(&workspace, &arguments),
         Command::Schema(arguments) => schema::run(&workspace, &arguments),
         Command::Api(arguments) => api::run(&workspace, &arguments),

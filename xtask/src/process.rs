@@ -52,12 +52,21 @@ pub(crate) fn run_with_lines(mut command: Command, mut line: impl FnMut(&str)) -
     with_listener(|listener| listener.supervise(command, Some(&mut line)))
 }
 
+/// What a child says, however long it takes.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn output(command: Command) -> Result<Output> {
+    with_listener(|listener| listener.listen_to(command, Child::wait_with_output))
+}
+
 /// What a child says, where it ends within `limit`; else it is killed, and the answer is `None`.
 ///
 /// # Errors
 /// As [`run`].
-pub(crate) fn output(command: Command, limit: Duration) -> Result<Option<Output>> {
-    with_listener(|listener| listener.listen_to(command, limit))
+pub(crate) fn output_within(command: Command, limit: Duration) -> Result<Option<Output>> {
+    let wait = async |child: Child| timeout(limit, child.wait_with_output()).await.ok().transpose();
+    with_listener(|listener| listener.listen_to(command, wait))
 }
 
 thread_local! {
@@ -100,14 +109,18 @@ impl Listener {
         self.runtime.block_on(supervise(command, line, &mut self.signals))
     }
 
-    fn listen_to(&mut self, mut command: Command, limit: Duration) -> Result<Option<Output>> {
+    fn listen_to<T>(&mut self, mut command: Command, wait: impl AsyncFnOnce(Child) -> io::Result<T>) -> Result<T> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let signals = &mut self.signals;
         self.runtime.block_on(async {
             let child = spawn(command)?;
+            let group = group_of(&child);
             tokio::select! {
-                output = timeout(limit, child.wait_with_output()) => Ok(output.ok().transpose()?),
-                _ = signals.next() => Err(Interrupted.into()),
+                output = wait(child) => Ok(output?),
+                _ = signals.next() => {
+                    send(group, Signal::KILL);
+                    Err(Interrupted.into())
+                }
             }
         })
     }
@@ -132,13 +145,17 @@ fn spawn(mut command: Command) -> Result<Child> {
         .with_context(|| format!("cannot run {}", program.display()))
 }
 
+fn group_of(child: &Child) -> Option<Pid> {
+    child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
+}
+
 async fn supervise(
     command: Command,
     mut line: Option<&mut dyn FnMut(&str)>,
     signals: &mut Signals,
 ) -> Result<ExitStatus> {
     let mut child = spawn(command)?;
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let group = group_of(&child);
     let mut output = child.stdout.take().map(|stdout| BufReader::new(stdout).split(b'\n'));
 
     let mut signalled = false;
@@ -169,6 +186,8 @@ async fn supervise(
         }
     }
     if signalled {
+        // Who is left in its group would not be asked.
+        send(group, Signal::KILL);
         return Err(Interrupted.into());
     }
     ended.context("the child was not waited for")

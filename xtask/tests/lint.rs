@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so and stop")]
 
+mod support;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
+
+use support::{Bench, text, wait_until};
 
 #[test]
 fn the_workspace_keeps_its_layers_and_inherits_what_it_should() {
@@ -91,6 +96,22 @@ fn an_unknown_step_is_a_usage_error_that_names_the_steps() {
     let steps = "layers, manifests, package, length, links, spelling, schema, fmt, clippy, features, doc, site, api, deny, \
                  advisories";
     assert!(output.contains(steps), "{output}");
+}
+
+#[test]
+fn an_interruption_ends_the_step_under_way_and_begins_no_other() {
+    let sleeper = r#"sleep 600 & echo $! > "$BENCH/sleeper"; wait"#;
+    let steps = [("fmt", "fmt---all"), ("clippy", "clippy---workspace"), ("package", "package---no-verify")];
+    for (signal, (step, words)) in [Signal::INT, Signal::TERM, Signal::INT].into_iter().zip(steps) {
+        let bench = Bench::new(&[(words, sleeper)]);
+        let child = bench.xtask(&["lint", "--only", step, "--only", "doc"]).spawn().unwrap();
+        let sleeper = bench.number_in("sleeper");
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{step}: {}", text(&output));
+        wait_until("the sleeper to end", || test_kill_process(Pid::from_raw(sleeper).unwrap()).is_err());
+        assert!(!bench.calls().iter().any(|call| call.starts_with("doc")), "{step}: {:?}", bench.calls());
+    }
 }
 
 /// Runs steps on a folder: the exit code, and what was printed.

@@ -9,12 +9,14 @@ mod tools;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::api;
 use crate::cli::LintArguments;
 use crate::docs;
 use crate::drift::Drift;
+use crate::process::Interrupted;
 use crate::schema;
 use crate::style;
 use crate::workspace::Workspace;
@@ -75,14 +77,16 @@ impl Outcome {
     }
 }
 
-pub(crate) fn run(workspace: &Workspace, arguments: &LintArguments) -> ExitCode {
+/// # Errors
+/// Only that we were interrupted.
+pub(crate) fn run(workspace: &Workspace, arguments: &LintArguments) -> Result<ExitCode> {
     let chosen =
         Step::value_variants().iter().filter(|step| arguments.only.is_empty() || arguments.only.contains(step));
     if arguments.list {
         for step in chosen {
             anstream::println!("{:<10} {}", step.name(), step.purpose());
         }
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
 
     let mut rows = Vec::new();
@@ -95,7 +99,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &LintArguments) -> ExitCode 
             step.purpose()
         );
         let started = Instant::now();
-        let outcome = step.check(workspace);
+        let outcome = step.check(workspace)?;
         if let Outcome::Failed(faults) = &outcome {
             for fault in faults {
                 anstream::println!("  {}fault{}: {fault}", style::BAD.render(), style::BAD.render_reset());
@@ -103,7 +107,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &LintArguments) -> ExitCode 
         }
         rows.push((*step, outcome, started.elapsed().as_secs_f64()));
     }
-    close(&rows)
+    Ok(close(&rows))
 }
 
 /// The table, and the exit code that it amounts to.
@@ -134,7 +138,9 @@ fn close(rows: &[(Step, Outcome, f64)]) -> ExitCode {
 }
 
 impl Step {
-    fn check(self, workspace: &Workspace) -> Outcome {
+    /// # Errors
+    /// Only that we were interrupted: what else goes wrong is a fault of this step.
+    fn check(self, workspace: &Workspace) -> Result<Outcome> {
         let outcome = match self {
             Self::Layers => layers::check(workspace).map(Outcome::of),
             Self::Manifests => manifests::check(workspace).map(Outcome::of),
@@ -156,7 +162,10 @@ impl Step {
             Self::Deny => tools::deny(workspace),
             Self::Advisories => tools::advisories(workspace),
         };
-        outcome.unwrap_or_else(|error| Outcome::Failed(vec![format!("{error:#}")]))
+        match outcome {
+            Err(error) if !error.is::<Interrupted>() => Ok(Outcome::Failed(vec![format!("{error:#}")])),
+            outcome => outcome,
+        }
     }
 
     fn name(self) -> String {

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use cargo_metadata::Package;
 
+use crate::process;
 use crate::workspace::{Workspace, is_published};
 
 /// What a package may hold, unpacked, in bytes. Ours hold source, and stay far below; a registry's limit is ten times this.
@@ -37,8 +37,8 @@ pub(super) fn check(workspace: &Workspace) -> Result<Vec<String>> {
 fn make(workspace: &Workspace, packages: &[&Package]) -> Result<Vec<String>> {
     let mut command = workspace.cargo();
     command.args(["package", "--no-verify", "--exclude-lockfile", "--allow-dirty", "--offline", "--color", "never"]);
-    command.args(packages.iter().flat_map(|package| ["--package", package.name.as_str()])).stdin(Stdio::null());
-    let output = command.output().context("cannot run cargo")?;
+    command.args(packages.iter().flat_map(|package| ["--package", package.name.as_str()]));
+    let output = process::output(command)?;
     let said = String::from_utf8_lossy(&output.stderr);
     Ok(if output.status.success() { warnings(&said) } else { vec![said.trim_end().to_owned()] })
 }
@@ -65,8 +65,8 @@ impl Contents {
     fn of(workspace: &Workspace, package: &Package) -> Result<Self> {
         let mut command = workspace.cargo();
         let list = ["package", "--list", "--exclude-lockfile", "--allow-dirty", "--offline", "--package"];
-        command.args(list).arg(package.name.as_str()).stdin(Stdio::null());
-        let output = command.output().context("cannot run cargo")?;
+        command.args(list).arg(package.name.as_str());
+        let output = process::output(command)?;
         ensure!(output.status.success(), "`cargo package --list` ended with {}", output.status);
 
         let folder = package.manifest_path.parent().context("a manifest is in a folder")?.as_std_path();

@@ -3,11 +3,12 @@
 use std::env;
 use std::process::{ExitStatus, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::Outcome;
 use crate::docs;
 use crate::nats::Pip;
+use crate::process;
 use crate::workspace::Workspace;
 
 pub(super) fn fmt(workspace: &Workspace) -> Result<Outcome> {
@@ -54,18 +55,20 @@ pub(super) fn site(workspace: &Workspace) -> Result<Outcome> {
 }
 
 pub(super) fn deny(workspace: &Workspace) -> Result<Outcome> {
-    if !has_deny(workspace) {
+    if !has_deny(workspace)? {
         return Ok(Outcome::Skipped(NO_DENY.to_owned()));
     }
     cargo(workspace, &["deny", "--workspace", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"], &[])
 }
 
 pub(super) fn advisories(workspace: &Workspace) -> Result<Outcome> {
-    if !has_deny(workspace) {
+    if !has_deny(workspace)? {
         return Ok(Outcome::Skipped(NO_DENY.to_owned()));
     }
     let arguments = ["deny", "--workspace", "check", "advisories"];
-    let output = workspace.cargo().args(arguments).stdin(Stdio::null()).output().context("cannot run cargo")?;
+    let mut command = workspace.cargo();
+    command.args(arguments);
+    let output = process::output(command)?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() && said.contains("failed to fetch advisory database") {
         return Ok(Outcome::Skipped("the advisory database cannot be fetched from here".to_owned()));
@@ -77,16 +80,16 @@ pub(super) fn advisories(workspace: &Workspace) -> Result<Outcome> {
 const NO_PIP: &str = "pip is not installed, which fetches the tool";
 const NO_DENY: &str = "cargo-deny is not installed (`cargo install --locked cargo-deny`)";
 
-fn has_deny(workspace: &Workspace) -> bool {
+fn has_deny(workspace: &Workspace) -> Result<bool> {
     let mut probe = workspace.cargo();
-    probe.args(["deny", "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    probe.status().is_ok_and(|status| status.success())
+    probe.args(["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(process::run(probe)?.success())
 }
 
 fn cargo(workspace: &Workspace, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Outcome> {
     let mut command = workspace.cargo();
-    command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null());
-    Ok(judge(command.status().context("cannot run cargo")?, arguments))
+    command.args(arguments).envs(environment.iter().copied());
+    Ok(judge(process::run(command)?, arguments))
 }
 
 fn judge(status: ExitStatus, arguments: &[&str]) -> Outcome {

@@ -174,7 +174,7 @@ pub(super) fn removal_of(run: &str) -> String {
 fn say(words: &[&str], limit: Duration) -> Result<String> {
     let mut command = Command::new("docker");
     command.args(words);
-    let Some(output) = process::output(command, limit)? else {
+    let Some(output) = process::output_within(command, limit)? else {
         bail!("`docker {}` has not ended after {} s", words.first().unwrap_or(&""), limit.as_secs());
     };
     if !output.status.success() {
