@@ -193,6 +193,23 @@ fn an_interrupted_test_leaves_no_process_no_container_and_no_file() {
 }
 
 #[test]
+fn an_interruption_while_the_needs_are_fetched_runs_no_test() {
+    let bench = Bench::new(&[("nextest-run", SUITE)]);
+    let mut xtask = bench.xtask(&["test"]);
+    bench.write("bin/python3", r#"case "$*" in *install*) echo $$ > "$BENCH/pip"; exec sleep 600 ;; esac"#);
+    for variable in ["MLX_TEST_MODEL_SERVER_PYTHONPATH", "MLX_TEST_OPENAI_PYTHONPATH"] {
+        xtask.env_remove(variable);
+    }
+    let child = xtask.spawn().unwrap();
+    let pip = bench.number_in("pip");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
+    wait_until("pip to end", || test_kill_process(Pid::from_raw(pip).unwrap()).is_err());
+    assert!(!bench.path().join("calls").exists());
+}
+
+#[test]
 fn the_tests_are_told_what_the_command_line_says() {
     let bench = Bench::new(&[("nextest-run", &leaving(SUITE))]).with_docker("exit 1");
     let words = ["test", "--stage", "integration", "--seed", "7", "--image", "nats:2.15"];

