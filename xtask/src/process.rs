@@ -41,7 +41,7 @@ impl std::error::Error for Interrupted {}
 /// It gets a process group of its own, so that one Ctrl-C reaches it once, through us, with all that it started.
 ///
 /// # Errors
-/// [`Interrupted`] after SIGINT or SIGTERM, also where it came since the last child ended; that the child cannot be started.
+/// [`Interrupted`] after SIGINT, SIGTERM, SIGQUIT, or the end of the terminal (SIGHUP), also where it came since the last child ended; that the child cannot be started.
 pub(crate) fn run(command: Command) -> Result<ExitStatus> {
     with_listener(|listener| listener.supervise(command, None))
 }
@@ -93,6 +93,9 @@ struct Listener {
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+    /// None where it is ignored, as below `nohup`: listening would end what is to outlive its terminal.
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 impl Listener {
@@ -100,9 +103,14 @@ impl Listener {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start an event loop")?;
         let entered = runtime.enter();
-        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let signals = Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: if hangups_are_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
+        };
         drop(entered);
-        Ok(Self { runtime, signals: Signals { interrupt, terminate } })
+        Ok(Self { runtime, signals })
     }
 
     fn supervise(&mut self, command: Command, line: Option<&mut dyn FnMut(&str)>) -> Result<ExitStatus> {
@@ -131,8 +139,18 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::INT,
             _ = self.terminate.recv() => Signal::TERM,
+            _ = self.quit.recv() => Signal::QUIT,
+            Some(()) = async { self.hangup.as_mut()?.recv().await } => Signal::HUP,
         }
     }
+}
+
+/// Asked of a shell, which inherits that from us: no safe function says it.
+fn hangups_are_ignored() -> bool {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap 'exit 1' HUP; kill -s HUP $$; exit 0"]);
+    shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    shell.status().is_ok_and(|status| status.success())
 }
 
 fn spawn(mut command: Command) -> Result<Child> {
@@ -204,8 +222,11 @@ async fn wait(child: &mut Child) -> Result<ExitStatus> {
     child.wait().await.context("cannot wait for a child")
 }
 
-/// The first time politely; a person who asks again wants it now.
+/// The first time politely; a person who asks again wants it now. A terminal that ends may say so twice.
 fn ask_to_end(group: Option<Pid>, signalled: &mut bool, deadline: &mut Option<Instant>, signal: Signal) {
+    if *signalled && signal == Signal::HUP {
+        return;
+    }
     send(group, if *signalled { Signal::KILL } else { signal });
     *signalled = true;
     *deadline = Some(Instant::now() + GRACE);

@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -178,7 +178,7 @@ fn what_is_to_be_kept_is_kept_and_named() {
 #[test]
 fn an_interrupted_test_leaves_no_process_no_container_and_no_file() {
     let sleeper = leaving(r#"echo > "$TMPDIR/file"; sleep 600 & echo $! > "$BENCH/sleeper"; wait"#);
-    for signal in [Signal::INT, Signal::TERM] {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
         let bench = Bench::new(&[("nextest-run", &sleeper)]).with_docker(DOCKER);
         let child = bench.xtask(&["test"]).spawn().unwrap();
         let sleeper = bench.number_in("sleeper");
@@ -189,6 +189,32 @@ fn an_interrupted_test_leaves_no_process_no_container_and_no_file() {
         wait_until("the sleeper to end", || test_kill_process(Pid::from_raw(sleeper).unwrap()).is_err());
         assert_eq!(bench.left(), 0);
         assert!(!fs::exists(bench.told("TMPDIR").unwrap()).unwrap());
+    }
+}
+
+#[test]
+fn tests_end_with_their_terminal_but_not_below_nohup() {
+    let sleeper = r#"echo $$ > "$BENCH/runner"; while [ ! -e "$BENCH/enough" ]; do echo a line; sleep 0.05; done"#;
+    for (before, code) in [("", 130), ("trap '' HUP; ", 0)] {
+        let bench = Bench::new(&[("nextest-run", &[sleeper, SUITE].join("\n"))]);
+        let xtask = bench.xtask(&["test", "--stage", "unit"]);
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("{before}exec \"$0\" \"$@\"")]).arg(xtask.get_program()).args(xtask.get_args());
+        shell.envs(xtask.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut child = shell.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let runner = bench.number_in("runner");
+        if before.is_empty() {
+            // Nobody reads any more.
+            drop(child.stdout.take());
+        }
+        kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+        kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+        if !before.is_empty() {
+            bench.write_plain("enough", "");
+        }
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        wait_until("the runner to end", || test_kill_process(Pid::from_raw(runner).unwrap()).is_err());
     }
 }
 

@@ -9,6 +9,7 @@ mod session;
 mod stage;
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -56,7 +57,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &TestArguments) -> Result<Ex
     let interrupted = outcome.as_ref().is_err_and(anyhow::Error::is::<Interrupted>);
     let tidy = session.end(interrupted);
     if interrupted && tidy && !arguments.keep {
-        anstream::eprintln!("interrupted: what was started is gone");
+        let _ = writeln!(anstream::stderr(), "interrupted: what was started is gone");
     }
     Ok(report::close(&outcome?, &needs, tidy))
 }
@@ -212,7 +213,8 @@ impl Testing<'_> {
         command.envs(self.session.environment().iter().map(|(name, value)| (name, value)));
         let status = process::run_with_lines(command, |line| {
             if counter.read(line) {
-                anstream::println!("{line}");
+                // Not even a terminal that is gone may keep us from ending the tests.
+                let _ = writeln!(anstream::stdout(), "{line}");
             }
         })?;
         Ok((counter.count(), if status.success() { End::Passed } else { End::Failed }))
