@@ -371,6 +371,19 @@ fn without_nextest_it_uses_cargo_test_and_says_so() {
     assert_eq!(last_line(&output), "9 passed, 0 failed, 6 skipped");
 }
 
+#[test]
+fn without_nextest_only_what_a_person_names_runs() {
+    let run = |arguments: &[&str]| {
+        let bench = Bench::new(&[("nextest---version", "exit 101"), ("test---no-fail-fast", DOCS)]);
+        let output = bench.xtask(&[&["test", "--"], arguments].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        let run = bench.calls().into_iter().find(|call| call.starts_with("test ")).unwrap();
+        run.split(" -- ").next().unwrap().to_owned()
+    };
+    assert_eq!(run(&["-p", "mlx-tests", "--test", "chaos"]), "test --no-fail-fast -p mlx-tests --test chaos");
+    assert_eq!(run(&["-p", "xtask", "c1"]), "test --no-fail-fast --tests -p xtask c1");
+}
+
 /// A run of tests that notes what it was told, leaves a container, and then does something else.
 fn leaving(then: &str) -> String {
     format!("env > \"$BENCH/told\"\nprintf 'abc\\tstray (img)\\n' > \"$BENCH/left.$MLX_TEST_RUN_ID\"\n{then}")

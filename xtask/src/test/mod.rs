@@ -192,6 +192,10 @@ impl Testing<'_> {
     fn chosen(&self, runner: Runner, known: &TestTargets) -> Result<(Count, End)> {
         let leave_out = self.docker.missing().is_some() && session::requires_docker(self.arguments).is_none();
         let mut words = self.arguments.arguments.clone();
+        if runner == Runner::CargoTest && !runner::names_targets(&words) {
+            // What nextest runs, unit tests included: everything but the examples in the documentation.
+            words.insert(0, "--tests".into());
+        }
         if runner::may_lack_examples(&words) {
             self.build_examples()?;
         }
@@ -201,10 +205,6 @@ impl Testing<'_> {
             words = runner::filtered(&words, &stage::filter_without(&left_out));
         }
         let (mut command, counter) = runner.run(self.workspace);
-        if runner == Runner::CargoTest {
-            // All but the doc tests, which nextest does not run either.
-            command.args(["--lib", "--bins", "--tests", "--examples"]);
-        }
         command.args(with_names_left_out(words, self.needs));
         self.watch((command, counter))
     }

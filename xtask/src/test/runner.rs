@@ -125,6 +125,16 @@ pub(super) fn names_target(arguments: &[OsString], target: &str) -> bool {
     options.windows(2).any(|pair| pair == ["--test", target]) || options.iter().any(|word| *word == joined)
 }
 
+/// Whether a person has named kinds of targets, or targets. Cargo runs all that any of its words names.
+pub(super) fn names_targets(arguments: &[OsString]) -> bool {
+    const KINDS: [&str; 7] = ["--lib", "--bins", "--tests", "--examples", "--benches", "--all-targets", "--doc"];
+    const SINGLE: [&str; 4] = ["--bin", "--test", "--example", "--bench"];
+    options(arguments).iter().any(|word| {
+        let name = word.split_once('=').map_or(&**word, |(name, _)| name);
+        KINDS.contains(&&**word) || SINGLE.contains(&name)
+    })
+}
+
 /// What cargo reads, and not the tests.
 fn options(arguments: &[OsString]) -> Vec<Cow<'_, str>> {
     arguments.iter().take_while(|word| *word != "--").map(|word| word.to_string_lossy()).collect()
@@ -152,6 +162,15 @@ mod tests {
         let named = |line: &[&str]| names_target(&line.iter().map(OsString::from).collect::<Vec<_>>(), "soak");
         assert!(named(&["--test", "soak"]) && named(&["-p", "mlx-tests", "--test=soak"]));
         assert!(!named(&["soak"]) && !named(&["--test", "chaos"]) && !named(&["--", "--test", "soak"]));
+    }
+
+    #[test]
+    fn kinds_of_targets_and_single_ones_are_named() {
+        let named = |line: &[&str]| names_targets(&line.iter().map(OsString::from).collect::<Vec<_>>());
+        for words in [&["--lib"][..], &["-p", "x", "--doc"], &["--all-targets"], &["--bin=x"], &["--test", "chaos"]] {
+            assert!(named(words), "{words:?}");
+        }
+        assert!(!named(&[]) && !named(&["-p", "xtask", "c1"]) && !named(&["c1", "--", "--test", "x"]));
     }
 
     #[test]
