@@ -1,5 +1,6 @@
 //! Who is there: a table of workers that follows their registrations, heartbeats and farewells.
 
+mod departed;
 mod table;
 mod watch;
 

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use mlx_types::messages::{WorkerHeartbeat, WorkerMetrics, WorkerRegistration, WorkerStatus};
-use mlx_types::{Epoch, WorkerId};
+use mlx_types::messages::{WorkerDeregistration, WorkerHeartbeat, WorkerMetrics, WorkerRegistration, WorkerStatus};
+use mlx_types::{Epoch, Timestamp, WorkerId};
 
+use super::departed::{Departed, Moment};
 use crate::connection::Backoff;
 
 /// What is known of a worker.
@@ -47,9 +48,29 @@ impl WorkerEvent {
     }
 }
 
+/// What there is to tell after a change of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// To everybody.
+    Event(WorkerEvent),
+    /// To those who wait for this worker, which is gone. Others were never told that it was there.
+    Gone(WorkerId),
+}
+
+impl News {
+    /// The worker concerned, when what it was doing is over.
+    pub(crate) fn departed(&self) -> Option<WorkerId> {
+        match self {
+            Self::Event(event) => event.departed(),
+            Self::Gone(id) => Some(*id),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Table {
     workers: HashMap<WorkerId, Entry>,
+    departed: Departed,
     offline_timeout: Duration,
     /// While the bus itself is down nobody can be heard, and silence means nothing.
     bus_down_since: Option<Instant>,
@@ -59,44 +80,52 @@ pub(crate) struct Table {
 struct Entry {
     info: WorkerInfo,
     last_heard: Instant,
+    /// The latest of the worker's own times that were heard.
+    timestamp: Option<Timestamp>,
     /// Expected by us, but not heard of yet: not shown to users.
     heard: bool,
 }
 
 impl Table {
     pub(crate) fn new(offline_timeout: Duration) -> Self {
-        Self { workers: HashMap::new(), offline_timeout, bus_down_since: None }
+        let departed = Departed::new(offline_timeout);
+        Self { workers: HashMap::new(), departed, offline_timeout, bus_down_since: None }
     }
 
-    pub(crate) fn registered(&mut self, registration: WorkerRegistration, now: Instant) -> Option<WorkerEvent> {
+    pub(crate) fn registered(&mut self, registration: WorkerRegistration, now: Instant) -> Option<News> {
         let id = registration.worker_id;
+        let moment = Moment::new(registration.epoch, registration.timestamp);
         if registration.status == WorkerStatus::Offline {
-            return self.left(id, registration.epoch);
+            return self.gone(id, moment, now);
         }
-        let (event, entry) = self.heard(id, registration.epoch, now)?;
-        entry.info.status = registration.status;
-        entry.info.registration = Some(registration);
-        event
-    }
-
-    pub(crate) fn beat(&mut self, beat: WorkerHeartbeat, now: Instant) -> Option<WorkerEvent> {
-        let id = beat.worker_id;
-        if beat.status == WorkerStatus::Offline {
-            return self.left(id, beat.epoch);
-        }
-        let (event, entry) = self.heard(id, beat.epoch, now)?;
-        entry.info.status = beat.status;
-        entry.info.metrics = Some(beat.metrics);
-        event
-    }
-
-    pub(crate) fn left(&mut self, id: WorkerId, epoch: Option<Epoch>) -> Option<WorkerEvent> {
-        let entry = self.workers.get(&id)?;
-        if is_ghost(epoch, entry.info.epoch) {
+        // One of the same millisecond as the farewell may be a return, and none of these is missed.
+        if self.departed.last_moment(id, now).is_some_and(|last| moment.order(last).is_lt()) {
             return None;
         }
-        self.workers.remove(&id);
-        Some(WorkerEvent::Left(id))
+        let (event, entry) = self.heard(id, moment, now)?;
+        entry.info.status = registration.status;
+        entry.info.registration = Some(registration);
+        event.map(News::Event)
+    }
+
+    pub(crate) fn beat(&mut self, beat: WorkerHeartbeat, now: Instant) -> Option<News> {
+        let id = beat.worker_id;
+        let moment = Moment::new(beat.epoch, beat.timestamp);
+        if beat.status == WorkerStatus::Offline {
+            return self.gone(id, moment, now);
+        }
+        // One of the same millisecond as the farewell was the last.
+        if self.departed.last_moment(id, now).is_some_and(|last| moment.order(last).is_le()) {
+            return None;
+        }
+        let (event, entry) = self.heard(id, moment, now)?;
+        entry.info.status = beat.status;
+        entry.info.metrics = Some(beat.metrics);
+        event.map(News::Event)
+    }
+
+    pub(crate) fn left(&mut self, farewell: &WorkerDeregistration, now: Instant) -> Option<News> {
+        self.gone(farewell.worker_id, Moment::new(farewell.epoch, farewell.timestamp), now)
     }
 
     /// Counts the silence of a worker from now, should it never have been heard of.
@@ -104,22 +133,30 @@ impl Table {
         self.workers.entry(id).or_insert_with(|| Entry::new(id, now));
     }
 
-    /// The workers whose silence has lasted too long, and whether they had been heard of; they leave the table.
-    pub(crate) fn expire(&mut self, now: Instant) -> Vec<(WorkerId, bool)> {
+    /// The workers whose silence has lasted too long; they leave the table.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<News> {
         if self.bus_down_since.is_some() {
             return Vec::new();
         }
         let limit = self.offline_timeout;
         let gone = self.workers.extract_if(|_, entry| now.saturating_duration_since(entry.last_heard) > limit);
-        gone.map(|(id, entry)| (id, entry.heard)).collect()
+        let gone: Vec<_> = gone.collect();
+        for (id, entry) in &gone {
+            // Whoever was silent may be heard again at any time; a former incarnation may not.
+            if entry.info.epoch.is_some() {
+                self.departed.note(*id, Moment { epoch: entry.info.epoch, timestamp: None }, now);
+            }
+        }
+        gone.into_iter().map(|(id, entry)| entry.news(WorkerEvent::Lost(id))).collect()
     }
 
-    /// The moment at which [`expire`](Self::expire) may next find someone.
+    /// The moment at which [`expire`](Self::expire) may next find someone; none, where the timeout is longer than any clock
+    /// runs.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         if self.bus_down_since.is_some() {
             return None;
         }
-        self.workers.values().map(|entry| entry.last_heard).min().map(|heard| heard + self.offline_timeout)
+        self.workers.values().map(|entry| entry.last_heard).min()?.checked_add(self.offline_timeout)
     }
 
     /// Follows the connection: an outage stops the clock. After it everybody has a full timeout to be heard, which begins
@@ -152,20 +189,34 @@ impl Table {
     }
 
     /// Notes a sign of life; nothing, when it is one of an incarnation that has been replaced already.
-    fn heard(&mut self, id: WorkerId, epoch: Option<Epoch>, now: Instant) -> Option<(Option<WorkerEvent>, &mut Entry)> {
+    fn heard(&mut self, id: WorkerId, moment: Moment, now: Instant) -> Option<(Option<WorkerEvent>, &mut Entry)> {
         let entry = self.workers.entry(id).or_insert_with(|| Entry::new(id, now));
-        if is_ghost(epoch, entry.info.epoch) {
-            return None;
-        }
-        let event = match (entry.info.epoch, epoch) {
+        let event = match (entry.info.epoch, moment.epoch) {
+            (Some(known), Some(new)) if new < known => return None,
             _ if !entry.heard => Some(WorkerEvent::Online(id)),
             (Some(known), Some(new)) if new > known => Some(WorkerEvent::Replaced(id)),
             _ => None,
         };
+        if moment.order(entry.last_moment()).is_gt() {
+            entry.timestamp = moment.timestamp;
+        }
         entry.heard = true;
-        entry.info.epoch = epoch.or(entry.info.epoch);
+        entry.info.epoch = moment.epoch.or(entry.info.epoch);
         entry.last_heard = now;
+        self.departed.forget(id);
         Some((event, entry))
+    }
+
+    /// Notes a farewell, unless the worker has said something since, or another farewell.
+    fn gone(&mut self, id: WorkerId, farewell: Moment, now: Instant) -> Option<News> {
+        let last_heard = self.workers.get(&id).map(Entry::last_moment);
+        let last_farewell = self.departed.last_moment(id, now);
+        if last_heard.into_iter().chain(last_farewell).any(|last| farewell.order(last).is_lt()) {
+            return None;
+        }
+        // Also of a worker that is not known: its first heartbeat may be what the farewell has overtaken.
+        self.departed.note(id, farewell, now);
+        Some(self.workers.remove(&id)?.news(WorkerEvent::Left(id)))
     }
 }
 
@@ -173,17 +224,21 @@ impl Entry {
     fn new(worker_id: WorkerId, now: Instant) -> Self {
         let info =
             WorkerInfo { worker_id, epoch: None, status: WorkerStatus::Online, registration: None, metrics: None };
-        Self { info, last_heard: now, heard: false }
+        Self { info, last_heard: now, timestamp: None, heard: false }
     }
-}
 
-fn is_ghost(epoch: Option<Epoch>, known: Option<Epoch>) -> bool {
-    matches!((epoch, known), (Some(epoch), Some(known)) if epoch < known)
+    fn last_moment(&self) -> Moment {
+        Moment { epoch: self.info.epoch, timestamp: self.timestamp }
+    }
+
+    /// What there is to tell of the end of this worker, which is `end` if anybody knows of it.
+    fn news(&self, end: WorkerEvent) -> News {
+        if self.heard { News::Event(end) } else { News::Gone(self.info.worker_id) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use mlx_types::Timestamp;
     use proptest::prelude::*;
 
     use super::*;
@@ -191,26 +246,25 @@ mod tests {
     const OFFLINE: Duration = Duration::from_secs(15);
 
     fn beat(id: WorkerId, epoch: u64) -> WorkerHeartbeat {
-        let metrics = WorkerMetrics {
-            cpu_usage_percent: 1.0,
-            memory_used_gb: 1.0,
-            gpu_utilization_percent: 1.0,
-            active_requests: 0,
-            total_requests_handled: 0,
-            avg_latency_ms: 0.0,
-            models_loaded: Vec::new(),
-        };
         let epoch = Some(Epoch::from_millis(epoch));
-        WorkerHeartbeat { worker_id: id, status: WorkerStatus::Online, metrics, timestamp: Timestamp::now(), epoch }
+        WorkerHeartbeat { epoch, ..WorkerHeartbeat::new(id, WorkerStatus::Online, WorkerMetrics::default()) }
+    }
+
+    fn online(id: WorkerId) -> News {
+        News::Event(WorkerEvent::Online(id))
+    }
+
+    fn lost(id: WorkerId) -> News {
+        News::Event(WorkerEvent::Lost(id))
     }
 
     #[test]
     fn s4_silence_beyond_the_timeout_loses_a_worker_and_not_before() {
         let (id, start) = (WorkerId::new(), Instant::now());
         let mut table = Table::new(OFFLINE);
-        assert_eq!(table.beat(beat(id, 1), start), Some(WorkerEvent::Online(id)));
+        assert_eq!(table.beat(beat(id, 1), start), Some(online(id)));
         assert_eq!(table.expire(start + OFFLINE), []);
-        assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [(id, true)]);
+        assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [lost(id)]);
         assert!(table.list().is_empty());
     }
 
@@ -220,8 +274,9 @@ mod tests {
         let mut table = Table::new(OFFLINE);
         table.beat(beat(id, 5), start);
         assert_eq!(table.beat(beat(id, 4), start + OFFLINE), None);
-        assert_eq!(table.left(id, Some(Epoch::from_millis(4))), None);
-        assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [(id, true)]);
+        let farewell = WorkerDeregistration { epoch: Some(Epoch::from_millis(4)), ..WorkerDeregistration::new(id) };
+        assert_eq!(table.left(&farewell, start), None);
+        assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [lost(id)]);
     }
 
     #[test]
@@ -229,7 +284,7 @@ mod tests {
         let (id, start) = (WorkerId::new(), Instant::now());
         let mut table = Table::new(OFFLINE);
         table.beat(beat(id, 5), start);
-        assert_eq!(table.beat(beat(id, 6), start), Some(WorkerEvent::Replaced(id)));
+        assert_eq!(table.beat(beat(id, 6), start), Some(News::Event(WorkerEvent::Replaced(id))));
         assert_eq!(table.beat(beat(id, 6), start), None);
     }
 
@@ -245,7 +300,7 @@ mod tests {
         // A worker that has backed off for so long may wait for 45 s yet, and needs a heartbeat's time then.
         let all_back = after + Duration::from_secs(45);
         assert_eq!(table.expire(all_back + OFFLINE), []);
-        assert_eq!(table.expire(all_back + OFFLINE + Duration::from_millis(1)), [(id, true)]);
+        assert_eq!(table.expire(all_back + OFFLINE + Duration::from_millis(1)), [lost(id)]);
     }
 
     #[test]
@@ -259,7 +314,7 @@ mod tests {
         table.bus(true, after);
         table.beat(beat(id, 1), after);
         assert_eq!(table.expire(after + OFFLINE), []);
-        assert_eq!(table.expire(after + OFFLINE + Duration::from_millis(1)), [(id, true)]);
+        assert_eq!(table.expire(after + OFFLINE + Duration::from_millis(1)), [lost(id)]);
     }
 
     #[test]
@@ -268,7 +323,24 @@ mod tests {
         let mut table = Table::new(OFFLINE);
         table.expect(id, start);
         assert!(table.list().is_empty() && table.get(id).is_none());
-        assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [(id, false)]);
+        assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [News::Gone(id)]);
+    }
+
+    #[test]
+    fn the_farewell_of_an_expected_worker_is_told_to_those_who_wait_for_it_alone() {
+        let (id, start) = (WorkerId::new(), Instant::now());
+        let mut table = Table::new(OFFLINE);
+        table.expect(id, start);
+        assert_eq!(table.left(&WorkerDeregistration::new(id), start), Some(News::Gone(id)));
+    }
+
+    #[test]
+    fn a_timeout_without_end_loses_nobody() {
+        let (id, start) = (WorkerId::new(), Instant::now());
+        let mut table = Table::new(Duration::MAX);
+        table.beat(beat(id, 1), start);
+        assert_eq!(table.next_expiry(), None);
+        assert_eq!(table.expire(start + 1000 * OFFLINE), []);
     }
 
     proptest! {

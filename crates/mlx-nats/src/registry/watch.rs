@@ -10,7 +10,7 @@ use mlx_types::{WorkerId, subjects};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{sleep_until, timeout};
 
-use super::table::Table;
+use super::table::{News, Table};
 use super::{WorkerEvent, WorkerInfo};
 use crate::connection::ConnectionState;
 use crate::task::AbortOnDrop;
@@ -24,8 +24,9 @@ const EVENT_CAPACITY: usize = 1024;
 /// A worker is online from its first sign of life, and lost after [`offline_timeout`](crate::ClientOptions) of
 /// silence. While the bus is down nobody is declared lost: after it everybody has the time to come back, which the longest
 /// of their pauses between two attempts is (45 s after long outages, three times as long as a short one), and then a full
-/// timeout to be heard again. Signs of life of an older incarnation (a lower `epoch`) are ignored. It follows for as long
-/// as the client lives, which it does not keep alive by itself.
+/// timeout to be heard again. Signs of life of an older incarnation (a lower `epoch`) are ignored, and so are those that a
+/// worker sent before its farewell (by its `timestamp`); both also for an offline timeout after it left or was lost. It
+/// follows for as long as the client lives, which it does not keep alive by itself.
 ///
 /// ```no_run
 /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
@@ -156,27 +157,18 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, events: impl IntoIterator<Item = WorkerEvent>) {
-        for event in events {
-            tracing::info!(?event, "the cluster changed");
+    fn tell(&self, news: impl IntoIterator<Item = News>) {
+        for news in news {
             // Nobody listening is fine, here and below.
-            if let Some(id) = event.departed() {
+            if let Some(id) = news.departed() {
                 let _ = self.departures.send(id);
             }
-            let _ = self.events.send(event);
+            if let News::Event(event) = news {
+                tracing::info!(?event, "the cluster changed");
+                let _ = self.events.send(event);
+            }
         }
         self.changes.send_replace(());
-    }
-
-    /// A worker that was never heard of is lost for those who wait for it, and no news for others.
-    fn lose(&self, silent: Vec<(WorkerId, bool)>) {
-        if silent.is_empty() {
-            return;
-        }
-        for (id, _) in silent.iter().filter(|(_, heard)| !heard) {
-            let _ = self.departures.send(*id);
-        }
-        self.tell(silent.into_iter().filter(|(_, heard)| *heard).map(|(id, _)| WorkerEvent::Lost(id)));
     }
 }
 
@@ -194,22 +186,22 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
         tokio::select! {
             Some(registration) = sources.registrations.next() => match registration {
                 Ok(registration) => {
-                    let event = shared.table().registered(registration.into_payload(), Instant::now());
-                    shared.tell(event);
+                    let news = shared.table().registered(registration.into_payload(), Instant::now());
+                    shared.tell(news);
                 }
                 Err(error) => malformed(&error),
             },
             Some(beat) = sources.beats.next() => match beat {
                 Ok(beat) => {
-                    let event = shared.table().beat(beat.into_payload(), Instant::now());
-                    shared.tell(event);
+                    let news = shared.table().beat(beat.into_payload(), Instant::now());
+                    shared.tell(news);
                 }
                 Err(error) => malformed(&error),
             },
             Some(farewell) = sources.farewells.next() => match farewell {
                 Ok(farewell) => {
-                    let event = shared.table().left(farewell.worker_id, farewell.epoch);
-                    shared.tell(event);
+                    let news = shared.table().left(&farewell, Instant::now());
+                    shared.tell(news);
                 }
                 Err(error) => malformed(&error),
             },
@@ -222,7 +214,7 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
             }
             () = wait(expiry) => {
                 let lost = shared.table().expire(Instant::now());
-                shared.lose(lost);
+                shared.tell(lost);
             }
             // A worker that is newly expected may be the next to expire.
             _ = woken.changed() => {}

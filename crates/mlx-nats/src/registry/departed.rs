@@ -1,0 +1,256 @@
+//! Who is gone, remembered for as long as something may still come that was said before.
+//!
+//! Registrations, heartbeats and farewells come by subscriptions of their own, so that a farewell may overtake the heartbeat
+//! before it.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use mlx_types::{Epoch, Timestamp, WorkerId};
+
+/// Workers remembered at the most; the longest gone make room.
+const REMEMBERED: usize = 4096;
+
+/// The moment at which a worker said something, in its own time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) epoch: Option<Epoch>,
+    /// Unset where nothing was said; whatever is said in the same incarnation comes later.
+    pub(super) timestamp: Option<Timestamp>,
+}
+
+impl Moment {
+    pub(super) fn new(epoch: Option<Epoch>, timestamp: Timestamp) -> Self {
+        Self { epoch, timestamp: Some(timestamp) }
+    }
+
+    /// Of two incarnations the epochs tell; within one, or where it is not known which, the worker's clock does.
+    pub(super) fn order(self, other: Self) -> Ordering {
+        match (self.epoch, other.epoch) {
+            (Some(own), Some(others)) if own != others => own.cmp(&others),
+            _ => self.timestamp.cmp(&other.timestamp),
+        }
+    }
+}
+
+/// The workers that left or were lost.
+#[derive(Debug)]
+pub(super) struct Departed {
+    /// The moment of the farewell, and when we took note of it.
+    workers: HashMap<WorkerId, (Moment, Instant)>,
+    remembered_for: Duration,
+}
+
+impl Departed {
+    pub(super) fn new(remembered_for: Duration) -> Self {
+        Self { workers: HashMap::new(), remembered_for }
+    }
+
+    /// The last moment of the worker, if it left not long ago.
+    pub(super) fn last_moment(&self, id: WorkerId, now: Instant) -> Option<Moment> {
+        let (moment, since) = self.workers.get(&id)?;
+        (now.saturating_duration_since(*since) <= self.remembered_for).then_some(*moment)
+    }
+
+    pub(super) fn note(&mut self, id: WorkerId, moment: Moment, now: Instant) {
+        let limit = self.remembered_for;
+        self.workers.retain(|_, (_, since)| now.saturating_duration_since(*since) <= limit);
+        if self.workers.len() >= REMEMBERED
+            && !self.workers.contains_key(&id)
+            && let Some(oldest) = self.workers.iter().min_by_key(|(_, (_, since))| *since).map(|(id, _)| *id)
+        {
+            self.workers.remove(&oldest);
+        }
+        self.workers.insert(id, (moment, now));
+    }
+
+    pub(super) fn forget(&mut self, id: WorkerId) {
+        self.workers.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, VecDeque};
+
+    use mlx_types::messages::{
+        ModelSkills, WorkerDeregistration, WorkerHeartbeat, WorkerMetrics, WorkerRegistration, WorkerStatus,
+    };
+    use proptest::prelude::*;
+
+    use super::super::WorkerEvent;
+    use super::super::table::{News, Table};
+    use super::*;
+
+    const OFFLINE: Duration = Duration::from_secs(15);
+
+    fn beat_at(id: WorkerId, epoch: Option<u64>, millis: u64) -> WorkerHeartbeat {
+        let mut beat = WorkerHeartbeat::new(id, WorkerStatus::Online, WorkerMetrics::default());
+        beat.epoch = epoch.map(Epoch::from_millis);
+        beat.timestamp = Timestamp::from_millis(millis).unwrap();
+        beat
+    }
+
+    fn registration_at(id: WorkerId, epoch: Option<u64>, millis: u64) -> WorkerRegistration {
+        let timestamp = Timestamp::from_millis(millis).unwrap();
+        WorkerRegistration {
+            worker_id: id,
+            hostname: "host".to_owned(),
+            ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            port: 8080,
+            skills: ModelSkills {
+                available_models: Vec::new(),
+                model_paths: BTreeMap::new(),
+                total_model_size: 0.0,
+                last_scanned: timestamp,
+            },
+            status: WorkerStatus::Online,
+            timestamp,
+            hardware: None,
+            capabilities: None,
+            epoch: epoch.map(Epoch::from_millis),
+        }
+    }
+
+    fn farewell_at(id: WorkerId, epoch: Option<u64>, millis: u64) -> WorkerDeregistration {
+        let timestamp = Timestamp::from_millis(millis).unwrap();
+        WorkerDeregistration { worker_id: id, timestamp, epoch: epoch.map(Epoch::from_millis), reason: None }
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "what the table returns")]
+    fn online(id: WorkerId) -> Option<News> {
+        Some(News::Event(WorkerEvent::Online(id)))
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "what the table returns")]
+    fn left(id: WorkerId) -> Option<News> {
+        Some(News::Event(WorkerEvent::Left(id)))
+    }
+
+    #[test]
+    fn s6_the_departed_are_remembered_for_a_time_and_not_without_bound() {
+        let (start, moment) = (Instant::now(), Moment::new(None, Timestamp::now()));
+        let mut departed = Departed::new(Duration::from_secs(1));
+        let ids: Vec<_> = (0..=REMEMBERED).map(|_| WorkerId::new()).collect();
+        for (index, id) in ids.iter().enumerate() {
+            departed.note(*id, moment, start + Duration::from_micros(index as u64));
+        }
+        assert_eq!(departed.workers.len(), REMEMBERED);
+        assert!(departed.last_moment(ids[0], start).is_none(), "the first has made room");
+        assert!(departed.last_moment(ids[1], start).is_some());
+        let later = start + Duration::from_secs(2);
+        assert!(departed.last_moment(ids[1], later).is_none());
+        departed.note(ids[0], moment, later);
+        assert_eq!(departed.workers.len(), 1);
+    }
+    #[test]
+    fn a_heartbeat_that_a_farewell_has_overtaken_brings_nobody_back() {
+        for epoch in [None, Some(1)] {
+            let (id, start) = (WorkerId::new(), Instant::now());
+            let mut table = Table::new(OFFLINE);
+            // Its very first one, and one of many.
+            assert_eq!(table.left(&farewell_at(id, epoch, 10), start), None);
+            assert_eq!(table.beat(beat_at(id, epoch, 9), start), None);
+            assert_eq!(table.registered(registration_at(id, epoch, 11), start), online(id));
+            assert_eq!(table.left(&farewell_at(id, epoch, 20), start), left(id));
+            assert_eq!(table.beat(beat_at(id, epoch, 20), start + OFFLINE), None);
+            assert_eq!(table.registered(registration_at(id, epoch, 19), start + OFFLINE), None);
+            assert!(table.list().is_empty());
+            // A clock that was put back keeps nobody away for ever.
+            let later = start + OFFLINE + Duration::from_millis(1);
+            assert_eq!(table.beat(beat_at(id, epoch, 15), later), online(id));
+        }
+    }
+
+    #[test]
+    fn a_worker_that_returns_after_its_farewell_is_there_at_once() {
+        let (id, start) = (WorkerId::new(), Instant::now());
+        let mut table = Table::new(OFFLINE);
+        let said_goodbye = farewell_at(id, Some(5), 100);
+        // In the same millisecond; later, and with or without an epoch; as another process, whose clock was put back.
+        for (epoch, millis) in [(Some(5), 100), (Some(5), 101), (None, 101), (Some(6), 50)] {
+            table.beat(beat_at(id, Some(5), 99), start);
+            assert_eq!(table.left(&said_goodbye, start), left(id));
+            assert_eq!(table.registered(registration_at(id, epoch, millis), start), online(id));
+            table = Table::new(OFFLINE);
+        }
+        // The farewell may also come behind the return.
+        table.registered(registration_at(id, None, 101), start);
+        assert_eq!(table.left(&farewell_at(id, None, 100), start), None);
+        assert_eq!(table.list().len(), 1);
+    }
+
+    #[test]
+    fn s6_a_ghost_is_still_one_after_the_newer_incarnation_has_left_or_was_lost() {
+        let (id, start) = (WorkerId::new(), Instant::now());
+        let silent = start + OFFLINE + Duration::from_millis(1);
+        let mut table = Table::new(OFFLINE);
+        table.beat(beat_at(id, Some(5), 10), start);
+        assert_eq!(table.left(&farewell_at(id, Some(5), 11), start), left(id));
+        assert_eq!(table.beat(beat_at(id, Some(4), 12), start), None);
+        assert_eq!(table.registered(registration_at(id, Some(4), 12), start), None);
+
+        table.registered(registration_at(id, Some(5), 13), start);
+        assert_eq!(table.expire(silent), [News::Event(WorkerEvent::Lost(id))]);
+        assert_eq!(table.beat(beat_at(id, Some(4), 14), silent), None);
+        assert_eq!(table.beat(beat_at(id, Some(5), 1), silent), online(id), "it was only silent");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Message {
+        Registration(Box<WorkerRegistration>),
+        Beat(WorkerHeartbeat),
+        Farewell(WorkerDeregistration),
+    }
+
+    /// What a worker says in the course of several stays of so many heartbeats, and whether it is there in the end.
+    fn story(id: WorkerId, stays: &[usize], epochs: bool, stays_in_the_end: bool) -> Vec<Message> {
+        let (mut story, mut clock) = (Vec::new(), 0);
+        let mut tick = || {
+            clock += 1;
+            clock
+        };
+        for (stay, beats) in (1..).zip(stays) {
+            let epoch = epochs.then_some(stay);
+            story.push(Message::Registration(Box::new(registration_at(id, epoch, tick()))));
+            story.extend((0..*beats).map(|_| Message::Beat(beat_at(id, epoch, tick()))));
+            story.push(Message::Farewell(farewell_at(id, epoch, tick())));
+        }
+        if stays_in_the_end {
+            story.pop();
+        }
+        story
+    }
+
+    proptest! {
+        #[test]
+        fn in_whatever_order_its_subscriptions_are_read_a_worker_ends_where_it_is(
+            stays in prop::collection::vec(0usize..4, 1..5),
+            epochs: bool,
+            there: bool,
+            turns in prop::collection::vec(0usize..3, 100),
+        ) {
+            let (id, now) = (WorkerId::new(), Instant::now());
+            let mut subscriptions = [const { VecDeque::new() }; 3];
+            for message in story(id, &stays, epochs, there) {
+                let subscription = match &message {
+                    Message::Registration(_) => 0,
+                    Message::Beat(_) => 1,
+                    Message::Farewell(_) => 2,
+                };
+                subscriptions[subscription].push_back(message);
+            }
+            let mut table = Table::new(OFFLINE);
+            for turn in turns.into_iter().chain((0..3).flat_map(|subscription| [subscription; 20])) {
+                match subscriptions[turn].pop_front() {
+                    Some(Message::Registration(registration)) => drop(table.registered(*registration, now)),
+                    Some(Message::Beat(beat)) => drop(table.beat(beat, now)),
+                    Some(Message::Farewell(farewell)) => drop(table.left(&farewell, now)),
+                    None => {}
+                }
+            }
+            prop_assert_eq!(table.get(id).is_some(), there);
+        }
+    }
+}
