@@ -56,8 +56,9 @@ impl Error {
 
     /// Whether making the same call again may succeed.
     ///
-    /// That is the code's own answer (see [`ErrorCode::is_retryable`]) except where the fields know better: a lost
-    /// worker whose tokens have begun to arrive may not be retried, and a peer says for itself.
+    /// That is the code's own answer (see [`ErrorCode::is_retryable`]) except where the fields know better: an
+    /// answer whose tokens have begun to arrive may not be asked for again because its worker was lost or the connection
+    /// dropped, and a peer says for itself.
     pub fn is_retryable(&self) -> bool {
         self.0.kind.is_retryable()
     }

@@ -202,9 +202,9 @@ fn docs() -> String {
         <!-- Rendered from the table in mlx-errors by its tests; they rewrite this file when it is stale. -->\n\n\
         Every error has a stable code. Programs match on it, log lines carry it in `error.code`, and a peer \
         is sent it together with a public message. A code's text never changes; new codes may be added.\n\n\
-        **Retry** says whether making the same call again, unchanged, may succeed. Two errors know better than their \
-        code: `WORKER_LOST` is not retried once a token has come, and an error that a peer sent under a code of its own \
-        is retried for `WORKER_TIMEOUT`, `WORKER_UNAVAILABLE` and `WORKER_OVERLOADED`.\n\n\
+        **Retry** says whether making the same call again, unchanged, may succeed. Three errors know better than \
+        their code: `WORKER_LOST` and `STREAM_DISCONNECTED` are not retried once a token has come, and an error that a peer \
+        sent under a code of its own is retried for `WORKER_TIMEOUT`, `WORKER_UNAVAILABLE` and `WORKER_OVERLOADED`.\n\n\
         | code | retry | meaning |\n|---|---|---|\n",
     );
     for code in ErrorCode::ALL {
