@@ -9,7 +9,7 @@ use futures_util::{FutureExt, StreamExt};
 use mlx_errors::ErrorCode;
 use mlx_nats::{Client, CloseReason, ConnectionState, RequestOptions, SubscribeOptions, Subscription};
 use mlx_tests::{FaultProxy, LIMIT, TestServer, eventually, millis, within};
-use mlx_types::config::NatsConfig;
+use mlx_types::config::{NatsConfig, PublishWhileDisconnected};
 
 /// What "at once" may take on a machine that has other things to do.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -201,6 +201,52 @@ async fn c11_shutdown_returns_within_its_deadline_with_the_server_stalled_or_ref
         assert_eq!(ended.err().map(|error| error.code()), stalled.then_some(ErrorCode::NatsTimeout));
         assert_eq!(client.state(), ConnectionState::Closed { reason: CloseReason::ShutDown });
         assert_eq!(client.publish("lab.test", &1).await.unwrap_err().code(), ErrorCode::NatsClosed);
+    }
+}
+
+#[tokio::test]
+async fn c2_a_connection_that_drops_again_while_the_buffer_empties_hangs_nobody() {
+    const MESSAGES: usize = 8192; // far more than the sockets and the transport's queue hold
+    let text = "x".repeat(4096);
+    for comes_back in [true, false] {
+        let (server, proxy, mut config) = behind_proxy().await;
+        config.publish_while_disconnected = PublishWhileDisconnected::Buffer;
+        config.publish_buffer_bytes = 1 << 30;
+        let mut heard = server.client().await.subscribe::<_, (usize, String)>("lab.test").await.unwrap();
+        let client = Client::connect(&config).await.unwrap();
+        let mut state = client.watch_state();
+        proxy.refuse(true);
+        proxy.cut();
+        within("the drop", state.wait_for(|state| !state.is_connected())).await.unwrap();
+        for number in 0..MESSAGES {
+            client.publish("lab.test", &(number, &text)).await.unwrap();
+        }
+        proxy.throttle(Some(200_000));
+        proxy.refuse(false);
+        eventually("the first to go", || client.buffered() < MESSAGES).await;
+        assert!(client.buffered() > 2048 && !client.state().is_connected(), "{}", client.buffered());
+        proxy.throttle(None);
+        proxy.refuse(!comes_back);
+        proxy.cut();
+        if !comes_back {
+            within("the shutdown", client.shutdown(AT_ONCE)).await.unwrap();
+            assert_eq!(client.state(), ConnectionState::Closed { reason: CloseReason::ShutDown });
+            assert_eq!(client.buffered(), 0);
+            continue;
+        }
+        within("the return", state.wait_for(ConnectionState::is_connected)).await.unwrap();
+        assert_eq!((epoch(&client), client.buffered()), (Some(proxy.accepted()), 0));
+        // What the dropped connection held is lost; the rest comes once and in order, up to the last.
+        let mut first_missed = None;
+        let mut expected = 0;
+        while expected < MESSAGES {
+            let (number, _) = next(&mut heard).await;
+            if number != expected {
+                assert!(number > expected && first_missed.is_none(), "{number} instead of {expected}");
+                first_missed = Some(expected);
+            }
+            expected = number + 1;
+        }
     }
 }
 

@@ -1,13 +1,16 @@
 //! Messages published while the connection is down, where the configuration asks to keep them.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_nats::message::OutboundMessage;
 use bytes::Bytes;
+use futures_util::SinkExt;
 use mlx_errors::{Error, ErrorKind, Result};
 
 use crate::Headers;
-use crate::connection::{ConnectionState, Link};
+use crate::connection::{ConnectionState, Link, transports};
 use crate::measure;
 
 /// A message on its way out.
@@ -64,22 +67,27 @@ impl Outbox {
         Ok(None)
     }
 
-    /// Sends what waits, in order, and then declares the connection to be in `state`, with nothing published in between.
+    /// Sends what waits, in order, and then declares the connection of `epoch` to be up, with nothing published in between.
     ///
-    /// Without the declaration when the transport has ended meanwhile; what is lost with it is said.
-    pub(crate) async fn release(&self, nats: &async_nats::Client, link: &Link, state: &ConnectionState) {
-        while let Some(Parcel { subject, headers, json }) = self.next_or_declare(link, state) {
-            let bytes = json.len();
-            let sent = match headers {
-                None => nats.publish(subject, json).await,
-                Some(headers) => nats.publish_with_headers(subject, headers.into_transport(), json).await,
-            };
-            if sent.is_err() {
-                let messages = self.abandon() + 1;
-                tracing::warn!(messages, "messages kept for the connection are lost, because it ended again for good");
-                return;
+    /// For ever, when that connection has gone meanwhile. Dropped at any point, nothing is lost or sent twice: what has not
+    /// gone out still waits.
+    pub(crate) async fn release(self: Arc<Self>, mut nats: async_nats::Client, link: Arc<Link>, epoch: u64) {
+        loop {
+            // A place in the transport's queue before the parcel leaves ours. The queue stands still while the transport is
+            // down.
+            let place = poll_fn(|context| nats.poll_ready_unpin(context)).await;
+            if place.is_err() || transports(&nats) != epoch {
+                // The news of it is on its way and will end this future.
+                return std::future::pending().await;
             }
-            measure::published_late(bytes);
+            let Some(Parcel { subject, headers, json }) = self.next_or_declare(&link, epoch) else { return };
+            let (to, bytes) = (subject.clone(), json.len());
+            let headers = headers.map(Headers::into_transport);
+            match nats.start_send_unpin(OutboundMessage { subject, reply: None, payload: json, headers }) {
+                Ok(()) => measure::published_late(bytes),
+                // It fitted when it was published, to another server.
+                Err(error) => tracing::warn!(subject = %to, bytes, %error, "a message kept for the connection is lost"),
+            }
         }
     }
 
@@ -88,12 +96,14 @@ impl Outbox {
         std::mem::take(&mut *self.lock()).parcels.len()
     }
 
-    fn next_or_declare(&self, link: &Link, state: &ConnectionState) -> Option<Parcel> {
+    fn next_or_declare(&self, link: &Link, epoch: u64) -> Option<Parcel> {
         let mut waiting = self.lock();
         let parcel = waiting.parcels.pop_front();
         match &parcel {
             Some(parcel) => waiting.bytes -= parcel.size(),
-            None => link.set(state),
+            None => {
+                link.set(&ConnectionState::Connected { epoch });
+            }
         }
         parcel
     }
@@ -136,11 +146,10 @@ mod tests {
     #[test]
     fn c2_nothing_is_kept_once_the_connection_is_back() {
         let (link, outbox) = (Link::new(), Outbox::new(100));
-        let state = ConnectionState::Connected { epoch: 1 };
         outbox.keep(parcel(1), &link).unwrap();
-        assert!(outbox.next_or_declare(&link, &state).is_some());
+        assert!(outbox.next_or_declare(&link, 1).is_some());
         assert!(!link.is_up(), "declared before the last message was out");
-        assert!(outbox.next_or_declare(&link, &state).is_none());
+        assert!(outbox.next_or_declare(&link, 1).is_none());
         assert!(outbox.keep(parcel(1), &link).unwrap().is_some());
     }
 }

@@ -14,7 +14,7 @@ use super::Link;
 use super::reconnect::Dispatcher;
 use super::report::Reporter;
 use super::roster::Failure;
-use super::state::{Effect, Input, Machine};
+use super::state::{ConnectionState, Effect, Input, Machine};
 use crate::inbox::Inbox;
 use crate::measure::ConnectionMeasure;
 use crate::outbox::Outbox;
@@ -22,7 +22,8 @@ use crate::outbox::Outbox;
 /// How long one probe is waited for before the next is sent, in case the server dropped it.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
-type Probe = Pin<Box<dyn Future<Output = u64> + Send>>;
+/// Something that takes its time, beside the news.
+type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What the manager is told by the transport, the dispatcher and the user.
 #[derive(Debug)]
@@ -67,7 +68,9 @@ pub(crate) async fn manage(managed: Managed) {
     let mut machine = Machine::new(reconnect);
     let mut measure = ConnectionMeasure::new();
     let mut reporter = Reporter::new(Arc::clone(link.events()), dispatcher);
-    let mut probe: Option<Probe> = None;
+    let mut probe: Option<Work<u64>> = None;
+    // Of what was kept while there was no connection, which is declared to be back at the end of it.
+    let mut release: Option<Work<()>> = None;
     while !machine.state().is_closed() {
         let input = tokio::select! {
             // News first: a proof is worth nothing if they say that its connection is gone.
@@ -77,22 +80,37 @@ pub(crate) async fn manage(managed: Managed) {
                 reporter.heard(&signal, Instant::now());
                 input(&signal, &nats)
             }
-            epoch = returned(&mut probe) => {
+            epoch = done(&mut probe) => {
                 probe = None;
                 // It may have gone round on a later connection, of which the news are on their way.
                 (transports(&nats) == epoch).then_some(Input::ProbeReturned(epoch))
             }
+            () = done(&mut release) => {
+                release = None;
+                reporter.moved(machine.state(), Instant::now());
+                measure.moved(machine.state());
+                None
+            }
         };
         let Some(input) = input else { continue };
-        let before = machine.state().clone();
         let effect = machine.on(input);
-        match &outbox {
-            Some(outbox) if machine.state().is_connected() => outbox.release(&nats, &link, machine.state()).await,
-            // Published before anyone is failed, so that whoever is woken by the failure sees the reason.
-            _ => link.set(machine.state()),
+        if effect.is_some() {
+            // The connection that it was for is gone. What is left waits for the next.
+            release = None;
         }
-        reporter.moved(&before, machine.state(), Instant::now());
-        measure.moved(machine.state());
+        match (&outbox, machine.state()) {
+            (Some(outbox), ConnectionState::Connected { epoch }) => {
+                if input == Input::ProbeReturned(*epoch) {
+                    release = Some(Box::pin(Arc::clone(outbox).release(nats.clone(), Arc::clone(&link), *epoch)));
+                }
+            }
+            (_, state) => {
+                // Published before anyone is failed, so that whoever is woken by the failure sees the reason.
+                link.set(state);
+                reporter.moved(state, Instant::now());
+                measure.moved(state);
+            }
+        }
         match effect {
             Some(Effect::Probe(epoch)) => probe = Some(Box::pin(round_trip(nats.clone(), Arc::clone(&inbox), epoch))),
             Some(Effect::FailPending) => {
@@ -113,10 +131,10 @@ pub(crate) async fn manage(managed: Managed) {
     }
 }
 
-/// The epoch of the probe under way, once it is back; never, when none is.
-async fn returned(probe: &mut Option<Probe>) -> u64 {
-    match probe {
-        Some(probe) => probe.await,
+/// What the work under way comes to; never, when there is none.
+async fn done<T>(work: &mut Option<Work<T>>) -> T {
+    match work {
+        Some(work) => work.await,
         None => std::future::pending().await,
     }
 }

@@ -18,6 +18,8 @@ const OVERFLOWS: Duration = Duration::from_secs(1);
 pub(super) struct Reporter {
     events: Arc<Events>,
     dispatcher: Arc<Dispatcher>,
+    /// The state last told.
+    state: ConnectionState,
     /// What may explain the next drop, and when it was said, where it does so only for a while.
     last_words: Option<(Option<Instant>, DisconnectReason)>,
     last_overflow: Option<Instant>,
@@ -25,7 +27,7 @@ pub(super) struct Reporter {
 
 impl Reporter {
     pub(super) fn new(events: Arc<Events>, dispatcher: Arc<Dispatcher>) -> Self {
-        Self { events, dispatcher, last_words: None, last_overflow: None }
+        Self { events, dispatcher, state: ConnectionState::Connecting, last_words: None, last_overflow: None }
     }
 
     /// Something that is told as it is.
@@ -70,10 +72,11 @@ impl Reporter {
     }
 
     /// The state changed, if it did.
-    pub(super) fn moved(&mut self, before: &ConnectionState, state: &ConnectionState, now: Instant) {
-        if before == state {
+    pub(super) fn moved(&mut self, state: &ConnectionState, now: Instant) {
+        if self.state == *state {
             return;
         }
+        let before = std::mem::replace(&mut self.state, state.clone());
         if before.is_connected() && *state != (ConnectionState::Closed { reason: super::CloseReason::ShutDown }) {
             let fresh = |at: Option<Instant>| at.is_none_or(|at| now.saturating_duration_since(at) < LAST_WORDS);
             let said = self.last_words.take().filter(|(at, _)| fresh(*at));
