@@ -80,6 +80,21 @@ async fn a_server_that_says_goodbye_is_the_reason_of_the_drop() {
 }
 
 #[tokio::test]
+async fn c6_the_last_handle_that_is_dropped_closes_and_says_so() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let (state, mut events) = (client.watch_state(), client.events());
+    let subscription = client.subscribe::<_, u32>("lab.test").await.unwrap();
+    assert!(matches!(next(&mut events).await, ConnectionEvent::Connected { .. }));
+    drop(client);
+    assert!(state.borrow().is_connected(), "the subscription is a handle too");
+    drop(subscription);
+    let told: Vec<_> = within("the end", events.collect()).await;
+    assert_eq!(told, [ConnectionEvent::Closed { reason: CloseReason::ShutDown }]);
+    assert_eq!(*state.borrow(), ConnectionState::Closed { reason: CloseReason::ShutDown });
+}
+
+#[tokio::test]
 async fn c7_giving_up_is_told_with_the_attempts_made() {
     let server = TestServer::start().await;
     let mut config = server.config();

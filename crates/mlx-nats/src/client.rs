@@ -66,6 +66,13 @@ struct Inner {
     _tasks: [AbortOnDrop; 2],
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Its manager, which tells every other end, ends with it.
+        self.link.orphaned();
+    }
+}
+
 /// What a client does beyond its connection. Every field has a sensible default.
 ///
 /// ```

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mlx_errors::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 
-use super::{ConnectionState, Events};
+use super::{CloseReason, ConnectionEvent, ConnectionState, Events};
 
 /// The connection's published state.
 #[derive(Debug)]
@@ -89,16 +89,40 @@ impl Link {
         while self.is_live(epoch) && state.changed().await.is_ok() {}
     }
 
-    /// Publishes a state. The word is written first, so that whoever is woken by the value finds it.
-    pub(crate) fn set(&self, state: &ConnectionState) {
+    /// Publishes a state, unless closed: that is the last. Says whether it is another one than before.
+    pub(crate) fn set(&self, state: &ConnectionState) -> bool {
         let epoch = if let ConnectionState::Connected { epoch } = state { *epoch } else { 0 };
-        self.live_epoch.store(epoch, Ordering::Release);
         self.state.send_if_modified(|current| {
-            let changed = current != state;
-            if changed {
-                current.clone_from(state);
+            if current == state || current.is_closed() {
+                return false;
             }
-            changed
-        });
+            // The word is written first, so that whoever is woken by the value finds it.
+            self.live_epoch.store(epoch, Ordering::Release);
+            current.clone_from(state);
+            true
+        })
+    }
+
+    /// What nobody is left to shut down has ended all the same: says so, where it has not been said.
+    pub(crate) fn orphaned(&self) {
+        let reason = CloseReason::ShutDown;
+        if self.set(&ConnectionState::Closed { reason: reason.clone() }) {
+            self.events.tell(|| ConnectionEvent::Closed { reason });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c6_closed_is_the_last_state_whoever_comes_late() {
+        let link = Link::new();
+        assert!(link.set(&ConnectionState::Closed { reason: CloseReason::Authentication }));
+        assert!(!link.set(&ConnectionState::Connected { epoch: 1 }));
+        link.orphaned();
+        assert!(!link.is_up());
+        assert_eq!(*link.watch().borrow(), ConnectionState::Closed { reason: CloseReason::Authentication });
     }
 }
