@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use mlx_errors::{ConnectStep, ErrorCode, ErrorKind};
 use mlx_nats::{Client, ClientOptions, CloseReason, ConnectionState};
-use mlx_tests::{LIMIT, TestServer, millis, within};
+use mlx_tests::{TestServer, millis, within};
 use mlx_types::config::{NatsConfig, NatsMode, PublishWhileDisconnected};
 
 fn signal(name: &str, server: &TestServer) {
@@ -133,8 +133,8 @@ async fn a_client_can_wait_for_a_server_that_is_not_there_yet() {
     };
     let early = Client::connect_when_ready(&config, ClientOptions::default(), Duration::from_millis(1)).await;
     assert_eq!(early.unwrap_err().code(), ErrorCode::NatsConnection);
-    let waiting =
-        tokio::spawn(async move { Client::connect_when_ready(&config, ClientOptions::default(), LIMIT).await });
+    let boundless = ClientOptions { subscription_capacity: usize::MAX, ..ClientOptions::default() };
+    let waiting = tokio::spawn(async move { Client::connect_when_ready(&config, boundless, Duration::MAX).await });
     let _server = TestServer::start_with(|config| config.embedded.port = port).await;
     let client = within("the connection", waiting).await.unwrap().unwrap();
     assert!(client.state().is_connected());

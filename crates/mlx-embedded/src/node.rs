@@ -53,8 +53,8 @@ pub async fn connect_with(config: &NatsConfig, options: ClientOptions) -> Result
     Ok(Node { client, server })
 }
 
-/// A connected node. Dropping it closes the connection and kills the embedded server; [`shutdown`](Self::shutdown)
-/// does the same in good order.
+/// A connected node. Dropping it kills the embedded server; the connection closes with the last handle of its client.
+/// [`shutdown`](Self::shutdown) ends both in good order, whoever holds a handle.
 #[derive(Debug)]
 pub struct Node {
     client: Client,
@@ -62,7 +62,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// The client. It can be cloned and outlives nothing: it closes with the node.
+    /// The client. It can be cloned. A clone outlives a node that is dropped, and in external mode its connection stays; in
+    /// embedded mode the server is gone, and it tries in vain to reconnect. Only [`shutdown`](Self::shutdown) closes them
+    /// all.
     pub fn client(&self) -> &Client {
         &self.client
     }
@@ -77,10 +79,10 @@ impl Node {
     /// # Errors
     /// The first of the two that did not end cleanly; both have ended all the same.
     pub async fn shutdown(self, deadline: Duration) -> Result<()> {
-        let by = Instant::now() + deadline;
+        let began = Instant::now();
         let closed = self.client.shutdown(deadline).await;
         let stopped = match self.server {
-            Some(server) => server.stop(by.saturating_duration_since(Instant::now())).await,
+            Some(server) => server.stop(deadline.saturating_sub(began.elapsed())).await,
             None => Ok(()),
         };
         closed.and(stopped)

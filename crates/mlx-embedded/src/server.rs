@@ -22,6 +22,9 @@ use crate::{Binary, Finder, monitoring, thread};
 /// How long a drop may block for a process to be killed. It takes a few ms.
 const DROP_LIMIT: Duration = Duration::from_secs(2);
 
+/// Longer than any process lives: 30 years.
+const FOR_EVER: Duration = Duration::from_hours(30 * 365 * 24);
+
 /// A nats-server of this process's own: started, supervised, and gone when this is dropped.
 ///
 /// Dropping it kills the server, and blocks for the few ms that takes; [`EmbeddedServer::stop`] lets it end in good
@@ -179,7 +182,8 @@ impl EmbeddedServer {
 
     async fn end(self, farewell: Farewell, deadline: Duration) -> Result<()> {
         let (done, stopped) = oneshot::channel();
-        let deadline = Instant::now() + deadline;
+        // A `Duration` may go further than an `Instant`.
+        let deadline = Instant::now() + deadline.min(FOR_EVER);
         if self.orders.send(Order::Stop { farewell, deadline, done }).await.is_ok() {
             // An error means that it was gone before the order came.
             let _ = stopped.await;

@@ -50,6 +50,20 @@ async fn in_external_mode_the_server_is_nobodys_and_stays() {
     hears_itself(&node).await;
     node.shutdown(DEADLINE).await.unwrap();
     assert!(is_running(elsewhere.pid().unwrap()));
+
+    // A client outlives a node that is only dropped.
+    let node = mlx_embedded::connect(&elsewhere.client_config()).await.unwrap();
+    let client = node.client().clone();
+    drop(node);
+    client.flush(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shutdown_may_have_all_the_time_there_is() {
+    let node = mlx_embedded::connect(&any_port()).await.unwrap();
+    let pid = node.server().unwrap().pid().unwrap();
+    tokio::time::timeout(DEADLINE, node.shutdown(Duration::MAX)).await.unwrap().unwrap();
+    assert!(!is_running(pid));
 }
 
 #[tokio::test]

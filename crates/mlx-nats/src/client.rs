@@ -259,7 +259,7 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future gives up, and leaves nothing behind.
     pub async fn connect_when_ready(config: &NatsConfig, options: ClientOptions, limit: Duration) -> Result<Self> {
-        let deadline = Instant::now() + limit;
+        let began = Instant::now();
         let backoff = Backoff::new(FIRST_RETRY);
         let mut attempt = 0;
         loop {
@@ -269,7 +269,7 @@ impl Client {
             };
             attempt += 1;
             let pause = backoff.delay(attempt, fastrand::f64()).min(LONGEST_RETRY);
-            if !error.is_retryable() || Instant::now() + pause > deadline {
+            if !error.is_retryable() || began.elapsed() + pause > limit {
                 return Err(error);
             }
             tracing::debug!(attempt, error = &error as &dyn std::error::Error, "no NATS server yet");

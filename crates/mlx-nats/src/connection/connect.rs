@@ -9,7 +9,7 @@ use async_nats::{ConnectOptions, Event, ReconnectToServer, Server, ServerInfo};
 use mlx_errors::{ConnectStep, Error, ErrorCode, ErrorKind, Result};
 use mlx_types::config::{NatsConfig, NatsMode};
 use mlx_types::{NatsUrl, Scheme};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
 use super::backoff::Backoff;
@@ -25,7 +25,8 @@ const TRANSPORT_CAPACITY: usize = 262_144;
 
 /// Messages that the transport holds for each subscription.
 pub(crate) fn transport_capacity(options: &ClientOptions) -> usize {
-    options.subscription_capacity.max(TRANSPORT_CAPACITY)
+    // A channel takes no more, and panics.
+    options.subscription_capacity.clamp(TRANSPORT_CAPACITY, Semaphore::MAX_PERMITS)
 }
 
 /// A fresh connection and what it will tell about itself.
