@@ -1,13 +1,13 @@
 //! Several embedded servers that form one cluster on this machine.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::config::{NatsConfig, NatsMode};
 use mlx_types::{Millis, NatsUrl};
-use tempfile::TempDir;
 
 use crate::EmbeddedServer;
 use crate::server::generated_password;
@@ -38,8 +38,6 @@ const ATTEMPTS: u32 = 3;
 #[derive(Debug)]
 pub struct EmbeddedCluster {
     servers: Vec<EmbeddedServer>,
-    /// Dropped after the servers that store in it.
-    _folder: TempDir,
 }
 
 impl EmbeddedCluster {
@@ -88,7 +86,8 @@ impl EmbeddedCluster {
         NatsConfig { mode: NatsMode::External, server_url: None, servers: Some(self.client_urls()), ..any }
     }
 
-    /// Hands out the server at `index`, for example to stop it and see the others go on; `None` where there is none.
+    /// Hands out the server at `index`, for example to stop it and see the others go on; `None` where there is none. What it
+    /// stores stays until it is gone.
     #[must_use = "the server lives on in what is returned"]
     pub fn take(&mut self, index: usize) -> Option<EmbeddedServer> {
         (index < self.servers.len()).then(|| self.servers.remove(index))
@@ -122,8 +121,13 @@ impl EmbeddedCluster {
             };
             EmbeddedServer::builder(&config).cluster(cluster).start()
         });
-        let servers = try_join_all(starts).await?;
-        Ok(Self { servers, _folder: folder })
+        let mut servers = try_join_all(starts).await?;
+        // Each of them, for one that is taken may outlive the others.
+        let folder = Arc::new(folder);
+        for server in &mut servers {
+            server.keep(Arc::clone(&folder));
+        }
+        Ok(Self { servers })
     }
 }
 

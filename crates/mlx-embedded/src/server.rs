@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use mlx_errors::{Error, ErrorKind, Result, Violation};
 use mlx_types::config::{NatsConfig, NatsMode};
 use mlx_types::{NatsUrl, Scheme, Secret};
+use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::instrument::WithSubscriber as _;
 
@@ -51,6 +52,8 @@ pub struct EmbeddedServer {
     url: NatsUrl,
     config: NatsConfig,
     binary: Binary,
+    /// Where it stores, if that is to be gone with the last server that does. Dropped after the process has ended.
+    folder: Option<Arc<TempDir>>,
 }
 
 impl EmbeddedServer {
@@ -180,6 +183,11 @@ impl EmbeddedServer {
         self.end(Farewell::Notice, deadline).await
     }
 
+    /// Keeps `folder` for as long as it runs.
+    pub(crate) fn keep(&mut self, folder: Arc<TempDir>) {
+        self.folder = Some(folder);
+    }
+
     async fn end(self, farewell: Farewell, deadline: Duration) -> Result<()> {
         let (done, stopped) = oneshot::channel();
         // A `Duration` may go further than an `Instant`.
@@ -299,7 +307,7 @@ impl Builder {
         let (endpoints, beside) = tokio::try_join!(ready, beside)?;
         let binary = binary.await.map_err(|_| lost())?;
         let url = client_url(&config, endpoints.client)?;
-        Ok((EmbeddedServer { orders, shared, endpoints, url, config, binary }, beside))
+        Ok((EmbeddedServer { orders, shared, endpoints, url, config, binary, folder: None }, beside))
     }
 }
 

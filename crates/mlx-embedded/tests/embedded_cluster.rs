@@ -50,7 +50,13 @@ async fn three_servers_share_messages_and_streams_and_survive_the_loss_of_one() 
 
     let pids: Vec<u32> = cluster.servers().iter().map(|server| server.pid().unwrap()).collect();
     assert_eq!(pids.len(), 2);
+    // One that is taken keeps what it stores, for as long as it lives.
+    let taken = cluster.take(0).unwrap();
+    let stored = taken.client_config().embedded.jetstream.store_dir;
     cluster.stop(Duration::from_secs(10)).await.unwrap();
+    assert!(stored.exists());
+    taken.stop(Duration::from_secs(10)).await.unwrap();
+    assert!(!stored.exists());
     assert!(pids.iter().all(|pid| !support::is_running(*pid)));
 }
 
