@@ -12,21 +12,38 @@ docker_forward='' # what FORWARD did before; empty where the rules are not ours 
 docker_passage='' # the networks that we had the rules of others let through
 docker_policy='' # the file that keeps a package from starting its services, while it is ours
 
-# Makes sure that a daemon answers, at DOCKER_HOST or by default.
+# Makes sure that a daemon answers: the one at DOCKER_HOST or the usual one, or else one of our own.
 docker_up() {
-    if docker_answers; then
+    if docker_answers || docker_begin; then
         return 0
     fi
+    echo "where Docker cannot run, \`CI=false .ci/run\` leaves out what needs it" >&2
+    return 1
+}
+
+docker_answers() {
+    command -v docker >/dev/null || return 1
+    if command -v timeout >/dev/null; then
+        timeout 10 docker version >/dev/null 2>&1
+    else
+        docker version >/dev/null 2>&1
+    fi
+}
+
+# Each command here and below says for itself that a failure ends it: bash does not stop at one, called as this is.
+docker_begin() {
     if [[ $(uname) != Linux ]]; then
         echo "no Docker answers: start it, then run this again" >&2
         return 1
     fi
-    docker_install
-    docker_start
-}
-
-docker_answers() {
-    command -v docker >/dev/null && timeout 10 docker version >/dev/null 2>&1
+    case "${DOCKER_HOST:-unix://}" in
+        unix://*) ;;
+        *)
+            echo "nothing answers at DOCKER_HOST=$DOCKER_HOST, and no daemon can be started there" >&2
+            return 1
+            ;;
+    esac
+    docker_install && docker_start
 }
 
 docker_install() {
@@ -36,13 +53,18 @@ docker_install() {
     if ((${#packages[@]} == 0)); then
         return 0
     fi
+    apt_update || return 1
+    # From Debian 13 on the command has a package of its own, which docker.io only recommends.
+    if ! command -v docker >/dev/null && apt_has docker-cli; then
+        packages+=(docker-cli)
+    fi
     # The package would start a daemon that nobody stops.
     if [[ ! -e /usr/sbin/policy-rc.d ]]; then
         docker_policy=/usr/sbin/policy-rc.d
-        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$docker_policy" >/dev/null
-        "${as_root[@]}" chmod 755 "$docker_policy"
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$docker_policy" >/dev/null || return 1
+        "${as_root[@]}" chmod 755 "$docker_policy" || return 1
     fi
-    apt_install "${packages[@]}"
+    apt_install "${packages[@]}" || return 1
     docker_drop_policy
 }
 
@@ -54,17 +76,9 @@ docker_drop_policy() {
 }
 
 docker_start() {
-    local socket
-    docker_folder=$(mktemp -d /tmp/mlx-ci-docker-XXXXXX)
-    case "${DOCKER_HOST:-}" in
-        '') socket=$docker_folder/docker.sock ;;
-        unix://*) socket=${DOCKER_HOST#unix://} ;;
-        *)
-            echo "nothing answers at DOCKER_HOST=$DOCKER_HOST, and no daemon can be started there" >&2
-            return 1
-            ;;
-    esac
-    export DOCKER_HOST=unix://$socket
+    docker_folder=$(mktemp -d /tmp/mlx-ci-docker-XXXXXX) || return 1
+    # Wherever we were to look: a socket that is there may be that of a daemon which is slow to answer.
+    export DOCKER_HOST=unix://$docker_folder/docker.sock
 
     local options=(
         --host "$DOCKER_HOST" --group "$(id -gn)" --pidfile "$docker_folder/docker.pid"
@@ -75,14 +89,15 @@ docker_start() {
         # Another daemon's rules, which may outlive it: ours would replace them. Ports are published by a proxy all the
         # same, but between containers the other's policy lets nothing through.
         options+=(--iptables=false)
-        "${as_root[@]}" iptables -I FORWARD -s "$docker_networks" -d "$docker_networks" -j ACCEPT
+        "${as_root[@]}" iptables -I FORWARD -s "$docker_networks" -d "$docker_networks" -j ACCEPT || return 1
         docker_passage=$docker_networks
     else
-        docker_forward=$("${as_root[@]}" iptables -S FORWARD 2>/dev/null | sed -n 's/^-P FORWARD //p')
+        # Where we may not even look, the bridge below says so.
+        docker_forward=$("${as_root[@]}" iptables -S FORWARD 2>/dev/null | sed -n 's/^-P FORWARD //p') || true
     fi
-    "${as_root[@]}" ip link add "$docker_bridge" type bridge
-    "${as_root[@]}" ip address add 10.212.255.1/24 dev "$docker_bridge"
-    "${as_root[@]}" ip link set "$docker_bridge" up
+    "${as_root[@]}" ip link add "$docker_bridge" type bridge || return 1
+    "${as_root[@]}" ip address add 10.212.255.1/24 dev "$docker_bridge" || return 1
+    "${as_root[@]}" ip link set "$docker_bridge" up || return 1
 
     echo "no Docker answers: starting one in $docker_folder"
     "${as_root[@]}" dockerd "${options[@]}" >"$docker_folder/log" 2>&1 &
@@ -96,7 +111,6 @@ docker_start() {
     done
     echo "dockerd does not come up; the end of its log:" >&2
     tail -n 20 "$docker_folder/log" >&2
-    echo "where Docker cannot run, \`CI=false .ci/run\` leaves out what needs it" >&2
     return 1
 }
 
@@ -121,7 +135,7 @@ docker_down() {
         "${as_root[@]}" iptables -D FORWARD -s "$docker_passage" -d "$docker_passage" -j ACCEPT || true
         docker_passage=''
     fi
-    "${as_root[@]}" rm -rf "$docker_folder" "${DOCKER_HOST#unix://}"
+    "${as_root[@]}" rm -rf "$docker_folder"
     docker_folder=''
 }
 
