@@ -1,30 +1,15 @@
 //! Workers and servers that die.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use mlx_errors::ErrorCode;
-use mlx_nats::Client;
 use mlx_tests::{LIMIT, within};
 use mlx_types::messages::{FinishReason, InferenceRequest};
 use serde_json::{Value, json};
 
-use crate::support::{Server, drain, echo, indexes, queued, request, serve};
-
-/// Waits until a worker has taken a request of `model` and not begun its answer.
-async fn taken(client: &Client, consumer: &str) {
-    let info = format!("$JS.API.CONSUMER.INFO.MLX_INFERENCE.{consumer}");
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let answer: Value = client.request(&info, &json!({})).await.unwrap();
-        if answer["num_ack_pending"] == 1 {
-            return;
-        }
-        assert!(Instant::now() < deadline, "nobody took the request: {answer}");
-        tokio::time::sleep(Duration::from_millis(5)).await; // between two looks at something that cannot wake us
-    }
-}
+use crate::support::{CONSUMER, Server, drain, echo, indexes, queued, request, serve, taken};
 
 #[tokio::test]
 async fn s4_a_worker_that_dies_before_its_first_token_is_followed_by_another() {
@@ -33,7 +18,7 @@ async fn s4_a_worker_that_dies_before_its_first_token_is_followed_by_another() {
     let mut victim = server.worker(&["--preparation-ms", "3600000"]);
     let stream = client.infer_durable(&indexes(3)).await.unwrap();
     let mut seen = client.subscribe(&format!("response.{}", stream.request_id())).await.unwrap();
-    taken(&client, "indexes").await;
+    taken(&client, "indexes", 1).await;
     victim.kill();
     let other = server.worker(&[]);
     assert_eq!(drain(stream).await.text(), "012");
@@ -83,7 +68,7 @@ async fn a_worker_that_prepares_for_long_keeps_its_request() {
     })
     .await;
     let stream = client.infer_durable(&request("p")).await.unwrap();
-    taken(&client, "mlx-community=2f=4clama-3=2e2-1=42").await;
+    taken(&client, CONSUMER, 1).await;
     let (_other, runs) = echo(&client).await;
     assert_eq!(drain(stream).await.text(), "slow");
     assert_eq!(runs.load(std::sync::atomic::Ordering::Relaxed), 0);
@@ -137,4 +122,34 @@ async fn a_worker_goes_on_pulling_after_its_server_died() {
     client.wait_connected(LIMIT).await.unwrap();
     let answer = drain(client.infer_durable(&request("after")).await.unwrap()).await;
     assert_eq!(answer.text(), "after");
+}
+
+#[tokio::test]
+async fn an_acknowledgement_that_nobody_takes_is_sent_again() {
+    let server = Server::start().await;
+    // Long enough for the worker to make its consumer again before it gives up.
+    let client = server.client_with(|settings| settings.ack_wait_ms = mlx_tests::millis(3000)).await;
+    let go_on = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let runs = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (told, counted) = (go_on.clone(), runs.clone());
+    let _service = serve(&client, move |_, mut tokens| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let told = told.clone();
+        async move {
+            let _told = told.acquire().await;
+            tokens.send("once").await?;
+            Ok(FinishReason::Stop)
+        }
+    })
+    .await;
+    let stream = client.infer_durable(&request("p")).await.unwrap();
+    taken(&client, CONSUMER, 1).await;
+    // As where it has no leader for a moment: nobody listens for its acknowledgements.
+    let delete = format!("$JS.API.CONSUMER.DELETE.MLX_INFERENCE.{CONSUMER}");
+    let deleted: Value = client.request(&delete, &json!({})).await.unwrap();
+    assert_eq!(deleted["success"], true, "{deleted}");
+    go_on.add_permits(1);
+    assert_eq!(drain(stream).await.text(), "once");
+    queued(&client, 0).await;
+    assert_eq!(runs.load(std::sync::atomic::Ordering::Relaxed), 1);
 }

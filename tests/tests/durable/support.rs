@@ -18,6 +18,9 @@ use tempfile::TempDir;
 /// The model that the workers of these tests have: of a name that needs escaping.
 pub(crate) const MODEL: &str = "mlx-community/Llama-3.2-1B";
 
+/// The consumer of [`MODEL`].
+pub(crate) const CONSUMER: &str = "mlx-community=2f=4clama-3=2e2-1=42";
+
 /// What workers in processes of their own are told. The durable settings are those of [`settings`].
 const WORKER_FILE: &str = "
 nats: { reconnectTimeWait: 50, maxReconnectAttempts: 1000 }
@@ -165,6 +168,26 @@ pub(crate) async fn queued(client: &Client, requests: u64) {
         }
         assert!(Instant::now() < deadline, "the queue holds {held} requests, and not {requests}");
         tokio::time::sleep(Duration::from_millis(10)).await; // between two looks at something that cannot wake us
+    }
+}
+
+/// Requests of a consumer that workers took, and whose answers have not begun; none before a worker makes it.
+pub(crate) async fn handed_out(client: &Client, consumer: &str) -> u64 {
+    let info = format!("$JS.API.CONSUMER.INFO.MLX_INFERENCE.{consumer}");
+    let answer: Value = client.request(&info, &json!({})).await.unwrap();
+    answer["num_ack_pending"].as_u64().unwrap_or_default()
+}
+
+/// Waits until workers have taken so many requests of a consumer, and not begun their answers.
+pub(crate) async fn taken(client: &Client, consumer: &str, requests: u64) {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let taken = handed_out(client, consumer).await;
+        if taken == requests {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{taken} requests were taken, and not {requests}");
+        tokio::time::sleep(Duration::from_millis(5)).await; // between two looks at something that cannot wake us
     }
 }
 

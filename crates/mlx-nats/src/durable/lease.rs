@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::Subject;
+use async_nats::{StatusCode, Subject};
 use bytes::Bytes;
 use tokio::time::sleep;
 
@@ -73,6 +73,10 @@ impl Lease {
                 .one_answer(&self.subject, Headers::new(), ACKNOWLEDGED, self.client.request_timeout())
                 .await;
             match confirmed {
+                // The consumer has no leader now, or is being made again: nobody took it.
+                Ok(answer) if answer.status == Some(StatusCode::NO_RESPONDERS) => {
+                    tracing::debug!("nobody takes an acknowledgement yet");
+                }
                 Ok(_) => return self.settled.store(true, Ordering::Relaxed),
                 Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "not acknowledged yet"),
             }
