@@ -5,4 +5,5 @@ mod deaths;
 mod handover;
 mod limits;
 mod support;
+mod surplus;
 mod thousand;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subject};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use mlx_errors::{Error, ErrorKind, Result};
 use serde_json::json;
 use tokio::time::timeout;
@@ -36,6 +36,13 @@ impl Puller {
     pub(super) async fn pull(&mut self, consumer: &Consumer, expires: Duration) -> Result<Option<Message>> {
         let during = || "pulling requests".to_owned();
         let epoch = self.client.link().live(during)?;
+        // What a pull that was given up brought after all. One more beside it would lie here without signs of life while
+        // it is answered, and so would the next, from then on.
+        while let Some(Some(message)) = self.inbox.next().now_or_never() {
+            if message.status.is_none() {
+                return Ok(Some(message));
+            }
+        }
         self.pulls += 1;
         let reply = format!("{}{}", self.prefix, self.pulls);
         let nanos = u64::try_from(expires.as_nanos()).unwrap_or(u64::MAX);
