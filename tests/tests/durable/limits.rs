@@ -2,9 +2,10 @@
 
 use futures_util::StreamExt;
 use mlx_errors::{ErrorCode, ErrorKind};
+use mlx_nats::InferenceOptions;
 use mlx_tests::{millis, within};
-use mlx_types::messages::InferenceRequest;
-use mlx_types::subjects;
+use mlx_types::messages::{FinishReason, InferenceRequest};
+use mlx_types::{WorkerId, subjects};
 use serde_json::{Value, json};
 
 use crate::support::{MODEL, Server, drain, echo, frames, held, indexes, queued, request};
@@ -34,6 +35,18 @@ async fn a_request_that_no_worker_survives_becomes_a_dead_letter() {
     assert_eq!(letter.headers["Mlx-Deliveries"], "3");
     assert_eq!(letter.headers["Mlx-Dead-Code"], "NATS_JETSTREAM_ERROR");
     assert_eq!(letter.request, serde_json::to_value(&request).unwrap());
+}
+
+#[tokio::test]
+async fn a_worker_may_be_without_a_limit() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let unlimited = InferenceOptions { max_concurrent: usize::MAX };
+    let _service = client
+        .serve_durable(WorkerId::new(), [MODEL], unlimited, |_, _| async { Ok(FinishReason::Stop) })
+        .await
+        .unwrap();
+    assert_eq!(drain(client.infer_durable(&request("p")).await.unwrap()).await.text(), "");
 }
 
 #[tokio::test]

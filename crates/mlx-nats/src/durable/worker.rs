@@ -79,7 +79,7 @@ impl Client {
             client: self.clone(),
             id: worker_id,
             settings,
-            places: Arc::new(Semaphore::new(options.max_concurrent)),
+            places: Arc::new(Semaphore::new(options.max_concurrent.min(Semaphore::MAX_PERMITS))),
             running,
             handler,
         });
