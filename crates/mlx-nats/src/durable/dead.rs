@@ -2,6 +2,7 @@
 
 use async_nats::Message;
 use async_nats::jetstream::publish::PublishAck;
+use bytes::Bytes;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::RequestId;
 use mlx_types::subjects::{ANY_INFERENCE_DEAD, ANY_INFERENCE_QUEUE};
@@ -16,6 +17,8 @@ const REASON: &str = "Mlx-Dead-Reason";
 const CODE: &str = "Mlx-Dead-Code";
 /// How often it was handed to a worker.
 const DELIVERIES: &str = "Mlx-Deliveries";
+/// How long its payload was, where that had to be left out.
+const OMITTED: &str = "Mlx-Dead-Omitted-Bytes";
 
 /// Keeps a request as a dead letter, the same one once however often this is tried. Returns the error that its requester
 /// has to be told.
@@ -39,9 +42,26 @@ pub(super) async fn bury(
     kept_headers.set(CODE, cause.code().as_str())?;
     kept_headers.set(DELIVERIES, deliveries.to_string())?;
     let to = async_nats::Subject::from(subject.as_str());
-    let kept = api::ask::<PublishAck>(client, &to, kept_headers, message.payload.clone(), "keep a dead letter").await?;
+    let keep = |headers, payload| api::ask::<PublishAck>(client, &to, headers, payload, "keep a dead letter");
+    let mut omitted_bytes = None;
+    let kept = match keep(kept_headers.clone(), message.payload.clone()).await {
+        // It came just small enough, and is not with these headers. Kept in part, it comes round no more.
+        Err(error) if matches!(error.kind(), ErrorKind::PayloadTooLarge { .. }) => {
+            omitted_bytes = Some(message.payload.len());
+            kept_headers.set(OMITTED, message.payload.len().to_string())?;
+            keep(kept_headers, Bytes::new()).await?
+        }
+        kept => kept?,
+    };
     kept.done(|| format!("keep a dead letter on `{subject}`"))?;
-    tracing::error!(request = id, subject, deliveries, reason, "gave a request up; it is kept as a dead letter");
+    tracing::error!(
+        request = id,
+        subject,
+        deliveries,
+        reason,
+        omitted_bytes,
+        "gave a request up; it is kept as a dead letter"
+    );
     Ok(match cause.kind() {
         ErrorKind::Decode { .. } | ErrorKind::Validation { .. } => cause,
         _ => Error::new(ErrorKind::RequestDead { subject, deliveries, reason }),

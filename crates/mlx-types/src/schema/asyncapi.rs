@@ -152,6 +152,12 @@ fn headers(row: &Row) -> Map<String, Value> {
         add("Mlx-Dead-Reason", text("Why the request was given up."));
         add("Mlx-Dead-Code", text("The stable code of that."));
         add("Mlx-Deliveries", number("How often it was handed to a worker."));
+        add(
+            "Mlx-Dead-Omitted-Bytes",
+            number(
+                "How long the payload was, where it was left out because the server takes none as large with these headers.",
+            ),
+        );
     }
     headers
 }
