@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use mlx_errors::ErrorCode;
 use mlx_nats::{DurableOptions, InferenceOptions};
-use mlx_tests::{TestServer, eventually, within};
+use mlx_tests::{TestServer, eventually, eventually_async, millis, within};
 use mlx_types::WorkerId;
 use mlx_types::messages::{FinishReason, InferenceRequest, StreamingResponse};
 
-use crate::support::{Server, drain, echo, frames, options, queued, request, serve};
+use crate::support::{CONSUMER, MODEL, Server, drain, echo, frames, options, queued, request, serve, taken};
 
 #[tokio::test]
 async fn a_request_waits_for_a_worker_and_is_answered_by_it() {
@@ -71,6 +71,46 @@ async fn two_requests_with_one_id_are_one_run_and_a_third_is_told() {
     let late = second.infer_durable(&request).await.unwrap_err();
     assert_eq!(late.code(), ErrorCode::RequestTaken);
     assert!(!late.is_retryable());
+}
+
+#[tokio::test]
+async fn a_cancellation_does_not_outlive_the_window_in_which_its_id_is_known() {
+    let server = Server::start().await;
+    let window = |settings: &mut mlx_types::config::DurableConfig| settings.duplicate_window_ms = millis(200);
+    let (client, worker) = (server.client_with(window).await, server.client_with(window).await);
+    let (busy, request) = (request("busy"), request("asked again"));
+    let (go_on, busy_id) = (std::sync::Arc::new(tokio::sync::Notify::new()), busy.request_id);
+    let told = go_on.clone();
+    let one = InferenceOptions { max_concurrent: 1 };
+    let _service = worker
+        .serve_durable(WorkerId::new(), [MODEL], one, move |request, mut tokens| {
+            let told = told.clone();
+            async move {
+                if request.request_id == busy_id {
+                    told.notified().await;
+                }
+                tokens.send(request.prompt).await?;
+                Ok(FinishReason::Stop)
+            }
+        })
+        .await
+        .unwrap();
+    let busy = client.infer_durable(&busy).await.unwrap();
+    taken(&client, CONSUMER, 1).await;
+    // The worker hears of it, and has never seen the request.
+    client.infer_durable(&request).await.unwrap().kill().await.unwrap();
+    let again = eventually_async("a new request of the same id", async || match client.infer_durable(&request).await {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            assert_eq!(error.code(), ErrorCode::RequestTaken, "{error}");
+            None
+        }
+    })
+    .await;
+    go_on.notify_one();
+    assert_eq!(drain(busy).await.text(), "busy");
+    assert_eq!(drain(again).await.text(), "asked again");
+    queued(&client, 0).await;
 }
 
 #[tokio::test]
@@ -175,7 +215,7 @@ async fn c13_a_worker_without_room_takes_nothing_and_another_does() {
 async fn c11_what_is_asked_while_a_service_stops_waits_for_no_worker_that_left() {
     let server = Server::start().await;
     // Longer than the test: a request that went to one that left would not come back.
-    let client = server.client_with(|settings| settings.ack_wait_ms = mlx_tests::millis(3_600_000)).await;
+    let client = server.client_with(|settings| settings.ack_wait_ms = millis(3_600_000)).await;
     for round in 0..12 {
         let (service, _) = echo(&client).await;
         let asked = request(&format!("round {round}"));
@@ -193,7 +233,7 @@ async fn c11_what_is_asked_while_a_service_stops_waits_for_no_worker_that_left()
 async fn what_a_service_has_not_begun_goes_back_when_it_is_dropped() {
     let server = Server::start().await;
     // Longer than the test: only giving back can bring the request to the other worker.
-    let hour = |settings: &mut mlx_types::config::DurableConfig| settings.ack_wait_ms = mlx_tests::millis(3_600_000);
+    let hour = |settings: &mut mlx_types::config::DurableConfig| settings.ack_wait_ms = millis(3_600_000);
     let (client, worker) = (server.client_with(hour).await, server.client_with(hour).await);
     let taken = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let flag = taken.clone();

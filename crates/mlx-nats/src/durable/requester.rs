@@ -152,7 +152,7 @@ async fn keep(
 }
 
 /// Whether a request is still in the queue, which it is until its answer has begun.
-async fn is_waiting(client: &Client, sequence: u64) -> Result<bool> {
+pub(super) async fn is_waiting(client: &Client, sequence: u64) -> Result<bool> {
     let get = format!("STREAM.MSG.GET.{QUEUE}");
     match api::call::<_, IgnoredAny>(client, &get, &json!({ "seq": sequence })).await? {
         Answer::Done(_) => Ok(true),

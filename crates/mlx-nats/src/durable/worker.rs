@@ -17,9 +17,12 @@ use super::dead;
 use super::delivery::Delivery;
 use super::lease::Lease;
 use super::puller::Puller;
+use super::requester::is_waiting;
 use super::streams::{self, Consumer};
 use crate::service::{deadline, isolated};
-use crate::stream::{Marks, OutgoingStream, Running, finish, is_disconnection, offers_tokens, pass_on, send_end};
+use crate::stream::{
+    Entry, Marks, OutgoingStream, Running, finish, is_disconnection, offers_tokens, pass_on, send_end,
+};
 use crate::task::AbortOnDrop;
 use crate::{Client, InferenceOptions, InferenceService, Service, TokenSink, codec};
 
@@ -217,11 +220,50 @@ where
             });
             return self.give_up(&message, delivery, &lease, Some(request_id), cause).await;
         }
-        let stream = self.stream(request_id, delivery, offers_tokens(&message));
+        let offers_tokens = offers_tokens(&message);
         if let Err(error) = deadline(&message) {
+            let stream = self.stream(request_id, delivery, offers_tokens);
             return end(&stream, &lease, stream.failed(&error).await).await;
         }
-        self.run(&message, request, &stream, &lease).await;
+        match self.enter(request_id, delivery, offers_tokens).await {
+            Ok(Some((stream, _entry))) => self.run(&message, request, &stream, &lease).await,
+            Ok(None) => {
+                tracing::debug!(%request_id, "a request came again that this worker is still at");
+                lease.leave_alone();
+            }
+            // The lease is dropped: if it still waits, it comes again.
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(%request_id, error, "cannot tell whether a request was cancelled");
+            }
+        }
+    }
+
+    /// Enters a request among those under way; nothing when it is one of them already.
+    ///
+    /// A cancellation that came before it may have been for an earlier request of the same id, as all workers are told of
+    /// each. The request that it was for has left the queue before anybody was told.
+    async fn enter(
+        &self,
+        request_id: RequestId,
+        delivery: Delivery,
+        offers_tokens: bool,
+    ) -> Result<Option<(Arc<OutgoingStream>, Entry)>> {
+        let enter = || {
+            let stream = self.stream(request_id, delivery, offers_tokens);
+            self.running.enter(request_id, &stream).ok().map(|entry| (stream, entry))
+        };
+        let Some((mut stream, mut entry)) = enter() else { return Ok(None) };
+        while stream.cancel_mode().is_some() {
+            drop(entry);
+            // Before the look, so that what comes after it finds a stream to cancel.
+            let Some(uncancelled) = enter() else { return Ok(None) };
+            if !is_waiting(&self.client, delivery.sequence).await? {
+                return Ok(Some((stream, uncancelled.1)));
+            }
+            (stream, entry) = uncancelled;
+        }
+        Ok(Some((stream, entry)))
     }
 
     fn stream(&self, request_id: RequestId, delivery: Delivery, offers_tokens: bool) -> Arc<OutgoingStream> {
@@ -232,10 +274,6 @@ where
 
     async fn run(&self, message: &Message, request: InferenceRequest, stream: &Arc<OutgoingStream>, lease: &Lease) {
         let request_id = request.request_id;
-        let Ok(_entry) = self.running.enter(request_id, stream) else {
-            tracing::debug!(%request_id, "a request came again that this worker is still at");
-            return lease.leave_alone();
-        };
         let sink = TokenSink::new(Arc::clone(stream));
         let ended = if stream.cancel_mode().is_some() {
             Err(stream.cancelled_error()) // before it was begun

@@ -18,7 +18,7 @@ pub use sink::TokenSink;
 #[cfg(feature = "durable")]
 pub(crate) use requester::Opening;
 #[cfg(feature = "durable")]
-pub(crate) use responder::{Running, finish, is_disconnection, offers_tokens, pass_on, send_end};
+pub(crate) use responder::{Entry, Running, finish, is_disconnection, offers_tokens, pass_on, send_end};
 #[cfg(feature = "durable")]
 pub(crate) use route::Route;
 #[cfg(feature = "durable")]
