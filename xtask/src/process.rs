@@ -60,12 +60,19 @@ pub(crate) fn output(command: Command) -> Result<Output> {
     with_listener(|listener| listener.listen_to(command, Child::wait_with_output))
 }
 
-/// What a child says, where it ends within `limit`; else it is killed, and the answer is `None`.
+/// What a child says, where it ends within `limit`; else it is killed with all that it started, and the answer is `None`.
 ///
 /// # Errors
 /// As [`run`].
 pub(crate) fn output_within(command: Command, limit: Duration) -> Result<Option<Output>> {
-    let wait = async |child: Child| timeout(limit, child.wait_with_output()).await.ok().transpose();
+    let wait = async |child: Child| {
+        let group = group_of(&child);
+        let output = timeout(limit, child.wait_with_output()).await.ok();
+        if output.is_none() {
+            send(group, Signal::KILL);
+        }
+        output.transpose()
+    };
     with_listener(|listener| listener.listen_to(command, wait))
 }
 

@@ -124,12 +124,14 @@ fn where_docker_is_required_its_absence_fails_and_says_so() {
 
 #[test]
 fn a_docker_that_hangs_does_not_hang_us() {
-    let bench = Bench::new(&[("nextest-run", SUITE)]).with_docker("sleep 600");
+    let bench = Bench::new(&[("nextest-run", SUITE)]).with_docker(r#"sleep 600 & echo $! > "$BENCH/sleeper"; wait"#);
     let started = Instant::now();
     let output = bench.xtask(&["test", "--stage", "unit", "--stage", "cluster"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert!(text(&output).contains("skipped: Docker does not answer: `docker version` has not ended after 10 s"));
     assert!(started.elapsed() < Duration::from_secs(20));
+    let sleeper = Pid::from_raw(bench.number_in("sleeper")).unwrap();
+    wait_until("what it started to end", || test_kill_process(sleeper).is_err());
 }
 
 #[test]
