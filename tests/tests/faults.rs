@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt};
 use mlx_errors::ErrorCode;
-use mlx_nats::{Client, CloseReason, ConnectionState, RequestOptions, SubscribeOptions, Subscription};
+use mlx_nats::{Client, CloseReason, ConnectionState, Received, RequestOptions, SubscribeOptions, Subscription};
 use mlx_tests::{FaultProxy, LIMIT, TestServer, eventually, millis, within};
 use mlx_types::config::{NatsConfig, PublishWhileDisconnected};
 
@@ -201,6 +201,30 @@ async fn c11_shutdown_returns_within_its_deadline_with_the_server_stalled_or_ref
         assert_eq!(ended.err().map(|error| error.code()), stalled.then_some(ErrorCode::NatsTimeout));
         assert_eq!(client.state(), ConnectionState::Closed { reason: CloseReason::ShutDown });
         assert_eq!(client.publish("lab.test", &1).await.unwrap_err().code(), ErrorCode::NatsClosed);
+    }
+}
+
+#[tokio::test]
+async fn c11_subscriptions_end_with_a_client_that_is_closed_without_a_connection() {
+    let numbers: Vec<u32> = (0..5000).collect();
+    for attempts in [1000, 1_000_000] {
+        let (_server, proxy, mut config) = behind_proxy().await;
+        config.max_reconnect_attempts = attempts;
+        let client = Client::connect(&config).await.unwrap();
+        let mut early = client.subscribe::<_, u32>("lab.test").await.unwrap();
+        let called = client.on_message("lab.test", |_: mlx_nats::Result<Received<u32>>| async {}).await.unwrap();
+        client.publish_all("lab.test", &numbers).await.unwrap();
+        client.flush(LIMIT).await.unwrap();
+        let mut state = client.watch_state();
+        proxy.refuse(true);
+        proxy.cut();
+        within("the drop", state.wait_for(|state| !state.is_connected())).await.unwrap();
+        client.shutdown(AT_ONCE).await.unwrap();
+        for number in &numbers {
+            assert_eq!(next(&mut early).await, *number);
+        }
+        assert!(within("the end", early.next()).await.is_none());
+        within("the end of the callback", called).await.unwrap();
     }
 }
 

@@ -189,7 +189,7 @@ impl Client {
         let transport = connection::connect(config, &options).await?;
         let nats = transport.nats;
         let inbox = Arc::new(Inbox::new(&nats.new_inbox()));
-        let link = Arc::new(Link::new());
+        let link = transport.link;
         let outbox = match config.publish_while_disconnected {
             PublishWhileDisconnected::Fail => None,
             PublishWhileDisconnected::Buffer => {

@@ -12,6 +12,7 @@ use mlx_types::{NatsUrl, Scheme};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
+use super::Link;
 use super::backoff::Backoff;
 use super::manager::Signal;
 use super::reconnect::{Dispatcher, nowhere};
@@ -32,6 +33,7 @@ pub(crate) fn transport_capacity(options: &ClientOptions) -> usize {
 /// A fresh connection and what it will tell about itself.
 pub(crate) struct Transport {
     pub(crate) nats: async_nats::Client,
+    pub(crate) link: Arc<Link>,
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) signals: mpsc::UnboundedReceiver<Signal>,
     /// For signals that come from the user.
@@ -52,7 +54,8 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
 
     let limit = attempts(config, servers.len());
     let backoff = Backoff::new(config.reconnect_time_wait.as_duration());
-    let dispatcher = Arc::new(Dispatcher::new(backoff, config.reconnect, limit));
+    let link = Arc::new(Link::new());
+    let dispatcher = Arc::new(Dispatcher::new(backoff, config.reconnect, limit, Arc::clone(&link)));
     let (sender, signals) = mpsc::unbounded_channel();
     let transport = transport_options(config, options, &servers, &shown).await?;
     let transport = transport
@@ -70,7 +73,7 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
         // Boxed, because it is some 10 KiB that every future around it would have to carry.
         let connecting = Box::pin(transport.clone().connect(addresses.clone()));
         let error = match timeout(share, connecting).await {
-            Ok(Ok(nats)) => return Ok(Transport { nats, dispatcher, signals, signals_sender: sender }),
+            Ok(Ok(nats)) => return Ok(Transport { nats, link, dispatcher, signals, signals_sender: sender }),
             Ok(Err(error)) => refused(config, &shown, &error),
             Err(_) => Error::new(ErrorKind::Connection {
                 server: shown.clone(),

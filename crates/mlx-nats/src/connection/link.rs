@@ -1,10 +1,11 @@
 //! What the rest of the client sees of the connection: one word to read on the hot path, a value to watch otherwise.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use mlx_errors::{Error, ErrorKind, Result};
-use tokio::sync::watch;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, watch};
 
 use super::{CloseReason, ConnectionEvent, ConnectionState, Events};
 
@@ -15,6 +16,8 @@ pub(crate) struct Link {
     live_epoch: AtomicU64,
     state: watch::Sender<ConnectionState>,
     events: Arc<Events>,
+    stranded: AtomicBool,
+    stranding: Notify,
 }
 
 impl Link {
@@ -23,6 +26,8 @@ impl Link {
             live_epoch: AtomicU64::new(0),
             state: watch::Sender::new(ConnectionState::Connecting),
             events: Arc::default(),
+            stranded: AtomicBool::new(false),
+            stranding: Notify::new(),
         }
     }
 
@@ -101,6 +106,22 @@ impl Link {
             current.clone_from(state);
             true
         })
+    }
+
+    /// The transport stays without a connection and without an end, and holds on to what it has for subscriptions.
+    pub(crate) fn strand(&self) {
+        self.stranded.store(true, Ordering::Release);
+        self.stranding.notify_waiters();
+    }
+
+    /// Whether nothing will come of any subscription any more, not even its end.
+    pub(crate) fn is_stranded(&self) -> bool {
+        self.stranded.load(Ordering::Acquire)
+    }
+
+    /// Wakes whoever polled it before [`is_stranded`](Self::is_stranded) became true.
+    pub(crate) fn stranding(&self) -> Notified<'_> {
+        self.stranding.notified()
     }
 
     /// What nobody is left to shut down has ended all the same: says so, where it has not been said.

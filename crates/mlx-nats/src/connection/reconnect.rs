@@ -4,15 +4,15 @@
 
 use std::future::Future;
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::{ReconnectToServer, Server, ServerAddr, ServerInfo};
 use tokio::sync::mpsc;
 
-use super::Backoff;
 use super::manager::Signal;
 use super::roster::{Candidate, Next, Roster};
+use super::{Backoff, Link};
 
 /// Chooses servers. Shared by the transport, which asks, and the client, which wants to know where it is connected.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub(crate) struct Dispatcher {
     backoff: Backoff,
     reconnect: bool,
     limit: u32,
+    link: Arc<Link>,
     state: Mutex<State>,
 }
 
@@ -42,9 +43,9 @@ enum Answer {
 
 impl Dispatcher {
     /// One that gives up after `limit` failed attempts in a row.
-    pub(super) fn new(backoff: Backoff, reconnect: bool, limit: u32) -> Self {
+    pub(super) fn new(backoff: Backoff, reconnect: bool, limit: u32, link: Arc<Link>) -> Self {
         let state = State { roster: Roster::new(limit), first: None, met: (String::new(), 0) };
-        Self { backoff, reconnect, limit, state: Mutex::new(state) }
+        Self { backoff, reconnect, limit, link, state: Mutex::new(state) }
     }
 
     /// Has the next connection made to the server at `place`, and to no other.
@@ -68,6 +69,7 @@ impl Dispatcher {
     ) -> impl Future<Output = Option<ReconnectToServer>> + Send + Sync + use<> {
         let answer = self.answer(servers, info, signals);
         let limit = self.limit;
+        let link = Arc::clone(&self.link);
         let signals = signals.clone();
         async move {
             let addr = match answer {
@@ -83,8 +85,12 @@ impl Dispatcher {
             let addr = match addr {
                 Some(addr) => addr,
                 // The transport ends only by failing as often as it may: here without any network, and with a turn for
-                // others in between. Where that may be a million times, it is left waiting instead.
-                None if limit > LARGE => std::future::pending().await,
+                // others in between. Where that may be a million times, it is left waiting instead, and whoever waits for it
+                // is told.
+                None if limit > LARGE => {
+                    link.strand();
+                    std::future::pending().await
+                }
                 None => {
                     tokio::task::yield_now().await;
                     nowhere()?

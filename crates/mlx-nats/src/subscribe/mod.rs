@@ -97,8 +97,7 @@ impl Client {
         self.confirm(&raw).await?;
         let capacity = options.capacity.unwrap_or(self.options().subscription_capacity);
         let queue = Arc::new(Queue::new(capacity.max(1)));
-        let events = Arc::clone(self.link().events());
-        let forwarder = self.runtime().spawn(queue::forward(raw, Arc::clone(&queue), events));
+        let forwarder = self.runtime().spawn(queue::forward(raw, Arc::clone(&queue), Arc::clone(self.link())));
         Ok(Subscription {
             client: Some(self.clone()),
             subject,

@@ -4,18 +4,19 @@
 //! subscription has a task that moves messages on as they come, and the bound, the count and the report are ours.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
+use tokio::task::coop::{consume_budget, has_budget_remaining};
 
 use super::pieces::{PIECE, Pieces};
 use super::raw::{Change, RawSubscription};
-use crate::connection::{ConnectionEvent, Events};
+use crate::connection::{ConnectionEvent, Events, Link};
 use crate::measure;
 
 /// At most one line of log a subscription in this time.
@@ -146,25 +147,39 @@ impl Queue {
 }
 
 /// Moves messages from the transport to the queue, and changes of the subscription the other way, until it ends.
-pub(super) async fn forward(mut source: RawSubscription, queue: Arc<Queue>, events: Arc<Events>) {
+pub(super) async fn forward(mut source: RawSubscription, queue: Arc<Queue>, link: Arc<Link>) {
     let _closed_at_the_end = CloseOnDrop(Arc::clone(&queue));
+    let mut stranding = pin!(link.stranding());
+    let mut registered = false;
     // Grows with what comes: most subscriptions are quiet, and a client may have a hundred thousand.
     let mut batch = VecDeque::new();
     loop {
         let step = poll_fn(|context| match poll_batch(&mut source, &mut batch, context) {
             Poll::Ready(more) => Poll::Ready(Step::Messages { more }),
-            Poll::Pending => queue.poll_change(context).map(Step::Change),
+            Poll::Pending => match queue.poll_change(context) {
+                Poll::Ready(change) => Poll::Ready(Step::Change(change)),
+                // Asked for a pause, not without messages; it is polled again at once.
+                Poll::Pending if !has_budget_remaining() => Poll::Pending,
+                Poll::Pending => {
+                    // Once is enough for the waker of a task, and all subscriptions would meet at one lock.
+                    if !registered {
+                        registered = true;
+                        let _ = stranding.as_mut().poll(context);
+                    }
+                    if link.is_stranded() { Poll::Ready(Step::Messages { more: false }) } else { Poll::Pending }
+                }
+            },
         });
         let change = match step.await {
             Step::Change(change) => Some(change),
             Step::Messages { more } => {
                 let subject = source.subject.clone();
-                let change = queue.push(&mut batch, &subject, &events);
+                let change = queue.push(&mut batch, &subject, link.events());
                 if !more {
                     return;
                 }
                 // A flood must not keep the readers of the same thread from their turn.
-                tokio::task::coop::consume_budget().await;
+                consume_budget().await;
                 change
             }
         };
