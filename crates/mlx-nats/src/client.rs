@@ -43,10 +43,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     nats: async_nats::Client,
     inbox: Arc<Inbox>,
     link: Arc<Link>,

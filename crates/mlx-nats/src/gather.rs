@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::address::RequestTo;
 use crate::request::check_answer;
@@ -78,12 +78,13 @@ impl Client {
         self.send(subject.clone(), Some(inbox), span.headers(), json).await?;
 
         let limit = options.timeout.unwrap_or_else(|| self.request_timeout());
-        let deadline = Instant::now() + limit;
-        let mut until = deadline;
+        // Both limits count from here: later moments may be beyond what a clock can tell.
+        let began = Instant::now();
+        let mut until = limit;
         let mut gathered = Vec::new();
         while options.max.is_none_or(|max| gathered.len() < max) {
             let answer = tokio::select! {
-                answer = timeout_at(until, answers.next()) => answer,
+                answer = timeout(until.saturating_sub(began.elapsed()), answers.next()) => answer,
                 () = self.link().lost(epoch) => return Err(self.link().down(&during)),
             };
             let Ok(answer) = answer else { break };
@@ -94,7 +95,7 @@ impl Client {
                 Err(error) => gathered.push(Err(error)),
             }
             if let Some(quiet) = options.quiet {
-                until = deadline.min(Instant::now() + quiet);
+                until = limit.min(began.elapsed().saturating_add(quiet));
             }
         }
         if gathered.is_empty() && options.max != Some(0) {

@@ -3,6 +3,7 @@
 mod assembly;
 mod backlog;
 mod gather;
+mod recall;
 mod requester;
 mod responder;
 mod route;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 use super::TOKENS;
 use super::assembly::{Assembly, Step};
 use super::backlog::Backlog;
+use super::recall;
 use super::route::Route;
 use crate::address::{PublishTo, SubscribeTo};
 use crate::connection::transport_capacity;
@@ -75,6 +76,7 @@ impl Client {
         }
         let span = Span::infer(subject.as_str(), request_id);
         span.inject(&mut headers);
+        recall::asked_again(request_id, worker_id);
         self.send(to, Some(reply), Some(headers), json).await?;
 
         Ok(TokenStream::open(Opening {
@@ -119,7 +121,8 @@ pub struct StreamSummary {
 ///
 /// It ends in exactly one way: after the last token when the worker finished, or with one error item. It cannot hang:
 /// silence before the first token and between two is bounded (see [`ClientOptions`](crate::ClientOptions)), and a lost
-/// worker or connection ends it at once. Dropping it before its end tells the worker to stop.
+/// worker or connection ends it at once. Dropping it before its end tells the worker to stop; while the connection is down,
+/// as soon as it is back, if that is within a minute and the same request has not been made again.
 ///
 /// Dropping the future of `next` loses no token.
 ///
@@ -144,7 +147,8 @@ pub struct TokenStream {
     request_id: RequestId,
     /// Of the request, for errors.
     subject: String,
-    frames: RawSubscription,
+    /// Until the end.
+    frames: Option<RawSubscription>,
     /// Until the worker accepts, refuses, or turns out not to listen.
     acceptance: Option<Waiter>,
     workers: Workers,
@@ -202,7 +206,7 @@ impl TokenStream {
             worker_id: None,
             request_id: opening.request_id,
             subject: opening.subject,
-            frames: opening.frames,
+            frames: Some(opening.frames),
             acceptance: opening.acceptance,
             workers,
             departure: None,
@@ -276,6 +280,10 @@ impl TokenStream {
     }
 
     fn end(&mut self, finish_reason: Option<FinishReason>, error: Option<&Error>) {
+        // What is kept for its summary has no further use for these.
+        self.frames = None;
+        self.acceptance = None;
+        self.departure = None;
         self.measure.ended(error);
         self.span.end(error);
         self.summary = Some(StreamSummary {
@@ -291,26 +299,20 @@ impl TokenStream {
         let error = kind.into();
         self.end(None, Some(&error));
         if worker_goes_on {
-            self.cancel_in_background();
+            self.call_off();
         }
         Poll::Ready(Some(Err(error)))
     }
 
     /// Says of a reader that it lost tokens by its slowness.
     fn too_slow(&self, dropped: u64) -> ErrorKind {
-        let subject = self.frames.subject.to_string();
+        let subject = subjects::response(self.request_id).to_string();
         tracing::warn!(subject, dropped, "the reader of a token stream is too slow and loses tokens");
         ErrorKind::SlowConsumer { subject, dropped }
     }
 
-    fn cancel_in_background(&self) {
-        let cancellation = self.cancellation(CancelMode::Kill);
-        // On the client's runtime: a stream may be dropped outside any.
-        self.client.runtime().spawn(async move {
-            if let Err(error) = cancellation.await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a cancellation could not be sent");
-            }
-        });
+    fn call_off(&self) {
+        recall::call_off(&self.client, self.route, self.request_id, self.first_token.is_some());
     }
 
     /// Tells whoever may be at it, and takes the request out of its queue where it waits in one.
@@ -411,8 +413,11 @@ impl TokenStream {
                 Some(_) => (self.last_progress, options.inter_token_timeout),
                 None => (self.started, self.first_token_timeout),
             };
-            if begin + timeout > Instant::now() {
-                self.silence.as_mut().reset(begin + timeout);
+            let now = Instant::now();
+            // One that is longer than any clock runs does not end; it is looked at again some day.
+            let end = begin.checked_add(timeout).unwrap_or(now + Duration::from_hours(24));
+            if end > now {
+                self.silence.as_mut().reset(end);
                 continue;
             }
             let tokens = self.assembly.received();
@@ -435,11 +440,9 @@ impl Stream for TokenStream {
             if let Some(frame) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(frame)));
             }
-            if this.summary.is_some() {
-                return Poll::Ready(None);
-            }
             // What has arrived comes before whatever ends the stream from outside.
-            match Pin::new(&mut this.frames).poll_next(context) {
+            let Some(frames) = &mut this.frames else { return Poll::Ready(None) };
+            match Pin::new(frames).poll_next(context) {
                 Poll::Ready(Some(message)) => match this.take(&message) {
                     Some(end) => return end,
                     None => continue,
@@ -479,7 +482,7 @@ impl Stream for TokenStream {
 impl Drop for TokenStream {
     fn drop(&mut self) {
         if self.summary.is_none() {
-            self.cancel_in_background();
+            self.call_off();
         }
     }
 }

@@ -32,6 +32,16 @@ impl Route {
         }
     }
 
+    /// The worker that was asked, where one was.
+    #[cfg_attr(not(feature = "durable"), expect(clippy::unnecessary_wraps, reason = "only a queue asks no one worker"))]
+    pub(super) fn worker_id(self) -> Option<WorkerId> {
+        match self {
+            Self::Worker(worker_id) => Some(worker_id),
+            #[cfg(feature = "durable")]
+            Self::Queue { .. } => None,
+        }
+    }
+
     /// Whether the request stays where it is when its requester's connection drops.
     pub(super) fn is_queued(self) -> bool {
         match self {

@@ -1,0 +1,101 @@
+//! Calling off requests whose answer nobody reads any more.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mlx_errors::Result;
+use mlx_types::messages::{CancelMode, InferenceCancel};
+use mlx_types::{RequestId, WorkerId};
+use tokio::time::{sleep, timeout};
+
+use super::responder::is_disconnection;
+use super::route::Route;
+use crate::Client;
+
+/// How long a connection that is down is waited for.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// After its return: whoever waited for it to ask for the same once more comes first.
+const COURTESY: Duration = Duration::from_millis(100);
+
+/// What is to be called off when the connection is back. One list for all clients of the process: a cancellation does not
+/// tell whose request it means, should another client ask for it meanwhile.
+static WAITING: Mutex<BTreeSet<Asked>> = Mutex::new(BTreeSet::new());
+
+/// A request, and of whom; not known of a queued one, which its queue tells from a later one.
+type Asked = (RequestId, Option<WorkerId>);
+
+/// Has the request dropped by whoever may be at it, in the background; when the connection is down, as soon as it is back.
+pub(super) fn call_off(client: &Client, route: Route, request_id: RequestId, begun: bool) {
+    let cancel = InferenceCancel::new(request_id, CancelMode::Kill);
+    // On the client's runtime: a stream may be dropped outside any.
+    let runtime = client.runtime();
+    if client.link().is_up() {
+        let cancellation = route.cancel(client.clone(), cancel, begun);
+        runtime.spawn(async move { report(&cancellation.await) });
+        return;
+    }
+    let waiting = Waiting::enter((request_id, route.worker_id()));
+    let mut state = client.watch_state();
+    // What waits must not keep the client open; with its last handle, the watched state ends.
+    let inner = Arc::downgrade(&client.inner);
+    let when_back = async move {
+        loop {
+            let settled = state.wait_for(|state| state.is_connected() || state.is_closed()).await;
+            if !settled.is_ok_and(|state| state.is_connected()) {
+                return;
+            }
+            sleep(COURTESY).await;
+            let Some(client) = inner.upgrade().map(|inner| Client { inner }) else { return };
+            if !waiting.stands() {
+                return;
+            }
+            let cancelled = route.cancel(client, cancel.clone(), begun).await;
+            if !cancelled.as_ref().is_err_and(is_disconnection) {
+                return report(&cancelled);
+            }
+        }
+    };
+    runtime.spawn(async move {
+        if timeout(PATIENCE, when_back).await.is_err() {
+            tracing::debug!(%request_id, "a request was not called off: the connection did not come back");
+        }
+    });
+}
+
+/// Takes note that a request is made again, and not to be called off any more.
+pub(super) fn asked_again(request_id: RequestId, worker_id: WorkerId) {
+    lock().remove(&(request_id, Some(worker_id)));
+}
+
+fn report(cancelled: &Result<()>) {
+    if let Err(error) = cancelled {
+        tracing::debug!(error = error as &dyn std::error::Error, "a cancellation could not be sent");
+    }
+}
+
+/// A place in the list, given up when it is dropped.
+struct Waiting(Asked);
+
+impl Waiting {
+    fn enter(asked: Asked) -> Self {
+        lock().insert(asked);
+        Self(asked)
+    }
+
+    fn stands(&self) -> bool {
+        lock().contains(&self.0)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        lock().remove(&self.0);
+    }
+}
+
+fn lock() -> MutexGuard<'static, BTreeSet<Asked>> {
+    // Every change is a single step, so a poisoned list is whole.
+    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
