@@ -152,7 +152,7 @@ async fn c10_a_stream_kept_for_its_summary_holds_nothing_at_the_server() {
 async fn s1_timeouts_without_end_never_end_a_stream() {
     let scene = Scene::set().await;
     let options = ClientOptions {
-        first_token_timeout: Duration::from_millis(50),
+        first_token_timeout: Duration::from_secs(1),
         inter_token_timeout: Duration::MAX,
         offline_timeout: Duration::MAX,
         ..ClientOptions::default()
@@ -160,7 +160,7 @@ async fn s1_timeouts_without_end_never_end_a_stream() {
     let controller = scene.server.client_with(options.clone()).await;
     let handler = |_request, mut tokens: mlx_nats::TokenSink| async move {
         tokens.send("a").await?;
-        tokio::time::sleep(Duration::from_millis(200)).await; // until the first timeout has been looked at
+        tokio::time::sleep(Duration::from_millis(1_200)).await; // past the first timeout, at which the next one is set
         tokens.send("b").await?;
         Ok(FinishReason::Stop)
     };
