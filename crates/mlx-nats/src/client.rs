@@ -12,10 +12,11 @@ use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::connection::{
-    self, Backoff, ConnectionEvent, ConnectionEvents, ConnectionState, Dispatcher, Link, Managed, Signal, transports,
+    self, Backoff, ConnectionEvent, ConnectionEvents, ConnectionState, Dispatcher, Link, Managed, Refusals, Signal,
+    received_bytes, transports,
 };
 use crate::discovery::{Directory, Discovery};
-use crate::inbox::Inbox;
+use crate::inbox::{Answer, Inbox};
 use crate::measure::Measure;
 use crate::outbox::Outbox;
 use crate::registry::Workers;
@@ -23,6 +24,12 @@ use crate::task::AbortOnDrop;
 
 /// Messages that a subscription holds for a slow reader before it drops, unless set otherwise.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
+
+/// What an answer without a payload takes on the wire beside its subject, and a ping beside it: less than any refusal.
+const ANSWER_OVERHEAD: u64 = 24;
+
+/// How long the task that hears of refusals may take to get its turn.
+const REFUSAL_DELAY: Duration = Duration::from_millis(2);
 
 /// Pauses between attempts to reach a server that is not there yet.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -49,6 +56,7 @@ pub struct Client {
 pub(crate) struct Inner {
     nats: async_nats::Client,
     inbox: Arc<Inbox>,
+    refusals: Arc<Refusals>,
     link: Arc<Link>,
     /// Only where the configuration asks to keep what is published while the connection is down.
     outbox: Option<Arc<Outbox>>,
@@ -188,8 +196,7 @@ impl Client {
     pub async fn connect_with(config: &NatsConfig, options: ClientOptions) -> Result<Self> {
         let transport = connection::connect(config, &options).await?;
         let nats = transport.nats;
-        let inbox = Arc::new(Inbox::new(&nats.new_inbox()));
-        let link = transport.link;
+        let (inbox, refusals, link) = (transport.inbox, transport.refusals, transport.link);
         let outbox = match config.publish_while_disconnected {
             PublishWhileDisconnected::Fail => None,
             PublishWhileDisconnected::Buffer => {
@@ -220,6 +227,7 @@ impl Client {
             inner: Arc::new(Inner {
                 nats,
                 inbox,
+                refusals,
                 link,
                 outbox,
                 signals: transport.signals_sender,
@@ -235,7 +243,13 @@ impl Client {
                 _tasks: tasks,
             }),
         };
-        client.wait_connected(config.connect_timeout_ms.as_duration()).await?;
+        let limit = config.connect_timeout_ms.as_duration();
+        tokio::select! {
+            connected = client.wait_connected(limit) => connected?,
+            refused = client.inbox().refused() => return Err(client.inbox().refusal_error(&refused)),
+        }
+        // The refusal is an answer too, and may have been taken for the proof that the connection lives.
+        client.inbox().check()?;
         Ok(client)
     }
 
@@ -366,12 +380,23 @@ impl Client {
     ///
     /// # Errors
     /// [`ErrorKind::Disconnected`] when the connection dropped or was replaced meanwhile, so that what was published
-    /// before may be lost; [`ErrorKind::Timeout`] after `limit`.
+    /// before may be lost; [`ErrorKind::Publish`] when the server refused something published since the last flush, of
+    /// which nobody was told yet; [`ErrorKind::Timeout`] after `limit`.
     ///
     /// # Cancel safety
     /// A dropped future leaves nothing behind.
     pub async fn flush(&self, limit: Duration) -> Result<()> {
-        self.round_trip("flush", limit).await
+        self.round_trip("flush", limit).await?;
+        self.inner.refusals.take_unflushed().map_or(Ok(()), Err)
+    }
+
+    /// Publishes that the server has refused since the client was made, for want of a permission.
+    ///
+    /// A publish does not wait for the server, so that its refusal comes after `Ok`: as a
+    /// [`ConnectionEvent::ServerError`], in this count, and as the error of the next [`flush`](Self::flush), unless it was a
+    /// request, which fails by itself.
+    pub fn refused_publishes(&self) -> u64 {
+        self.inner.refusals.publishes()
     }
 
     /// Bytes that the server accepts as one payload, headers included.
@@ -436,14 +461,29 @@ impl Client {
     }
 
     pub(crate) async fn round_trip(&self, during: &str, limit: Duration) -> Result<()> {
+        self.round_trip_since(received_bytes(self.nats()), during, limit).await
+    }
+
+    /// A round trip, and then, where more has come than its answer since `before` bytes were received, the time that the
+    /// news of a refusal may need: it comes before the answer, but by a queue and a task of async-nats' own.
+    pub(crate) async fn round_trip_since(&self, before: u64, during: &str, limit: Duration) -> Result<()> {
         let epoch = self.inner.link.live(|| during.to_owned())?;
         let (waiter, subject) = self.inner.inbox.wait();
+        let quiet = subject.len() as u64 + ANSWER_OVERHEAD;
         let trip = async {
             self.nats().publish(subject, Bytes::new()).await.ok()?;
             waiter.await
         };
-        match timeout(limit, trip).await {
-            // The transport may be on another connection already, of which the link has not heard yet.
+        let answer = timeout(limit, trip).await;
+        if let Ok(Some(Answer::NoInbox(refused))) = &answer {
+            return Err(self.inner.inbox.refusal_error(refused));
+        }
+        if answer.is_ok() && received_bytes(self.nats()).wrapping_sub(before) > quiet {
+            tokio::time::sleep(REFUSAL_DELAY).await;
+        }
+        match answer {
+            // That the server refuses the message to ourselves is an answer as good as the message. The transport may be on
+            // another connection already, of which the link has not heard yet.
             Ok(Some(_)) if self.inner.link.is_live(epoch) && transports(self.nats()) == epoch => Ok(()),
             Ok(_) => Err(self.inner.link.down(during)),
             Err(_) => Err(Error::new(ErrorKind::Timeout { subject: during.to_owned(), timeout: limit })),
@@ -456,6 +496,10 @@ impl Client {
 
     pub(crate) fn inbox(&self) -> &Arc<Inbox> {
         &self.inner.inbox
+    }
+
+    pub(crate) fn refusals(&self) -> &Arc<Refusals> {
+        &self.inner.refusals
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {

@@ -35,6 +35,7 @@ mod connection;
 mod discovery;
 #[cfg(feature = "durable")]
 mod durable;
+mod error_reply;
 mod gather;
 mod headers;
 mod inbox;

@@ -147,6 +147,7 @@ async fn round_trip(nats: async_nats::Client, inbox: Arc<Inbox>, epoch: u64) -> 
             // The transport has ended; its last event is on the way and will end this future.
             return std::future::pending().await;
         }
+        // A refusal comes from the server too, on this connection: it is alive.
         if let Ok(Some(_)) = timeout(PROBE_PATIENCE, waiter).await {
             return epoch;
         }
@@ -157,6 +158,11 @@ async fn round_trip(nats: async_nats::Client, inbox: Arc<Inbox>, epoch: u64) -> 
 /// Connections that the transport has made so far: the epoch of the last.
 pub(crate) fn transports(nats: &async_nats::Client) -> u64 {
     nats.statistics().connects.load(Ordering::SeqCst)
+}
+
+/// Bytes that the transport has received so far, of any kind.
+pub(crate) fn received_bytes(nats: &async_nats::Client) -> u64 {
+    nats.statistics().in_bytes.load(Ordering::Relaxed)
 }
 
 fn input(signal: &Signal, nats: &async_nats::Client) -> Option<Input> {

@@ -35,8 +35,7 @@ impl Client {
         // On its way before the service's own subscription, whose confirmation is then also that of this.
         let listing = if options.discoverable { self.listing().await } else { None };
         let shared = SubscribeOptions { queue_group: options.queue_group.clone(), capacity: None };
-        let subscription = self.subscribe_raw(subject.clone(), &shared).await?;
-        self.confirm(&subscription).await?;
+        let subscription = self.subscribe_confirmed(subject.clone(), &shared).await?;
         let endpoint = Endpoint::new(&name, &subject, options.queue_group, options.limit, metadata);
         let listed = listing.map(|listing| listing.list(endpoint));
         let endpoint = listed.as_ref().map(|listed| Arc::clone(listed.endpoint()));
@@ -89,14 +88,14 @@ pub(crate) enum Begin {
 pub struct Service {
     subject: String,
     stop: mpsc::Sender<()>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<()>>,
     listed: Option<Listed>,
 }
 
 impl Service {
     /// A service whose `task` ends in its own time after a message on the channel that `stop` belongs to.
     #[cfg(feature = "durable")]
-    pub(crate) fn of(subject: String, stop: mpsc::Sender<()>, task: JoinHandle<()>) -> Self {
+    pub(crate) fn of(subject: String, stop: mpsc::Sender<()>, task: JoinHandle<Result<()>>) -> Self {
         Self { subject, stop, task, listed: None }
     }
 
@@ -115,7 +114,8 @@ impl Service {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Timeout`] when some did not finish in time; they are dropped.
+    /// [`ErrorKind::Timeout`] when some did not finish in time; they are dropped. [`ErrorKind::Subscription`] when the server
+    /// had taken the subscription away before, so that no more requests came.
     ///
     /// # Cancel safety
     /// Dropping the future drops the service: the handlers under way end with it.
@@ -123,8 +123,9 @@ impl Service {
         self.listed = None;
         let _ = self.stop.send(()).await;
         // Left in its place, so that a dropped future ends it, as does running out of time.
-        if timeout(deadline, &mut self.task).await.is_ok() {
-            return Ok(());
+        if let Ok(ended) = timeout(deadline, &mut self.task).await {
+            // A service that was aborted has nothing to say.
+            return ended.unwrap_or(Ok(()));
         }
         let subject = format!("handlers on {}", self.subject);
         Err(Error::new(ErrorKind::Timeout { subject, timeout: deadline }))
@@ -148,7 +149,8 @@ async fn dispatch<H, F, E, G>(
     handle: H,
     refuse: E,
     mut stopped: mpsc::Receiver<()>,
-) where
+) -> Result<()>
+where
     H: Fn(async_nats::Message, Place) -> F + Send + Sync + 'static,
     F: Future<Output = Result<()>> + Send + 'static,
     E: Fn(async_nats::Message, Error) -> G + Send + Sync + 'static,
@@ -192,7 +194,12 @@ async fn dispatch<H, F, E, G>(
             }
         }
     }
+    let refused = subscription.refused().filter(|_| !stopping);
+    if let Some(error) = &refused {
+        tracing::error!(error = error as &dyn std::error::Error, "a service ends: it gets no more requests");
+    }
     while running.join_next().await.is_some() {}
+    refused.map_or(Ok(()), Err)
 }
 
 /// Resolves when the connection is down.

@@ -168,6 +168,7 @@ where
             // A killed handler is dropped where it stands, whatever it is waiting for.
             () = stream.killed() => return Ok(Ok(())),
             () = stream.interrupted() => Err(stream.disconnected_error()),
+            refused = stream.refused() => Err(refused),
             never = stream.pump() => match never {},
         }
     };
@@ -274,8 +275,7 @@ impl Running {
     pub(crate) fn enter(self: &Arc<Self>, id: RequestId, stream: &Arc<OutgoingStream>) -> Result<Entry> {
         let mut table = self.lock();
         if table.streams.contains_key(&id) {
-            let reason = format!("request {id} is already being answered");
-            return Err(Error::new(ErrorKind::Publish { subject: subjects::response(id).to_string(), reason }));
+            return Err(Error::new(ErrorKind::DuplicateRequest { request: id.to_string() }));
         }
         if let Some((mode, came)) = table.early.remove(&id)
             && came.elapsed() < EARLY_FOR
