@@ -150,7 +150,7 @@ async fn c4_a_permission_taken_away_ends_what_used_it_with_that_error() {
     let (client, root) = (client(&server, "alice").await, client(&server, "root").await);
     let mut messages = client.subscribe::<_, String>("secret.a").await.unwrap();
     let mut spared = client.subscribe::<_, String>("lab.a").await.unwrap();
-    let service = client.serve("secret.b", |_: Request<String>| async { Ok(1) }).await.unwrap();
+    let mut service = client.serve("secret.b", |_: Request<String>| async { Ok(1) }).await.unwrap();
     root.publish("secret.a", "before").await.unwrap();
     root.flush(LIMIT).await.unwrap();
     assert_eq!(*within("a message", messages.next()).await.unwrap().unwrap(), "before");
@@ -159,8 +159,7 @@ async fn c4_a_permission_taken_away_ends_what_used_it_with_that_error() {
     let error = within("the refusal", messages.next()).await.unwrap().err().unwrap();
     assert_refused(&error, ErrorCode::NatsSubscription, "secret.a");
     assert!(within("the end", messages.next()).await.is_none());
-    client.flush(LIMIT).await.unwrap(); // behind what the server had to say
-    let error = service.stop(LIMIT).await.unwrap_err();
+    let error = within("the end of the service", service.ended()).await.unwrap_err();
     assert_refused(&error, ErrorCode::NatsSubscription, "secret.b");
     root.publish("lab.a", "after").await.unwrap();
     assert_eq!(*within("a message", spared.next()).await.unwrap().unwrap(), "after");

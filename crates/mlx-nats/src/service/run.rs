@@ -44,7 +44,7 @@ impl Client {
         let link = Arc::clone(self.link());
         let service = dispatch(link, subscription, measure, endpoint, begin, options.limit, handle, refuse, stopped);
         let task = self.runtime().spawn(service);
-        Ok(Service { subject: subject.to_string(), stop, task, listed })
+        Ok(Service { subject: subject.to_string(), stop, task, listed, over: false })
     }
 }
 
@@ -90,18 +90,37 @@ pub struct Service {
     stop: mpsc::Sender<()>,
     task: JoinHandle<Result<()>>,
     listed: Option<Listed>,
+    /// The task has ended, and was asked how.
+    over: bool,
 }
 
 impl Service {
     /// A service whose `task` ends in its own time after a message on the channel that `stop` belongs to.
     #[cfg(feature = "durable")]
     pub(crate) fn of(subject: String, stop: mpsc::Sender<()>, task: JoinHandle<Result<()>>) -> Self {
-        Self { subject, stop, task, listed: None }
+        Self { subject, stop, task, listed: None, over: false }
     }
 
     /// The subject served.
     pub fn subject(&self) -> &str {
         &self.subject
+    }
+
+    /// Resolves when the service ends by itself: when its client is closed, or, with the error, when the server takes its
+    /// subscription away.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Subscription`], which names the permission that is missing; told once.
+    ///
+    /// # Cancel safety
+    /// Waiting changes nothing.
+    pub async fn ended(&mut self) -> Result<()> {
+        if self.over {
+            return Ok(());
+        }
+        let ended = (&mut self.task).await;
+        self.over = true;
+        ended.unwrap_or(Ok(()))
     }
 
     /// Takes no more requests, and waits up to `deadline` for those under way.
@@ -121,6 +140,9 @@ impl Service {
     /// Dropping the future drops the service: the handlers under way end with it.
     pub async fn stop(mut self, deadline: Duration) -> Result<()> {
         self.listed = None;
+        if self.over {
+            return Ok(());
+        }
         let _ = self.stop.send(()).await;
         // Left in its place, so that a dropped future ends it, as does running out of time.
         if let Ok(ended) = timeout(deadline, &mut self.task).await {

@@ -120,6 +120,18 @@ impl InferenceService {
         Self { service, _canceller: canceller }
     }
 
+    /// Resolves when the service ends by itself: when its client is closed, or, with the error, when the server takes its
+    /// subscription away.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Subscription`], which names the permission that is missing; told once.
+    ///
+    /// # Cancel safety
+    /// Waiting changes nothing.
+    pub async fn ended(&mut self) -> Result<()> {
+        self.service.ended().await
+    }
+
     /// Takes no more requests, and waits up to `deadline` for the streams under way.
     ///
     /// # Errors
