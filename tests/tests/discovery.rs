@@ -226,7 +226,7 @@ async fn c10_a_service_leaves_the_list_with_its_handle_and_the_last_takes_the_su
         let first = serve_health(&client).await;
         let second = client.serve("lab.echo", |text: mlx_nats::Request<String>| async move { Ok(text.payload) });
         let second = second.await.unwrap();
-        assert_eq!(subscriptions(&server).await, before + 2 + 3, "three for both");
+        assert_eq!(subscriptions(&server).await, before + 2 + 9, "nine for both");
         let names = |info: &Value| {
             let endpoints = info["endpoints"].as_array().unwrap();
             endpoints.iter().map(|endpoint| endpoint["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()

@@ -79,6 +79,9 @@ codes! {
     /// A request with this id is being answered already.
     RequestDuplicate = "REQUEST_DUPLICATE", retryable: false,
         remedy: "Give each request an id of its own, or wait for the end of the one under way.";
+    /// Another worker has the same id, and began later.
+    WorkerDuplicate = "WORKER_DUPLICATE", retryable: false,
+        remedy: "Give each machine a worker id of its own, and do not copy the file that holds it from one to another.";
     /// A peer answered with an error whose code this version does not know.
     Remote = "REMOTE_ERROR", retryable: false,
         remedy: "Look the code and the message up in the peer's log; they are the peer's own.";

@@ -32,7 +32,7 @@ pub enum ErrorKind {
         hint: String,
     },
     /// No reply arrived in time.
-    #[error("no reply on `{subject}` within {} ms", .timeout.as_millis())]
+    #[error("{}", timed_out(.subject, *.timeout))]
     Timeout {
         /// The subject asked, or what was waited for.
         subject: String,
@@ -105,6 +105,12 @@ pub enum ErrorKind {
     DuplicateRequest {
         /// The request's id.
         request: String,
+    },
+    /// Another worker has the same id, and began later.
+    #[error("another worker with the id {worker} has begun since; this one takes no more requests")]
+    DuplicateWorker {
+        /// The id.
+        worker: String,
     },
     /// A peer answered with an error.
     #[error("{0}")]
@@ -313,6 +319,7 @@ impl ErrorKind {
             Self::InvalidSubject { .. } => ErrorCode::SubjectInvalid,
             Self::InvalidHeader { .. } => ErrorCode::HeaderInvalid,
             Self::DuplicateRequest { .. } => ErrorCode::RequestDuplicate,
+            Self::DuplicateWorker { .. } => ErrorCode::WorkerDuplicate,
             Self::Remote(remote) => remote.known_code(),
             Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::DeadlineExceeded { .. } => ErrorCode::DeadlineExceeded,
@@ -356,6 +363,7 @@ impl ErrorKind {
             Self::InvalidSubject { .. } => "InvalidSubject",
             Self::InvalidHeader { .. } => "InvalidHeader",
             Self::DuplicateRequest { .. } => "DuplicateRequest",
+            Self::DuplicateWorker { .. } => "DuplicateWorker",
             Self::Remote(_) => "Remote",
             Self::Overloaded { .. } => "Overloaded",
             Self::DeadlineExceeded { .. } => "DeadlineExceeded",
@@ -466,6 +474,16 @@ pub struct TriedPath {
 impl fmt::Display for TriedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.path.display(), self.problem)
+    }
+}
+
+/// A subject has no spaces; what else was waited for is said in words.
+fn timed_out(subject: &str, timeout: Duration) -> String {
+    let millis = timeout.as_millis();
+    if subject.contains(' ') {
+        format!("waited {millis} ms for {subject} in vain")
+    } else {
+        format!("no reply on `{subject}` within {millis} ms")
     }
 }
 

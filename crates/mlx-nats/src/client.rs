@@ -105,6 +105,8 @@ pub struct ClientOptions {
     pub coalesce: bool,
     /// How long a worker may be silent before it counts as lost. 15 s.
     pub offline_timeout: Duration,
+    /// Between two heartbeats of a worker, until its own are known; one that is late has it asked for a sign of life. 5 s.
+    pub heartbeat_interval: Duration,
     /// How `nats micro` and other tools list this client once it serves anything, or `None` for not at all. By default as
     /// `mlx-node`.
     pub discovery: Option<Discovery>,
@@ -142,6 +144,7 @@ impl ClientOptions {
             inter_token_timeout: streaming.inter_token_timeout_ms.as_duration(),
             coalesce: streaming.coalesce,
             offline_timeout: discovery.offline_timeout_ms.as_duration(),
+            heartbeat_interval: discovery.heartbeat_interval_ms.as_duration(),
             discovery: Some(Discovery::default()),
             #[cfg(feature = "durable")]
             durable: None,
@@ -386,7 +389,7 @@ impl Client {
     /// # Cancel safety
     /// A dropped future leaves nothing behind.
     pub async fn flush(&self, limit: Duration) -> Result<()> {
-        self.round_trip("flush", limit).await?;
+        self.round_trip("the end of a flush", limit).await?;
         self.inner.refusals.take_unflushed().map_or(Ok(()), Err)
     }
 
@@ -428,7 +431,7 @@ impl Client {
     /// When the future is dropped, the client may be closed or not.
     pub async fn shutdown(&self, deadline: Duration) -> Result<()> {
         let connected = self.inner.link.live(|| "shutdown".to_owned()).is_ok();
-        let flushed = if connected { self.round_trip("shutdown", deadline).await } else { Ok(()) };
+        let flushed = if connected { self.round_trip("the end of the shutdown", deadline).await } else { Ok(()) };
         let _ = self.inner.signals.send(Signal::ShutDown);
         let mut state = self.watch_state();
         // The manager answers at once; should it be gone already, so is the connection.

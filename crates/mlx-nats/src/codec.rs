@@ -7,7 +7,7 @@ use mlx_errors::{Error, ErrorKind, Result, Violation, Violations};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::measure;
+use crate::{measure, surrogates};
 
 /// A decoder's message is cut here: it may quote what a peer sent, which has no bounds.
 const MESSAGE_LIMIT: usize = 200;
@@ -18,8 +18,18 @@ pub(crate) fn encode<M: Serialize + ?Sized>(
     payload: &M,
     check: fn(&M) -> Result<(), Violations>,
 ) -> Result<Bytes> {
+    encode_ending(subject, payload, check, None)
+}
+
+/// [`encode`], of an object that ends otherwise: `ending` takes the place of its last brace.
+pub(crate) fn encode_ending<M: Serialize + ?Sized>(
+    subject: &str,
+    payload: &M,
+    check: fn(&M) -> Result<(), Violations>,
+    ending: Option<&str>,
+) -> Result<Bytes> {
     check(payload).map_err(|violations| invalid(subject, violations))?;
-    to_json(payload).map_err(|error| {
+    to_json(payload, ending).map_err(|error| {
         let reason = format!("the payload cannot be written as JSON: {error}");
         Error::new(ErrorKind::Publish { subject: subject.to_owned(), reason })
     })
@@ -41,11 +51,17 @@ thread_local! {
 }
 
 /// Writes into a buffer that stays, and copies what there is then.
-fn to_json<M: Serialize + ?Sized>(payload: &M) -> serde_json::Result<Bytes> {
+fn to_json<M: Serialize + ?Sized>(payload: &M, ending: Option<&str>) -> serde_json::Result<Bytes> {
     // Taken out, so that a payload which encodes another one finds an empty buffer and not one in use.
     let mut buffer = BUFFER.take();
     buffer.clear();
-    let json = serde_json::to_writer(&mut buffer, payload).map(|()| cut(&buffer));
+    let json = serde_json::to_writer(&mut buffer, payload).map(|()| {
+        if let Some(ending) = ending {
+            buffer.pop();
+            buffer.extend_from_slice(ending.as_bytes());
+        }
+        cut(&buffer)
+    });
     if buffer.capacity() <= KEPT_BUFFER {
         BUFFER.set(buffer);
     }
@@ -66,19 +82,36 @@ fn cut(json: &[u8]) -> Bytes {
     copy
 }
 
-/// Decodes and checks a payload that came on `subject`.
+/// Decodes and checks a payload that came on `subject`. Half characters in its texts are U+FFFD.
 pub(crate) fn decode<M: DeserializeOwned>(
     subject: &str,
     json: &[u8],
     check: fn(&M) -> Result<(), Violations>,
 ) -> Result<M> {
     match serde_json::from_slice(json) {
-        Ok(payload) => {
-            check(&payload).map_err(|violations| refused(invalid(subject, violations)))?;
-            Ok(payload)
-        }
+        Ok(payload) => checked(subject, payload, check),
+        Err(error) => match surrogates::without_halves(json).and_then(|mended| serde_json::from_slice(&mended).ok()) {
+            Some(payload) => checked(subject, payload, check),
+            None => Err(refused(undecodable::<M>(subject, json, &error))),
+        },
+    }
+}
+
+/// [`decode`], where half characters are an error: for texts that go on in the next message.
+pub(crate) fn decode_part<M: DeserializeOwned>(
+    subject: &str,
+    json: &[u8],
+    check: fn(&M) -> Result<(), Violations>,
+) -> Result<M> {
+    match serde_json::from_slice(json) {
+        Ok(payload) => checked(subject, payload, check),
         Err(error) => Err(refused(undecodable::<M>(subject, json, &error))),
     }
+}
+
+fn checked<M>(subject: &str, payload: M, check: fn(&M) -> Result<(), Violations>) -> Result<M> {
+    check(&payload).map_err(|violations| refused(invalid(subject, violations)))?;
+    Ok(payload)
 }
 
 fn invalid(subject: &str, violations: Violations) -> Error {
@@ -141,7 +174,7 @@ mod tests {
     fn messages_of_every_size_keep_what_was_written_while_others_are_made_beside_them() {
         let text = |length: usize| char::from(b'a' + u8::try_from(length % 26).unwrap()).to_string().repeat(length);
         let lengths = || (0..CUT + 100).step_by(7).chain([CHUNK, KEPT_BUFFER + 1]);
-        let kept: Vec<Bytes> = lengths().map(|length| to_json(&text(length)).unwrap()).collect();
+        let kept: Vec<Bytes> = lengths().map(|length| to_json(&text(length), None).unwrap()).collect();
         for (length, json) in lengths().zip(&kept) {
             assert_eq!(*json, format!("\"{}\"", text(length)));
         }
@@ -150,7 +183,7 @@ mod tests {
     #[test]
     fn messages_that_are_gone_make_room_for_the_next() {
         let text = "x".repeat(100);
-        let places: Vec<usize> = (0..10_000).map(|_| to_json(&text).unwrap().as_ptr() as usize).collect();
+        let places: Vec<usize> = (0..10_000).map(|_| to_json(&text, None).unwrap().as_ptr() as usize).collect();
         let (first, last) = (places.iter().min().unwrap(), places.iter().max().unwrap());
         assert!(last - first < CHUNK, "a megabyte went through {} bytes", last - first);
     }

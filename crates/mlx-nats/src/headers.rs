@@ -10,6 +10,10 @@ use mlx_errors::{Error, ErrorKind, Result};
 pub(crate) const ACCEPT: &str = "Mlx-Accept";
 /// The absolute deadline of a request, in milliseconds since the Unix epoch.
 pub(crate) const DEADLINE: &str = "Mlx-Deadline";
+/// On an acceptance: the incarnation of the worker, in milliseconds since the Unix epoch.
+pub(crate) const EPOCH: &str = "Mlx-Epoch";
+/// On a cancellation: the reply inbox of the request that is meant, should another one have the same id.
+pub(crate) const REPLY: &str = "Mlx-Reply";
 /// On the first frame that answers a queued request: the worker.
 pub(crate) const WORKER: &str = "Mlx-Worker";
 /// On the frames that answer a queued request: which delivery of it this is, where not the first.

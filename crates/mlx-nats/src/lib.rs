@@ -30,6 +30,7 @@
 
 mod address;
 mod client;
+mod clock;
 mod codec;
 mod connection;
 mod discovery;
@@ -39,6 +40,7 @@ mod error_reply;
 mod gather;
 mod headers;
 mod inbox;
+mod log_limit;
 mod measure;
 mod outbox;
 mod publish;
@@ -47,6 +49,7 @@ mod request;
 mod service;
 mod stream;
 mod subscribe;
+mod surrogates;
 mod task;
 mod trace;
 

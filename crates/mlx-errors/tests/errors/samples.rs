@@ -25,6 +25,7 @@ pub(crate) fn samples() -> Vec<ErrorKind> {
         ErrorKind::InvalidSubject { subject: "a..b".into(), reason: "a token is empty".into() },
         ErrorKind::InvalidHeader { name: "Tenant".into(), reason: "its value has a line break".into() },
         ErrorKind::DuplicateRequest { request: worker() },
+        ErrorKind::DuplicateWorker { worker: worker() },
         ErrorKind::Remote(RemoteError::from_parts("no such model", Some("MODEL_NOT_FOUND".into()))),
         ErrorKind::Overloaded { limit: 64 },
         ErrorKind::DeadlineExceeded { subject: subject() },

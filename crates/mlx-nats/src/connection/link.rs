@@ -7,6 +7,8 @@ use mlx_errors::{Error, ErrorKind, Result};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
+use crate::clock::SleepClock;
+
 use super::{CloseReason, ConnectionEvent, ConnectionState, Events};
 
 /// The connection's published state.
@@ -16,6 +18,7 @@ pub(crate) struct Link {
     live_epoch: AtomicU64,
     state: watch::Sender<ConnectionState>,
     events: Arc<Events>,
+    clock: SleepClock,
     stranded: AtomicBool,
     stranding: Notify,
 }
@@ -26,6 +29,7 @@ impl Link {
             live_epoch: AtomicU64::new(0),
             state: watch::Sender::new(ConnectionState::Connecting),
             events: Arc::default(),
+            clock: SleepClock::default(),
             stranded: AtomicBool::new(false),
             stranding: Notify::new(),
         }
@@ -39,6 +43,11 @@ impl Link {
     /// Where what happens is told.
     pub(crate) fn events(&self) -> &Arc<Events> {
         &self.events
+    }
+
+    /// The sleep of this process, as far as this client has noticed any.
+    pub(crate) fn clock(&self) -> &SleepClock {
+        &self.clock
     }
 
     /// The epoch of the live connection, or at once the error of a call that needs one.

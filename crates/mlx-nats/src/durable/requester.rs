@@ -66,7 +66,7 @@ impl Client {
     pub async fn infer_durable_with(&self, request: &InferenceRequest, options: DurableOptions) -> Result<TokenStream> {
         let settings = streams::settings(self)?;
         let subject = subjects::inference_queue(&request.model_id)?;
-        let request_id = request.request_id;
+        let request_id = request.request_id.in_lower_case();
         let json = codec::encode(subject.as_str(), request, InferenceRequest::check)?;
         let (patience, mut headers) =
             self.patience_and_headers(request, settings.first_token_timeout_ms.into(), &options)?;
@@ -99,6 +99,7 @@ impl Client {
             return Err(Error::new(ErrorKind::RequestTaken { request: request_id.to_string() }));
         }
         Ok(TokenStream::open(Opening {
+            mark: None,
             client: self.clone(),
             route: Route::Queue { sequence: kept.sequence, joined: kept.duplicate },
             request_id,

@@ -68,6 +68,8 @@ pub(crate) fn decode_failed(_code: ErrorCode) {}
 
 pub(crate) fn publish_refused() {}
 
+pub(crate) fn foreign_frame() {}
+
 pub(crate) fn dropped(_messages: usize) {}
 
 pub(crate) fn refused(_error: &Error) {}

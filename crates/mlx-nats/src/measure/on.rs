@@ -268,6 +268,11 @@ pub(crate) fn decode_failed(code: ErrorCode) {
     counter!(table::DECODE_ERRORS, "code" => code.as_str()).increment(1);
 }
 
+/// A frame came that belongs to another answer.
+pub(crate) fn foreign_frame() {
+    counter!(table::FOREIGN_FRAMES).increment(1);
+}
+
 /// The server refused a publish.
 pub(crate) fn publish_refused() {
     counter!(table::REFUSED_PUBLISHES).increment(1);

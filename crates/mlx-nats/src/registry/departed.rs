@@ -12,6 +12,9 @@ use mlx_types::{Epoch, Timestamp, WorkerId};
 /// Workers remembered at the most; the longest gone make room.
 const REMEMBERED: usize = 4096;
 
+/// How far the clocks of two machines may be apart without either being wrong.
+const CLOCK_SKEW_MS: u64 = 60_000;
+
 /// The moment at which a worker said something, in its own time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
@@ -23,6 +26,16 @@ pub(super) struct Moment {
 impl Moment {
     pub(super) fn new(epoch: Option<Epoch>, timestamp: Timestamp) -> Self {
         Self { epoch, timestamp: Some(timestamp) }
+    }
+
+    /// The same as heard at `now`. A time from the future would outlast all that the worker says until then, so it counts as
+    /// now; and an epoch from the future cannot be that of a process which has begun, so it counts as none.
+    pub(super) fn heard_at(self, now: Timestamp) -> Self {
+        let latest = now.as_millis().saturating_add(CLOCK_SKEW_MS);
+        Self {
+            epoch: self.epoch.filter(|epoch| epoch.as_millis() <= latest),
+            timestamp: self.timestamp.map(|timestamp| timestamp.min(now)),
+        }
     }
 
     /// Of two incarnations the epochs tell; within one, or where it is not known which, the worker's clock does.
@@ -148,7 +161,7 @@ mod tests {
     fn a_heartbeat_that_a_farewell_has_overtaken_brings_nobody_back() {
         for epoch in [None, Some(1)] {
             let (id, start) = (WorkerId::new(), Instant::now());
-            let mut table = Table::new(OFFLINE);
+            let mut table = Table::new(OFFLINE, Duration::from_secs(5));
             // Its very first one, and one of many.
             assert_eq!(table.left(&farewell_at(id, epoch, 10), start), None);
             assert_eq!(table.beat(beat_at(id, epoch, 9), start), None);
@@ -166,14 +179,14 @@ mod tests {
     #[test]
     fn a_worker_that_returns_after_its_farewell_is_there_at_once() {
         let (id, start) = (WorkerId::new(), Instant::now());
-        let mut table = Table::new(OFFLINE);
+        let mut table = Table::new(OFFLINE, Duration::from_secs(5));
         let said_goodbye = farewell_at(id, Some(5), 100);
         // In the same millisecond; later, and with or without an epoch; as another process, whose clock was put back.
         for (epoch, millis) in [(Some(5), 100), (Some(5), 101), (None, 101), (Some(6), 50)] {
             table.beat(beat_at(id, Some(5), 99), start);
             assert_eq!(table.left(&said_goodbye, start), left(id));
             assert_eq!(table.registered(registration_at(id, epoch, millis), start), online(id));
-            table = Table::new(OFFLINE);
+            table = Table::new(OFFLINE, Duration::from_secs(5));
         }
         // The farewell may also come behind the return.
         table.registered(registration_at(id, None, 101), start);
@@ -185,7 +198,7 @@ mod tests {
     fn s6_a_ghost_is_still_one_after_the_newer_incarnation_has_left_or_was_lost() {
         let (id, start) = (WorkerId::new(), Instant::now());
         let silent = start + OFFLINE + Duration::from_millis(1);
-        let mut table = Table::new(OFFLINE);
+        let mut table = Table::new(OFFLINE, Duration::from_secs(5));
         table.beat(beat_at(id, Some(5), 10), start);
         assert_eq!(table.left(&farewell_at(id, Some(5), 11), start), left(id));
         assert_eq!(table.beat(beat_at(id, Some(4), 12), start), None);
@@ -241,7 +254,7 @@ mod tests {
                 };
                 subscriptions[subscription].push_back(message);
             }
-            let mut table = Table::new(OFFLINE);
+            let mut table = Table::new(OFFLINE, Duration::from_secs(5));
             for turn in turns.into_iter().chain((0..3).flat_map(|subscription| [subscription; 20])) {
                 match subscriptions[turn].pop_front() {
                     Some(Message::Registration(registration)) => drop(table.registered(*registration, now)),

@@ -1,12 +1,14 @@
 //! The table of workers, without sockets and without a clock of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use mlx_types::messages::{WorkerDeregistration, WorkerHeartbeat, WorkerMetrics, WorkerRegistration, WorkerStatus};
+use mlx_types::messages::{WorkerDeregistration, WorkerMetrics, WorkerRegistration, WorkerStatus};
 use mlx_types::{Epoch, Timestamp, WorkerId};
 
+use super::beat::Beat;
 use super::departed::{Departed, Moment};
+use super::probe::{Action, Outcome, Probe};
 use crate::connection::Backoff;
 
 /// What is known of a worker.
@@ -55,6 +57,12 @@ pub(crate) enum News {
     Event(WorkerEvent),
     /// To those who wait for this worker, which is gone. Others were never told that it was there.
     Gone(WorkerId),
+    /// The bus says that nobody listens for this worker any more: it is dead, and not only silent.
+    Dead {
+        worker_id: WorkerId,
+        /// Whether it was known to everybody.
+        heard: bool,
+    },
 }
 
 impl News {
@@ -62,7 +70,7 @@ impl News {
     pub(crate) fn departed(&self) -> Option<WorkerId> {
         match self {
             Self::Event(event) => event.departed(),
-            Self::Gone(id) => Some(*id),
+            Self::Gone(id) | Self::Dead { worker_id: id, .. } => Some(*id),
         }
     }
 }
@@ -72,6 +80,12 @@ pub(crate) struct Table {
     workers: HashMap<WorkerId, Entry>,
     departed: Departed,
     offline_timeout: Duration,
+    /// Between two heartbeats of a worker of which none are known yet.
+    heartbeat_interval: Duration,
+    /// Everybody, by when they were last heard.
+    by_silence: BTreeSet<(Instant, WorkerId)>,
+    /// When to see about a worker next, of those that can be asked.
+    by_probe: BTreeSet<(Instant, WorkerId)>,
     /// While the bus itself is down nobody can be heard, and silence means nothing.
     bus_down_since: Option<Instant>,
 }
@@ -84,17 +98,47 @@ struct Entry {
     timestamp: Option<Timestamp>,
     /// Expected by us, but not heard of yet: not shown to users.
     heard: bool,
+    /// When its last heartbeat came, and the usual time between two of them.
+    last_beat: Option<Instant>,
+    interval: Option<Duration>,
+    /// What it says when it is asked for a sign of life.
+    probe: Probe,
+    /// It may be asked: it has said its epoch, or accepted a request with it, as only those do that answer.
+    may_be_asked: bool,
+    /// Its place in `by_probe`.
+    probe_at: Option<Instant>,
+    /// Streams that wait for it and hear nothing.
+    suspicions: usize,
 }
 
+/// A heartbeat that is overdue by this has its worker asked, which leaves half a second in all for two questions.
+const OVERDUE: Duration = Duration::from_millis(120);
+
+/// How often a worker is asked for the first time in vain before it is left alone, until it is heard again.
+const LEARN_AGAIN: Duration = Duration::from_secs(10);
+
+/// How often a worker is asked that nobody waits for, and that answers though its heartbeats do not come.
+const UNHURRIED: Duration = Duration::from_secs(1);
+
+/// Questions to be asked in one go; at others' turn more of them.
+const QUESTIONS: usize = 64;
+
 impl Table {
-    pub(crate) fn new(offline_timeout: Duration) -> Self {
-        let departed = Departed::new(offline_timeout);
-        Self { workers: HashMap::new(), departed, offline_timeout, bus_down_since: None }
+    pub(crate) fn new(offline_timeout: Duration, heartbeat_interval: Duration) -> Self {
+        Self {
+            workers: HashMap::new(),
+            departed: Departed::new(offline_timeout),
+            offline_timeout,
+            heartbeat_interval,
+            by_silence: BTreeSet::new(),
+            by_probe: BTreeSet::new(),
+            bus_down_since: None,
+        }
     }
 
-    pub(crate) fn registered(&mut self, registration: WorkerRegistration, now: Instant) -> Option<News> {
+    pub(crate) fn registered(&mut self, mut registration: WorkerRegistration, now: Instant) -> Option<News> {
         let id = registration.worker_id;
-        let moment = Moment::new(registration.epoch, registration.timestamp);
+        let moment = Moment::new(registration.epoch, registration.timestamp).heard_at(Timestamp::now());
         if registration.status == WorkerStatus::Offline {
             return self.gone(id, moment, now);
         }
@@ -104,13 +148,16 @@ impl Table {
         }
         let (event, entry) = self.heard(id, moment, now)?;
         entry.info.status = registration.status;
+        // What is known of the incarnation is never forgotten for a message that does not tell.
+        registration.epoch = entry.info.epoch;
         entry.info.registration = Some(registration);
         event.map(News::Event)
     }
 
-    pub(crate) fn beat(&mut self, beat: WorkerHeartbeat, now: Instant) -> Option<News> {
+    pub(crate) fn beat(&mut self, beat: impl Into<Beat>, now: Instant) -> Option<News> {
+        let beat = beat.into();
         let id = beat.worker_id;
-        let moment = Moment::new(beat.epoch, beat.timestamp);
+        let moment = Moment::new(beat.epoch, beat.timestamp).heard_at(Timestamp::now());
         if beat.status == WorkerStatus::Offline {
             return self.gone(id, moment, now);
         }
@@ -120,17 +167,31 @@ impl Table {
         }
         let (event, entry) = self.heard(id, moment, now)?;
         entry.info.status = beat.status;
-        entry.info.metrics = Some(beat.metrics);
+        entry.info.metrics = beat.metrics;
+        if let Some(gap) = entry.last_beat.map(|last| now.saturating_duration_since(last)) {
+            // A shorter one is believed at once, a longer one by and by: it may be one that was missed.
+            entry.interval = Some(match entry.interval {
+                Some(known) if gap > known => known + (gap - known) / 8,
+                _ => gap,
+            });
+        }
+        entry.last_beat = Some(now);
+        self.see_about(id, now);
         event.map(News::Event)
     }
 
     pub(crate) fn left(&mut self, farewell: &WorkerDeregistration, now: Instant) -> Option<News> {
-        self.gone(farewell.worker_id, Moment::new(farewell.epoch, farewell.timestamp), now)
+        let moment = Moment::new(farewell.epoch, farewell.timestamp).heard_at(Timestamp::now());
+        self.gone(farewell.worker_id, moment, now)
     }
 
     /// Counts the silence of a worker from now, should it never have been heard of.
     pub(crate) fn expect(&mut self, id: WorkerId, now: Instant) {
-        self.workers.entry(id).or_insert_with(|| Entry::new(id, now));
+        if self.workers.contains_key(&id) {
+            return;
+        }
+        self.workers.insert(id, Entry::new(id, now));
+        self.by_silence.insert((now, id));
     }
 
     /// The workers whose silence has lasted too long; they leave the table.
@@ -139,15 +200,18 @@ impl Table {
             return Vec::new();
         }
         let limit = self.offline_timeout;
-        let gone = self.workers.extract_if(|_, entry| now.saturating_duration_since(entry.last_heard) > limit);
-        let gone: Vec<_> = gone.collect();
-        for (id, entry) in &gone {
+        let mut lost = Vec::new();
+        while let Some((last_heard, id)) = self.by_silence.first().copied()
+            && now.saturating_duration_since(last_heard) > limit
+        {
+            let Some(entry) = self.remove(id) else { break };
             // Whoever was silent may be heard again at any time; a former incarnation may not.
             if entry.info.epoch.is_some() {
-                self.departed.note(*id, Moment { epoch: entry.info.epoch, timestamp: None }, now);
+                self.departed.note(id, Moment { epoch: entry.info.epoch, timestamp: None }, now);
             }
+            lost.push(entry.news(WorkerEvent::Lost(id)));
         }
-        gone.into_iter().map(|(id, entry)| entry.news(WorkerEvent::Lost(id))).collect()
+        lost
     }
 
     /// The moment at which [`expire`](Self::expire) may next find someone; none, where the timeout is longer than any clock
@@ -156,7 +220,7 @@ impl Table {
         if self.bus_down_since.is_some() {
             return None;
         }
-        self.workers.values().map(|entry| entry.last_heard).min()?.checked_add(self.offline_timeout)
+        self.by_silence.first()?.0.checked_add(self.offline_timeout)
     }
 
     /// Follows the connection: an outage stops the clock. After it everybody has a full timeout to be heard, which begins
@@ -166,10 +230,152 @@ impl Table {
             self.bus_down_since.get_or_insert(now);
         } else if let Some(since) = self.bus_down_since.take() {
             let everybody_is_back = now + Backoff::longest_wait_after(now.saturating_duration_since(since));
+            self.by_probe.clear();
             for entry in self.workers.values_mut() {
                 entry.last_heard = everybody_is_back;
+                // Whether it is on the bus again is not known before it has been heard.
+                entry.probe = Probe::new(now);
+                entry.probe_at = None;
+                entry.last_beat = None;
+            }
+            self.count_silence_anew();
+        }
+    }
+
+    /// This process slept, and nobody's silence counts for that time.
+    pub(crate) fn slept(&mut self, time: Duration) {
+        for entry in self.workers.values_mut() {
+            entry.last_heard += time;
+            entry.last_beat = entry.last_beat.map(|last| last + time);
+        }
+        self.count_silence_anew();
+    }
+
+    fn count_silence_anew(&mut self) {
+        self.by_silence = self.workers.iter().map(|(id, entry)| (entry.last_heard, *id)).collect();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.workers.is_empty()
+    }
+
+    /// The id in the case in which the worker says it, which subjects are made of.
+    pub(crate) fn said(&self, id: WorkerId) -> Option<WorkerId> {
+        self.workers.get_key_value(&id).map(|(said, _)| *said)
+    }
+
+    /// A stream waits for this worker and hears nothing, until [`trusted`](Self::trusted).
+    pub(crate) fn suspected(&mut self, id: WorkerId, now: Instant) {
+        if let Some(entry) = self.workers.get_mut(&id) {
+            entry.suspicions += 1;
+        }
+        self.see_about(id, now);
+    }
+
+    /// The stream has heard something, or is over.
+    pub(crate) fn trusted(&mut self, id: WorkerId, heard: bool, now: Instant) {
+        if let Some(entry) = self.workers.get_mut(&id) {
+            entry.suspicions = entry.suspicions.saturating_sub(1);
+            if heard {
+                entry.probe.alive(now);
             }
         }
+    }
+
+    /// The worker has shown that it is one that answers when it is asked for a sign of life.
+    pub(crate) fn answers(&mut self, id: WorkerId, now: Instant) {
+        if let Some(entry) = self.workers.get_mut(&id) {
+            entry.may_be_asked = true;
+        }
+        self.see_about(id, now);
+    }
+
+    /// Whether the worker says its incarnation.
+    pub(crate) fn has_epoch(&self, id: WorkerId) -> bool {
+        self.workers.get(&id).is_some_and(|entry| entry.info.epoch.is_some())
+    }
+
+    /// Whom to ask for a sign of life now, and who is dead by what was answered. The dead leave the table.
+    pub(crate) fn probe(&mut self, now: Instant) -> (Vec<WorkerId>, Vec<News>) {
+        let (mut questions, mut dead) = (Vec::new(), Vec::new());
+        if self.bus_down_since.is_some() {
+            return (questions, dead);
+        }
+        while let Some((due, id)) = self.by_probe.first().copied()
+            && due <= now
+            && questions.len() < QUESTIONS
+        {
+            self.by_probe.pop_first();
+            let default = self.heartbeat_interval;
+            let Some(entry) = self.workers.get_mut(&id) else { continue };
+            entry.probe_at = None;
+            let overdue = entry.overdue_at(default);
+            if entry.probe.serves() && entry.suspicions == 0 && now < overdue {
+                self.see_about_at(id, overdue);
+                continue;
+            }
+            match entry.probe.next(now) {
+                Action::Ask => questions.push(id),
+                Action::Wait(until) => self.see_about_at(id, until),
+                Action::Pending => {}
+                Action::Dead => {
+                    let Some(entry) = self.remove(id) else { continue };
+                    self.departed.note(id, Moment { epoch: entry.info.epoch, timestamp: entry.timestamp }, now);
+                    dead.push(News::Dead { worker_id: id, heard: entry.heard });
+                }
+            }
+        }
+        (questions, dead)
+    }
+
+    /// When [`probe`](Self::probe) may next have something to do.
+    pub(crate) fn next_probe(&self) -> Option<Instant> {
+        if self.bus_down_since.is_some() {
+            return None;
+        }
+        self.by_probe.first().map(|(due, _)| *due)
+    }
+
+    /// What a question to a worker came to.
+    pub(crate) fn probed(&mut self, id: WorkerId, outcome: Outcome, now: Instant) {
+        let default = self.heartbeat_interval;
+        let Some(entry) = self.workers.get_mut(&id) else { return };
+        let served = entry.probe.serves();
+        entry.probe.heard(outcome, now);
+        if !served && !entry.probe.serves() {
+            return self.see_about_at(id, now + LEARN_AGAIN);
+        }
+        let hurried = entry.suspicions > 0 || outcome == Outcome::NoResponders;
+        let next = if hurried { now } else { entry.overdue_at(default).max(now + UNHURRIED) };
+        self.see_about_at(id, next);
+    }
+
+    /// Has a worker looked at now, if it is one that may be asked.
+    fn see_about(&mut self, id: WorkerId, now: Instant) {
+        let Some(entry) = self.workers.get(&id) else { return };
+        if entry.may_be_asked {
+            let default = self.heartbeat_interval;
+            let later = entry.probe.serves() && entry.suspicions == 0;
+            let at = if later { entry.overdue_at(default) } else { now };
+            self.see_about_at(id, at);
+        }
+    }
+
+    fn see_about_at(&mut self, id: WorkerId, at: Instant) {
+        let Some(entry) = self.workers.get_mut(&id) else { return };
+        if let Some(former) = entry.probe_at.replace(at) {
+            self.by_probe.remove(&(former, id));
+        }
+        self.by_probe.insert((at, id));
+    }
+
+    fn remove(&mut self, id: WorkerId) -> Option<Entry> {
+        let entry = self.workers.remove(&id)?;
+        self.by_silence.remove(&(entry.last_heard, id));
+        if let Some(at) = entry.probe_at {
+            self.by_probe.remove(&(at, id));
+        }
+        Some(entry)
     }
 
     pub(crate) fn get(&self, id: WorkerId) -> Option<&WorkerInfo> {
@@ -190,7 +396,16 @@ impl Table {
 
     /// Notes a sign of life; nothing, when it is one of an incarnation that has been replaced already.
     fn heard(&mut self, id: WorkerId, moment: Moment, now: Instant) -> Option<(Option<WorkerEvent>, &mut Entry)> {
-        let entry = self.workers.entry(id).or_insert_with(|| Entry::new(id, now));
+        // The key keeps the case in which the worker says its id, which who only expected it need not know.
+        if self.workers.get(&id).is_some_and(|entry| !entry.heard)
+            && let Some(expected) = self.workers.remove(&id)
+        {
+            self.workers.insert(id, expected);
+        }
+        let entry = self.workers.entry(id).or_insert_with(|| {
+            self.by_silence.insert((now, id));
+            Entry::new(id, now)
+        });
         let event = match (entry.info.epoch, moment.epoch) {
             (Some(known), Some(new)) if new < known => return None,
             _ if !entry.heard => Some(WorkerEvent::Online(id)),
@@ -200,8 +415,19 @@ impl Table {
         if moment.order(entry.last_moment()).is_gt() {
             entry.timestamp = moment.timestamp;
         }
+        if !entry.heard {
+            entry.info.worker_id = id;
+        }
         entry.heard = true;
         entry.info.epoch = moment.epoch.or(entry.info.epoch);
+        entry.may_be_asked |= entry.info.epoch.is_some();
+        if matches!(event, Some(WorkerEvent::Replaced(_))) {
+            entry.probe = Probe::new(now);
+            entry.last_beat = None;
+        }
+        entry.probe.alive(now);
+        self.by_silence.remove(&(entry.last_heard, id));
+        self.by_silence.insert((now, id));
         entry.last_heard = now;
         self.departed.forget(id);
         Some((event, entry))
@@ -216,7 +442,7 @@ impl Table {
         }
         // Also of a worker that is not known: its first heartbeat may be what the farewell has overtaken.
         self.departed.note(id, farewell, now);
-        Some(self.workers.remove(&id)?.news(WorkerEvent::Left(id)))
+        Some(self.remove(id)?.news(WorkerEvent::Left(id)))
     }
 }
 
@@ -224,7 +450,25 @@ impl Entry {
     fn new(worker_id: WorkerId, now: Instant) -> Self {
         let info =
             WorkerInfo { worker_id, epoch: None, status: WorkerStatus::Online, registration: None, metrics: None };
-        Self { info, last_heard: now, timestamp: None, heard: false }
+        Self {
+            info,
+            last_heard: now,
+            timestamp: None,
+            heard: false,
+            last_beat: None,
+            interval: None,
+            probe: Probe::new(now),
+            may_be_asked: false,
+            probe_at: None,
+            suspicions: 0,
+        }
+    }
+
+    /// When its next heartbeat is late.
+    fn overdue_at(&self, default: Duration) -> Instant {
+        let from = self.last_beat.unwrap_or(self.last_heard);
+        let due = from.checked_add(self.interval.unwrap_or(default).saturating_add(OVERDUE));
+        due.unwrap_or_else(|| from + Duration::from_hours(24))
     }
 
     fn last_moment(&self) -> Moment {
@@ -239,11 +483,13 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use mlx_types::messages::WorkerHeartbeat;
     use proptest::prelude::*;
 
     use super::*;
 
     const OFFLINE: Duration = Duration::from_secs(15);
+    const INTERVAL: Duration = Duration::from_secs(5);
 
     fn beat(id: WorkerId, epoch: u64) -> WorkerHeartbeat {
         let epoch = Some(Epoch::from_millis(epoch));
@@ -261,7 +507,7 @@ mod tests {
     #[test]
     fn s4_silence_beyond_the_timeout_loses_a_worker_and_not_before() {
         let (id, start) = (WorkerId::new(), Instant::now());
-        let mut table = Table::new(OFFLINE);
+        let mut table = Table::new(OFFLINE, INTERVAL);
         assert_eq!(table.beat(beat(id, 1), start), Some(online(id)));
         assert_eq!(table.expire(start + OFFLINE), []);
         assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [lost(id)]);
@@ -271,7 +517,7 @@ mod tests {
     #[test]
     fn s6_a_ghost_of_an_older_incarnation_is_ignored() {
         let (id, start) = (WorkerId::new(), Instant::now());
-        let mut table = Table::new(OFFLINE);
+        let mut table = Table::new(OFFLINE, INTERVAL);
         table.beat(beat(id, 5), start);
         assert_eq!(table.beat(beat(id, 4), start + OFFLINE), None);
         let farewell = WorkerDeregistration { epoch: Some(Epoch::from_millis(4)), ..WorkerDeregistration::new(id) };
@@ -282,7 +528,7 @@ mod tests {
     #[test]
     fn s4_a_new_incarnation_ends_what_the_former_one_did() {
         let (id, start) = (WorkerId::new(), Instant::now());
-        let mut table = Table::new(OFFLINE);
+        let mut table = Table::new(OFFLINE, INTERVAL);
         table.beat(beat(id, 5), start);
         assert_eq!(table.beat(beat(id, 6), start), Some(News::Event(WorkerEvent::Replaced(id))));
         assert_eq!(table.beat(beat(id, 6), start), None);
@@ -291,7 +537,7 @@ mod tests {
     #[test]
     fn a_bus_wide_outage_marks_nobody_dead() {
         let (id, start) = (WorkerId::new(), Instant::now());
-        let mut table = Table::new(OFFLINE);
+        let mut table = Table::new(OFFLINE, INTERVAL);
         table.beat(beat(id, 1), start);
         table.bus(false, start);
         let after = start + 4 * OFFLINE;
@@ -306,7 +552,7 @@ mod tests {
     #[test]
     fn who_is_heard_again_after_an_outage_has_the_usual_timeout() {
         let (id, start) = (WorkerId::new(), Instant::now());
-        let mut table = Table::new(OFFLINE);
+        let mut table = Table::new(OFFLINE, INTERVAL);
         table.beat(beat(id, 1), start);
         table.bus(false, start);
         table.bus(false, start + OFFLINE); // from disconnected to reconnecting
@@ -320,7 +566,7 @@ mod tests {
     #[test]
     fn an_expected_worker_is_not_shown_but_its_silence_counts() {
         let (id, start) = (WorkerId::new(), Instant::now());
-        let mut table = Table::new(OFFLINE);
+        let mut table = Table::new(OFFLINE, INTERVAL);
         table.expect(id, start);
         assert!(table.list().is_empty() && table.get(id).is_none());
         assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [News::Gone(id)]);
@@ -329,7 +575,7 @@ mod tests {
     #[test]
     fn the_farewell_of_an_expected_worker_is_told_to_those_who_wait_for_it_alone() {
         let (id, start) = (WorkerId::new(), Instant::now());
-        let mut table = Table::new(OFFLINE);
+        let mut table = Table::new(OFFLINE, INTERVAL);
         table.expect(id, start);
         assert_eq!(table.left(&WorkerDeregistration::new(id), start), Some(News::Gone(id)));
     }
@@ -337,7 +583,7 @@ mod tests {
     #[test]
     fn a_timeout_without_end_loses_nobody() {
         let (id, start) = (WorkerId::new(), Instant::now());
-        let mut table = Table::new(Duration::MAX);
+        let mut table = Table::new(Duration::MAX, INTERVAL);
         table.beat(beat(id, 1), start);
         assert_eq!(table.next_expiry(), None);
         assert_eq!(table.expire(start + 1000 * OFFLINE), []);
@@ -348,7 +594,7 @@ mod tests {
         fn a_worker_is_lost_only_after_a_full_timeout_of_silence(gaps in prop::collection::vec(0u64..40_000, 1..40)) {
             let id = WorkerId::new();
             let mut now = Instant::now();
-            let mut table = Table::new(OFFLINE);
+            let mut table = Table::new(OFFLINE, INTERVAL);
             table.beat(beat(id, 1), now);
             for gap in gaps {
                 now += Duration::from_millis(gap);

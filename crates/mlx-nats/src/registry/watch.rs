@@ -1,20 +1,28 @@
 //! The table kept up to date by the bus, shared by everyone who asks.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use mlx_errors::{Error, ErrorKind, Result};
-use mlx_types::messages::{WorkerDeregistration, WorkerHeartbeat, WorkerRegistration};
+use mlx_types::messages::{WorkerDeregistration, WorkerRegistration};
 use mlx_types::{WorkerId, subjects};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{sleep_until, timeout};
 
+use super::beat::Beat;
+use super::probe::{self, Outcome};
 use super::table::{News, Table};
 use super::{WorkerEvent, WorkerInfo};
+use crate::client::Inner;
+use crate::clock::TICK;
 use crate::connection::ConnectionState;
+use crate::log_limit::LogLimit;
 use crate::task::AbortOnDrop;
-use crate::{Client, Subscription};
+use crate::{Client, Headers, Subscription};
 
 /// Events that a slow listener may fall behind before it misses some.
 const EVENT_CAPACITY: usize = 1024;
@@ -22,7 +30,8 @@ const EVENT_CAPACITY: usize = 1024;
 /// The workers of the cluster, as their registrations, heartbeats and farewells tell. Clones share one table.
 ///
 /// A worker is online from its first sign of life, and lost after [`offline_timeout`](crate::ClientOptions) of
-/// silence. While the bus is down nobody is declared lost: after it everybody has the time to come back, which the longest
+/// silence, or as soon as the bus says twice that nobody listens for it any more: one whose heartbeat is late, or for which
+/// a stream waits, is asked. Time that this process sleeps is nobody's silence. While the bus is down nobody is declared lost: after it everybody has the time to come back, which the longest
 /// of their pauses between two attempts is (45 s after long outages, three times as long as a short one), and then a full
 /// timeout to be heard again. Signs of life of an older incarnation (a lower `epoch`) are ignored, and so are those that a
 /// worker sent before its farewell (by its `timestamp`); both also for an offline timeout after it left or was lost. It
@@ -40,6 +49,7 @@ const EVENT_CAPACITY: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct Workers {
     shared: Arc<Shared>,
+    connection: watch::Receiver<ConnectionState>,
     /// Ends the follower with the last clone.
     _follower: Arc<AbortOnDrop>,
 }
@@ -51,25 +61,48 @@ struct Shared {
     changes: watch::Sender<()>,
     events: broadcast::Sender<WorkerEvent>,
     /// Workers whose streams are over: those that the events tell of, and those that were only expected.
-    departures: broadcast::Sender<WorkerId>,
+    departures: broadcast::Sender<(WorkerId, Departure)>,
+    /// The server does not let this client hear of workers: nobody's silence means anything.
+    refused: watch::Sender<Option<Refusal>>,
+}
+
+/// Which of the table's subscriptions the server has taken away, and its words.
+#[derive(Clone, Debug)]
+struct Refusal {
+    subject: String,
+    reason: String,
+}
+
+/// How a worker went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Departure {
+    /// It said goodbye, and does not say its incarnation: such a worker finishes what it has begun.
+    LeftUnmarked,
+    /// It fell silent, said goodbye, or came back as another process: it may still be at work.
+    Gone,
+    /// Nobody listens for it any more: it is not there.
+    Dead,
 }
 
 impl Workers {
     pub(crate) async fn follow(client: &Client) -> Result<Self> {
         let sources = Sources {
             registrations: client.subscribe(&subjects::WORKER_REGISTER).await?.without_client(),
-            beats: client.subscribe(&subjects::WORKER_HEARTBEAT).await?.without_client(),
+            beats: client.subscribe::<_, Beat>(subjects::WORKER_HEARTBEAT.as_str()).await?.without_client(),
             farewells: client.subscribe(&subjects::WORKER_DEREGISTER).await?.without_client(),
             connection: client.watch_state(),
+            client: Arc::downgrade(&client.inner),
         };
+        let options = client.options();
         let shared = Arc::new(Shared {
-            table: Mutex::new(Table::new(client.options().offline_timeout)),
+            table: Mutex::new(Table::new(options.offline_timeout, options.heartbeat_interval)),
             changes: watch::Sender::new(()),
             events: broadcast::Sender::new(EVENT_CAPACITY),
             departures: broadcast::Sender::new(EVENT_CAPACITY),
+            refused: watch::Sender::new(None),
         });
         let task = client.runtime().spawn(follow(Arc::clone(&shared), sources));
-        Ok(Self { shared, _follower: Arc::new(AbortOnDrop(task.abort_handle())) })
+        Ok(Self { shared, connection: client.watch_state(), _follower: Arc::new(AbortOnDrop(task.abort_handle())) })
     }
 
     /// The workers that are online now, by id.
@@ -108,29 +141,46 @@ impl Workers {
     /// Waits until `ready` is satisfied with the workers that are online.
     ///
     /// # Errors
-    /// [`ErrorKind::Timeout`] after `limit`.
+    /// [`ErrorKind::Timeout`] after `limit`, [`ErrorKind::Closed`] as soon as the client is closed, and
+    /// [`ErrorKind::Subscription`] where the server lets this client hear of no workers any more.
     ///
     /// # Cancel safety
     /// Waiting changes nothing.
     pub async fn wait_until(&self, limit: Duration, ready: impl Fn(&[WorkerInfo]) -> bool) -> Result<Vec<WorkerInfo>> {
         let mut changes = self.shared.changes.subscribe();
+        let (mut connection, mut refused) = (self.connection.clone(), self.shared.refused.subscribe());
         let waiting = async {
             loop {
                 let workers = self.list();
-                if ready(&workers) || changes.changed().await.is_err() {
-                    return workers;
+                if ready(&workers) {
+                    return Ok(workers);
+                }
+                if let ConnectionState::Closed { reason } = &*connection.borrow_and_update() {
+                    return Err(Error::new(ErrorKind::Closed { reason: reason.to_string() }));
+                }
+                if let Some(Refusal { subject, reason }) = refused.borrow_and_update().clone() {
+                    return Err(Error::new(ErrorKind::Subscription { subject, reason }));
+                }
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    changed = connection.changed() => if changed.is_err() {
+                        let reason = "its last handle was dropped".to_owned();
+                        return Err(Error::new(ErrorKind::Closed { reason }));
+                    },
+                    _ = refused.changed() => {}
                 }
             }
         };
         let Ok(workers) = timeout(limit, waiting).await else {
-            return Err(Error::new(ErrorKind::Timeout { subject: "workers".to_owned(), timeout: limit }));
+            let subject = format!("the right workers ({} are online)", self.list().len());
+            return Err(Error::new(ErrorKind::Timeout { subject, timeout: limit }));
         };
-        Ok(workers)
+        workers
     }
 
     /// Resolves when the worker leaves, falls silent or comes back as another process. From now on its silence counts,
     /// even if it was never heard of.
-    pub(crate) fn departure(&self, id: WorkerId) -> impl Future<Output = ()> + Send + 'static {
+    pub(crate) fn departure(&self, id: WorkerId) -> impl Future<Output = Departure> + Send + 'static {
         let mut departures = self.shared.departures.subscribe();
         self.shared.table().expect(id, Instant::now());
         // The follower may be asleep until a later expiry than this worker's, or for ever.
@@ -139,15 +189,54 @@ impl Workers {
         async move {
             loop {
                 match departures.recv().await {
-                    Ok(departed) if departed == id => return,
+                    Ok((departed, how)) if departed == id => return how,
                     Ok(_) => {}
                     Err(broadcast::error::RecvError::Lagged(_)) if shared.table().contains(id) => {}
-                    Err(broadcast::error::RecvError::Lagged(_)) => return,
+                    Err(broadcast::error::RecvError::Lagged(_)) => return Departure::Gone,
                     // The follower ended with the client; whoever waits learns that from the connection.
                     Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
                 }
             }
         }
+    }
+
+    /// The id in the case in which the worker says it, or as given where it was not heard of.
+    pub(crate) fn said(&self, id: WorkerId) -> WorkerId {
+        self.shared.table().said(id).unwrap_or(id)
+    }
+
+    /// The worker has shown that it answers when it is asked for a sign of life.
+    pub(crate) fn answers(&self, id: WorkerId) {
+        self.shared.table().answers(id, Instant::now());
+        self.shared.changes.send_replace(());
+    }
+
+    /// Has the worker asked for signs of life, until what is returned is dropped.
+    pub(crate) fn suspect(&self, id: WorkerId) -> Suspicion {
+        self.shared.table().suspected(id, Instant::now());
+        self.shared.changes.send_replace(());
+        Suspicion { shared: Arc::clone(&self.shared), id, heard: false }
+    }
+}
+
+/// Somebody waits for a worker and hears nothing.
+#[derive(Debug)]
+pub(crate) struct Suspicion {
+    shared: Arc<Shared>,
+    id: WorkerId,
+    heard: bool,
+}
+
+impl Suspicion {
+    /// Something has come.
+    pub(crate) fn refuted(mut self) {
+        self.heard = true;
+    }
+}
+
+impl Drop for Suspicion {
+    fn drop(&mut self) {
+        self.shared.table().trusted(self.id, self.heard, Instant::now());
     }
 }
 
@@ -157,13 +246,25 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, news: impl IntoIterator<Item = News>) {
+    /// Tells news. `unmarked`: they are a farewell of a worker that does not say its incarnation.
+    fn tell_of(&self, news: impl IntoIterator<Item = News>, unmarked: bool) {
         for news in news {
             // Nobody listening is fine, here and below.
             if let Some(id) = news.departed() {
-                let _ = self.departures.send(id);
+                let how = match news {
+                    News::Dead { .. } => Departure::Dead,
+                    News::Event(WorkerEvent::Left(_)) if unmarked => Departure::LeftUnmarked,
+                    News::Gone(_) if unmarked => Departure::LeftUnmarked,
+                    _ => Departure::Gone,
+                };
+                let _ = self.departures.send((id, how));
             }
-            if let News::Event(event) = news {
+            let event = match news {
+                News::Event(event) => Some(event),
+                News::Gone(_) => None,
+                News::Dead { worker_id, heard } => heard.then_some(WorkerEvent::Lost(worker_id)),
+            };
+            if let Some(event) = event {
                 tracing::info!(?event, "the cluster changed");
                 let _ = self.events.send(event);
             }
@@ -172,54 +273,161 @@ impl Shared {
     }
 }
 
+impl Shared {
+    fn tell(&self, news: impl IntoIterator<Item = News>) {
+        self.tell_of(news, false);
+    }
+}
+
 struct Sources {
     registrations: Subscription<WorkerRegistration>,
-    beats: Subscription<WorkerHeartbeat>,
+    beats: Subscription<Beat>,
     farewells: Subscription<WorkerDeregistration>,
     connection: watch::Receiver<ConnectionState>,
+    /// Not kept open by what is a part of it.
+    client: Weak<Inner>,
 }
+
+/// How long an answer to a question is waited for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a round trip may take before a silence is judged, and after one that failed, until it is tried again.
+const READING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// After the round trip: for what has been read to come through this process.
+const READING_GRACE: Duration = Duration::from_millis(50);
+
+type Question = Pin<Box<dyn Future<Output = (WorkerId, Option<Outcome>)> + Send>>;
 
 async fn follow(shared: Arc<Shared>, mut sources: Sources) {
     let mut woken = shared.changes.subscribe();
+    let mut limits = [const { LogLimit::new() }; 3];
+    let mut questions: FuturesUnordered<Question> = FuturesUnordered::new();
+    // A silence is judged behind all that had come by then.
+    let mut reading: Option<Pin<Box<dyn Future<Output = bool> + Send>>> = None;
+    let mut not_before = Instant::now();
+    let mut may_ask = true;
+    let mut next_tick = Instant::now();
     loop {
-        let expiry = shared.table().next_expiry();
+        let (expiry, probe, idle) = {
+            let table = shared.table();
+            (table.next_expiry(), table.next_probe().filter(|_| may_ask), table.is_empty())
+        };
+        let expiry = expiry.filter(|_| reading.is_none()).map(|expiry| expiry.max(not_before));
+        if idle {
+            with(&sources.client, |client| client.link().clock().pause(Instant::now()));
+        }
         tokio::select! {
+            biased;
+            changed = sources.connection.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let state = sources.connection.borrow_and_update().clone();
+                if state.is_closed() {
+                    // What has come is of no use to anybody any more, and may take long to read.
+                    shared.changes.send_replace(());
+                    return;
+                }
+                may_ask = true;
+                shared.table().bus(state.is_connected() && shared.refused.borrow().is_none(), Instant::now());
+            }
             Some(registration) = sources.registrations.next() => match registration {
                 Ok(registration) => {
                     let news = shared.table().registered(registration.into_payload(), Instant::now());
                     shared.tell(news);
                 }
-                Err(error) => malformed(&error),
+                Err(error) => malformed(&shared, &error, &mut limits[0]),
             },
             Some(beat) = sources.beats.next() => match beat {
                 Ok(beat) => {
                     let news = shared.table().beat(beat.into_payload(), Instant::now());
                     shared.tell(news);
                 }
-                Err(error) => malformed(&error),
+                Err(error) => malformed(&shared, &error, &mut limits[1]),
             },
             Some(farewell) = sources.farewells.next() => match farewell {
                 Ok(farewell) => {
-                    let news = shared.table().left(&farewell, Instant::now());
-                    shared.tell(news);
+                    let (news, unmarked) = {
+                        let mut table = shared.table();
+                        let unmarked = farewell.epoch.is_none() && !table.has_epoch(farewell.worker_id);
+                        (table.left(&farewell, Instant::now()), unmarked)
+                    };
+                    shared.tell_of(news, unmarked);
                 }
-                Err(error) => malformed(&error),
+                Err(error) => malformed(&shared, &error, &mut limits[2]),
             },
-            changed = sources.connection.changed() => {
-                if changed.is_err() {
-                    return;
+            Some((id, outcome)) = questions.next(), if !questions.is_empty() => match outcome {
+                Some(outcome) => shared.table().probed(id, outcome, Instant::now()),
+                // The server does not let us ask; that is not going to change on this connection.
+                None => may_ask = false,
+            },
+            () = wait(probe) => {
+                let (ask, dead) = shared.table().probe(Instant::now());
+                for id in ask {
+                    questions.push(Box::pin(question(sources.client.clone(), id)));
                 }
-                let up = sources.connection.borrow_and_update().is_connected();
-                shared.table().bus(up, Instant::now());
+                if !dead.is_empty() {
+                    shared.tell(dead);
+                }
             }
-            () = wait(expiry) => {
-                let lost = shared.table().expire(Instant::now());
-                shared.tell(lost);
+            () = sleep_until(next_tick.into()), if !idle => {
+                let now = Instant::now();
+                let slept = with(&sources.client, |client| client.link().clock().tick(now)).unwrap_or_default();
+                if !slept.is_zero() {
+                    tracing::debug!(?slept, "this process slept, which is nobody's silence");
+                    shared.table().slept(slept);
+                }
+                next_tick = now + TICK;
             }
+            read = until_read(&mut reading) => {
+                reading = None;
+                if read {
+                    let lost = shared.table().expire(Instant::now());
+                    shared.tell(lost);
+                } else {
+                    not_before = Instant::now() + Duration::from_secs(1);
+                }
+            }
+            () = wait(expiry) => reading = Some(Box::pin(read_everything(sources.client.clone()))),
             // A worker that is newly expected may be the next to expire.
             _ = woken.changed() => {}
         }
     }
+}
+
+fn with<T>(client: &Weak<Inner>, look: impl FnOnce(&Client) -> T) -> Option<T> {
+    client.upgrade().map(|inner| look(&Client { inner }))
+}
+
+/// A round trip, behind everything that the server had for us; whether it succeeded.
+async fn read_everything(client: Weak<Inner>) -> bool {
+    let Some(client) = client.upgrade().map(|inner| Client { inner }) else { return false };
+    let read = client.round_trip("looking for signs of life", READING_TIMEOUT).await.is_ok();
+    drop(client);
+    tokio::time::sleep(READING_GRACE).await;
+    read
+}
+
+async fn until_read(reading: &mut Option<Pin<Box<dyn Future<Output = bool> + Send>>>) -> bool {
+    match reading {
+        Some(reading) => reading.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Asks a worker for a sign of life. Nothing where the server does not let us.
+async fn question(client: Weak<Inner>, id: WorkerId) -> (WorkerId, Option<Outcome>) {
+    let Some(client) = client.upgrade().map(|inner| Client { inner }) else { return (id, Some(Outcome::Nothing)) };
+    let subject = probe::subject(id).into();
+    let answer = client.one_answer(&subject, Headers::new(), bytes::Bytes::new(), ANSWER_TIMEOUT).await;
+    let outcome = match answer {
+        Ok(message) if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) => Some(Outcome::NoResponders),
+        Ok(_) => Some(Outcome::Answered),
+        Err(error) if matches!(error.kind(), ErrorKind::Publish { .. } | ErrorKind::Subscription { .. }) => None,
+        Err(_) => Some(Outcome::Nothing),
+    };
+    (id, outcome)
 }
 
 async fn wait(until: Option<Instant>) {
@@ -230,6 +438,16 @@ async fn wait(until: Option<Instant>) {
     }
 }
 
-fn malformed(error: &Error) {
-    tracing::warn!(error = error as &dyn std::error::Error, "ignored a malformed message about a worker");
+fn malformed(shared: &Shared, error: &Error, limit: &mut LogLimit) {
+    if let ErrorKind::Subscription { subject, reason } = error.kind() {
+        let error = error as &dyn std::error::Error;
+        tracing::error!(error, "this client hears of no workers any more, and calls none of them lost");
+        shared.table().bus(false, Instant::now());
+        shared.refused.send_replace(Some(Refusal { subject: subject.clone(), reason: reason.clone() }));
+        return;
+    }
+    if let Some(so_far) = limit.count(Instant::now()) {
+        let error = error as &dyn std::error::Error;
+        tracing::warn!(error, so_far, "ignored a malformed message about a worker");
+    }
 }

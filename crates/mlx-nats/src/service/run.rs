@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::connection::Link;
 use crate::discovery::{Endpoint, Handling, Listed};
 use crate::measure::ServiceMeasure;
 use crate::subscribe::{ChangeKind, RawSubscription, SubscribeOptions};
+use crate::task::AbortOnDrop;
 
 impl Client {
     /// Runs `handle` for each message, at most `options.limit` at once, and `refuse` for those beyond.
@@ -44,7 +45,15 @@ impl Client {
         let link = Arc::clone(self.link());
         let service = dispatch(link, subscription, measure, endpoint, begin, options.limit, handle, refuse, stopped);
         let task = self.runtime().spawn(service);
-        Ok(Service { subject: subject.to_string(), stop, task, listed, over: false })
+        Ok(Service {
+            subject: subject.to_string(),
+            stop,
+            task,
+            stopped_by: Arc::default(),
+            _stopper: None,
+            listed,
+            over: false,
+        })
     }
 }
 
@@ -89,6 +98,9 @@ pub struct Service {
     subject: String,
     stop: mpsc::Sender<()>,
     task: JoinHandle<Result<()>>,
+    /// Why it was stopped by what it heard, where it was.
+    stopped_by: Arc<OnceLock<Error>>,
+    _stopper: Option<AbortOnDrop>,
     listed: Option<Listed>,
     /// The task has ended, and was asked how.
     over: bool,
@@ -98,12 +110,31 @@ impl Service {
     /// A service whose `task` ends in its own time after a message on the channel that `stop` belongs to.
     #[cfg(feature = "durable")]
     pub(crate) fn of(subject: String, stop: mpsc::Sender<()>, task: JoinHandle<Result<()>>) -> Self {
-        Self { subject, stop, task, listed: None, over: false }
+        Self { subject, stop, task, stopped_by: Arc::default(), _stopper: None, listed: None, over: false }
     }
 
     /// The subject served.
     pub fn subject(&self) -> &str {
         &self.subject
+    }
+
+    /// Has the service take no more requests from when `reason` is there; those under way finish.
+    pub(crate) fn stop_when(&mut self, client: &Client, reason: impl Future<Output = Error> + Send + 'static) {
+        let (stop, stopped_by) = (self.stop.clone(), Arc::clone(&self.stopped_by));
+        let stopper = client.runtime().spawn(async move {
+            let reason = reason.await;
+            // Once.
+            let _ = stopped_by.set(reason);
+            let _ = stop.send(()).await;
+        });
+        self._stopper = Some(AbortOnDrop(stopper.abort_handle()));
+    }
+
+    fn outcome(&self, ended: Result<()>) -> Result<()> {
+        match self.stopped_by.get() {
+            Some(reason) => Err(Error::new(reason.kind().clone())),
+            None => ended,
+        }
     }
 
     /// Resolves when the service ends by itself: when its client is closed, or, with the error, when the server takes its
@@ -120,7 +151,7 @@ impl Service {
         }
         let ended = (&mut self.task).await;
         self.over = true;
-        ended.unwrap_or(Ok(()))
+        self.outcome(ended.unwrap_or(Ok(())))
     }
 
     /// Takes no more requests, and waits up to `deadline` for those under way.
@@ -147,7 +178,7 @@ impl Service {
         // Left in its place, so that a dropped future ends it, as does running out of time.
         if let Ok(ended) = timeout(deadline, &mut self.task).await {
             // A service that was aborted has nothing to say.
-            return ended.unwrap_or(Ok(()));
+            return self.outcome(ended.unwrap_or(Ok(())));
         }
         let subject = format!("handlers on {}", self.subject);
         Err(Error::new(ErrorKind::Timeout { subject, timeout: deadline }))

@@ -3,10 +3,14 @@
 mod assembly;
 mod backlog;
 mod gather;
+mod incarnation;
 mod recall;
 mod requester;
 mod responder;
 mod route;
+mod run;
+mod running;
+mod silence;
 mod sink;
 
 /// In [`headers::ACCEPT`](crate::headers::ACCEPT): frames of several tokens.
@@ -19,8 +23,10 @@ pub use sink::TokenSink;
 #[cfg(feature = "durable")]
 pub(crate) use requester::Opening;
 #[cfg(feature = "durable")]
-pub(crate) use responder::{Entry, Running, finish, is_disconnection, offers_tokens, pass_on, send_end};
+pub(crate) use responder::{finish, is_disconnection, offers_tokens, pass_on, send_end};
 #[cfg(feature = "durable")]
 pub(crate) use route::Route;
+#[cfg(feature = "durable")]
+pub(crate) use running::{Entry, Running};
 #[cfg(feature = "durable")]
 pub(crate) use sink::{Marks, OutgoingStream};

@@ -27,12 +27,12 @@ static WAITING: Mutex<BTreeSet<Asked>> = Mutex::new(BTreeSet::new());
 type Asked = (RequestId, Option<WorkerId>);
 
 /// Has the request dropped by whoever may be at it, in the background; when the connection is down, as soon as it is back.
-pub(super) fn call_off(client: &Client, route: Route, request_id: RequestId, begun: bool) {
+pub(super) fn call_off(client: &Client, route: Route, request_id: RequestId, mark: Option<Arc<str>>, begun: bool) {
     let cancel = InferenceCancel::new(request_id, CancelMode::Kill);
     // On the client's runtime: a stream may be dropped outside any.
     let runtime = client.runtime();
     if client.link().is_up() {
-        let cancellation = route.cancel(client.clone(), cancel, begun);
+        let cancellation = route.cancel(client.clone(), cancel, mark, begun);
         runtime.spawn(async move { report(&cancellation.await) });
         return;
     }
@@ -51,7 +51,7 @@ pub(super) fn call_off(client: &Client, route: Route, request_id: RequestId, beg
             if !waiting.stands() {
                 return;
             }
-            let cancelled = route.cancel(client, cancel.clone(), begun).await;
+            let cancelled = route.cancel(client, cancel.clone(), mark.clone(), begun).await;
             if !cancelled.as_ref().is_err_and(is_disconnection) {
                 return report(&cancelled);
             }

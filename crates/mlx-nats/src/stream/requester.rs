@@ -11,9 +11,9 @@ use std::time::Duration;
 use futures_util::Stream;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::{
-    CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, Message, StreamingResponse,
+    CancelMode, FinishReason, Frame, InferenceAcceptance, InferenceCancel, InferenceRequest, Message, StreamingResponse,
 };
-use mlx_types::{RequestId, WorkerId, subjects};
+use mlx_types::{Epoch, RequestId, WorkerId, subjects};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 
@@ -22,12 +22,17 @@ use super::assembly::{Assembly, Step};
 use super::backlog::Backlog;
 use super::recall;
 use super::route::Route;
+use super::run::Run;
+use super::silence::{SUSPICIOUS, Silence, Verdict};
 use crate::address::{PublishTo, SubscribeTo};
 use crate::connection::transport_capacity;
 use crate::inbox::{Answer, Waiter};
-use crate::measure::StreamMeasure;
+use crate::log_limit::LogLimit;
+use crate::measure::{self, StreamMeasure};
+use crate::registry::{Departure, Suspicion};
 use crate::request::check_answer;
 use crate::subscribe::{RawSubscription, SubscribeOptions};
+use crate::surrogates::{self, Joiner};
 use crate::trace::Span;
 use crate::{Client, Headers, Workers, codec, headers};
 
@@ -53,12 +58,14 @@ impl Client {
     /// # Cancel safety
     /// A dropped future has not sent the request, and leaves nothing behind.
     pub async fn infer(&self, worker_id: WorkerId, request: &InferenceRequest) -> Result<TokenStream> {
+        // Subjects know case, and the answer comes to the id as it is sent.
+        let request_id = request.request_id.in_lower_case();
+        let workers = self.workers().await?;
+        let worker_id = workers.said(worker_id);
         let subject = subjects::worker_inference(worker_id);
-        let request_id = request.request_id;
         let json = codec::encode(subject.as_str(), request, InferenceRequest::check)?;
         let started = Instant::now();
         let epoch = self.link().live(|| format!("inference on `{subject}`"))?;
-        let workers = self.workers().await?;
 
         // Subscription and request go down one connection, whose messages the server handles in order: it knows the
         // one before it sees the other, without a round trip in between. Should the connection drop between the two,
@@ -79,11 +86,13 @@ impl Client {
         let span = Span::infer(subject.as_str(), request_id);
         span.inject(&mut headers);
         recall::asked_again(request_id, worker_id);
+        let mark = reply.clone();
         self.send(to, Some(reply), Some(headers), json).await?;
 
         Ok(TokenStream::open(Opening {
             client: self.clone(),
             route: Route::Worker(worker_id),
+            mark: Some(mark.into()),
             request_id,
             subject: subject.to_string(),
             frames,
@@ -155,17 +164,31 @@ pub struct TokenStream {
     acceptance: Option<Waiter>,
     workers: Workers,
     /// The end of the worker, once there is one.
-    departure: Option<Signal>,
+    departure: Option<Pin<Box<dyn Future<Output = Departure> + Send>>>,
     /// The end of the connection that the stream began on.
     disconnection: Signal,
-    first_token_timeout: Duration,
-    /// Fires at the end of a silence that began earlier; see `poll_silence`.
-    silence: Pin<Box<Sleep>>,
-    /// When everything that had come was read. The clock is not looked at for each token, which would cost as much as the
-    /// rest of taking it.
-    last_progress: Instant,
-    /// A frame was taken since.
+    silence: Silence,
+    /// Fires when the silence has to be looked at. Moved only when it fires, and at the first token.
+    look: Pin<Box<Sleep>>,
+    /// Tokens were taken since the clock was last looked at, which for each of them would cost as much as the rest.
     progressed: bool,
+    /// The worker is being asked for a sign of life.
+    suspicion: Option<Suspicion>,
+    /// Before a silence is judged: a round trip, behind all that had come.
+    reading: Option<Signal>,
+    /// It has been read, and nothing was there.
+    has_read: bool,
+    /// Whose frames these are.
+    run: Run,
+    /// The worker was said to answer when it is asked for a sign of life.
+    is_known_to_answer: bool,
+    /// Puts half characters together, once there were any.
+    joiner: Joiner,
+    has_halves: bool,
+    /// The end, where the rest of a character comes before it.
+    epilogue: Option<Error>,
+    /// The request's reply inbox, so that its cancellation means no other request of the same id.
+    mark: Option<Arc<str>>,
     assembly: Assembly,
     backlog: Backlog,
     /// Which attempt at the request brought the first token: the only one that is listened to from then on.
@@ -185,6 +208,8 @@ type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) struct Opening {
     pub(crate) client: Client,
     pub(crate) route: Route,
+    /// The request's reply inbox, where it has one.
+    pub(crate) mark: Option<Arc<str>>,
     pub(crate) request_id: RequestId,
     pub(crate) subject: String,
     pub(crate) frames: RawSubscription,
@@ -202,6 +227,8 @@ impl TokenStream {
         let link = Arc::clone(client.link());
         let measure = client.measure().stream(started);
         let capacity = transport_capacity(client.options());
+        let slept = link.clock().slept(started.into_std());
+        let silence = Silence::new(first_token_timeout, client.options().inter_token_timeout, started, slept);
         let mut stream = Self {
             client,
             route,
@@ -213,10 +240,18 @@ impl TokenStream {
             workers,
             departure: None,
             disconnection: Box::pin(async move { link.lost(epoch).await }),
-            first_token_timeout,
-            silence: Box::pin(tokio::time::sleep(first_token_timeout)),
-            last_progress: started,
+            silence,
+            look: Box::pin(tokio::time::sleep(SUSPICIOUS.min(first_token_timeout))),
             progressed: false,
+            suspicion: None,
+            reading: None,
+            has_read: false,
+            run: Run::default(),
+            is_known_to_answer: false,
+            joiner: Joiner::default(),
+            has_halves: false,
+            epilogue: None,
+            mark: opening.mark,
             assembly: Assembly::default(),
             backlog: Backlog::new(capacity),
             attempt: None,
@@ -286,6 +321,8 @@ impl TokenStream {
         self.frames = None;
         self.acceptance = None;
         self.departure = None;
+        self.suspicion = None;
+        self.reading = None;
         self.measure.ended(error);
         self.span.end(error);
         self.summary = Some(StreamSummary {
@@ -309,7 +346,17 @@ impl TokenStream {
         if worker_goes_on {
             self.call_off();
         }
+        if let Some(half) = self.joiner.finish() {
+            self.epilogue = Some(error);
+            return self.last_half(half);
+        }
         Poll::Ready(Some(Err(error)))
+    }
+
+    /// The rest of the last token: half a character of which the other half never came.
+    fn last_half(&self, half: char) -> Poll<Option<Result<TokenFrame>>> {
+        let index = self.assembly.received().saturating_sub(1);
+        Poll::Ready(Some(Ok(TokenFrame { index, text: half.to_string() })))
     }
 
     /// Says of a reader that it lost tokens by its slowness.
@@ -329,13 +376,13 @@ impl TokenStream {
     }
 
     fn call_off(&self) {
-        recall::call_off(&self.client, self.route, self.request_id, self.first_token.is_some());
+        recall::call_off(&self.client, self.route, self.request_id, self.mark.clone(), self.first_token.is_some());
     }
 
     /// Tells whoever may be at it, and takes the request out of its queue where it waits in one.
     fn cancellation(&self, mode: CancelMode) -> impl Future<Output = Result<()>> + Send + 'static {
         let cancel = InferenceCancel::new(self.request_id, mode);
-        self.route.cancel(self.client.clone(), cancel, self.first_token.is_some())
+        self.route.cancel(self.client.clone(), cancel, self.mark.clone(), self.first_token.is_some())
     }
 
     fn depend_on(&mut self, worker_id: WorkerId) {
@@ -354,24 +401,31 @@ impl TokenStream {
     }
 
     fn take(&mut self, message: &async_nats::Message) -> Option<Poll<Option<Result<TokenFrame>>>> {
-        let frame = match codec::decode(&message.subject, &message.payload, StreamingResponse::check) {
+        let Frame { response: frame, epoch, .. } = match self.read(message) {
             Ok(frame) => frame,
             // A frame that cannot be read may have held tokens: going on would be a silent gap.
             Err(error) => return Some(self.fail(error, true)),
         };
+        if frame.request_id() != self.request_id || !self.run.admits(epoch) {
+            self.foreign();
+            return None;
+        }
         let attempt = headers::first(message, headers::ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or(1);
         if self.attempt.is_some_and(|settled| settled != attempt) {
             return None; // of a second run of what is being answered already
         }
-        self.progressed = true;
         match self.assembly.accept(frame) {
             Step::Token { index, token } => {
                 self.took_tokens(attempt, message, 1);
-                Some(Poll::Ready(Some(Ok(TokenFrame { index, text: token }))))
+                let text = self.whole(token);
+                Some(Poll::Ready(Some(Ok(TokenFrame { index, text }))))
             }
             Step::Tokens { index, tokens } => {
                 self.took_tokens(attempt, message, tokens.len());
-                self.ready.extend((index..).zip(tokens).map(|(index, text)| TokenFrame { index, text }));
+                for (index, token) in (index..).zip(tokens) {
+                    let text = self.whole(token);
+                    self.ready.push_back(TokenFrame { index, text });
+                }
                 None
             }
             Step::Repeated => {
@@ -380,7 +434,7 @@ impl TokenStream {
             }
             Step::Done(finish_reason) => {
                 self.end(finish_reason, None);
-                Some(Poll::Ready(None))
+                Some(self.joiner.finish().map_or(Poll::Ready(None), |half| self.last_half(half)))
             }
             Step::Failed(ErrorKind::StreamGap { expected, got }) if self.backlog.overflowed() => {
                 Some(self.fail(self.too_slow(got.saturating_sub(expected)), true))
@@ -400,8 +454,62 @@ impl TokenStream {
         if self.attempt.is_none() {
             self.settle_on(attempt, message);
         }
-        self.first_token.get_or_insert_with(Instant::now);
+        self.progressed = true;
+        if self.first_token.is_none() {
+            self.begun();
+        }
         self.measure.tokens(count);
+    }
+
+    fn begun(&mut self) {
+        let now = Instant::now();
+        self.first_token = Some(now);
+        self.silence.progress(now, self.slept(now));
+        // The timeout between tokens may be shorter than what is left of that for the first one.
+        let next = now.checked_add(self.silence.timeout().min(SUSPICIOUS)).unwrap_or(now);
+        self.look.as_mut().reset(next);
+        if self.run.is_marked() {
+            self.knows_to_answer();
+        }
+    }
+
+    /// Only a worker that says its incarnation answers when it is asked for a sign of life.
+    fn knows_to_answer(&mut self) {
+        if let Some(worker_id) = self.worker_id
+            && !self.is_known_to_answer
+        {
+            self.is_known_to_answer = true;
+            self.workers.answers(worker_id);
+        }
+    }
+
+    fn slept(&self, now: Instant) -> Duration {
+        self.client.link().clock().slept(now.into_std())
+    }
+
+    fn read(&mut self, message: &async_nats::Message) -> Result<Frame> {
+        let read = |json: &[u8]| codec::decode_part(&message.subject, json, Frame::check);
+        let error = match read(&message.payload) {
+            Ok(frame) => return Ok(frame),
+            Err(error) => error,
+        };
+        let Some(json) = surrogates::replace_halves(&message.payload) else { return Err(error) };
+        self.has_halves = true;
+        read(&json)
+    }
+
+    /// The text of a token, with what was held back of the one before.
+    fn whole(&mut self, token: String) -> String {
+        if self.has_halves { self.joiner.join(&token) } else { token }
+    }
+
+    /// A frame of another request, or of another worker with the same id: counted, and never text.
+    fn foreign(&self) {
+        measure::foreign_frame();
+        if let Some(so_far) = FOREIGN.count(std::time::Instant::now()) {
+            let request = self.request_id;
+            tracing::warn!(%request, so_far, "dropped a frame of another answer: have two workers one id?");
+        }
     }
 
     fn poll_acceptance(&mut self, context: &mut Context<'_>) -> Poll<Error> {
@@ -412,8 +520,15 @@ impl TokenStream {
         match answer {
             Some(Answer::Message(message)) => {
                 self.client.measure().received(&message);
-                check_answer::<InferenceAcceptance>(&self.subject, &message)
-                    .map_or_else(Poll::Ready, |()| Poll::Pending)
+                if let Err(error) = check_answer::<InferenceAcceptance>(&self.subject, &message) {
+                    return Poll::Ready(error);
+                }
+                let epoch = headers::first(&message, headers::EPOCH).and_then(|text| text.parse().ok());
+                self.run.accepted(epoch.map(Epoch::from_millis));
+                if epoch.is_some() {
+                    self.knows_to_answer();
+                }
+                Poll::Pending
             }
             Some(Answer::Refused(refused)) => Poll::Ready(refused.publish(&self.subject)),
             // Tokens come another way; only a refusal would not be heard.
@@ -421,35 +536,74 @@ impl TokenStream {
         }
     }
 
-    /// Whether the worker has been silent for too long. The timer is moved only when it fires, not at every token.
-    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<ErrorKind> {
+    /// Whether the worker has been silent for too long, after all that has come was read.
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<Silent> {
         if std::mem::take(&mut self.progressed) {
-            self.last_progress = Instant::now();
+            let now = Instant::now();
+            self.silence.progress(now, self.slept(now));
+            (self.reading, self.has_read) = (None, false);
+            if let Some(suspicion) = self.suspicion.take() {
+                suspicion.refuted();
+            }
         }
         loop {
-            ready!(self.silence.as_mut().poll(context));
-            let options = self.client.options();
-            let (begin, timeout) = match self.first_token {
-                Some(_) => (self.last_progress, options.inter_token_timeout),
-                None => (self.started, self.first_token_timeout),
-            };
-            let now = Instant::now();
-            // One that is longer than any clock runs does not end; it is looked at again some day.
-            let end = begin.checked_add(timeout).unwrap_or(now + Duration::from_hours(24));
-            if end > now {
-                self.silence.as_mut().reset(end);
-                continue;
+            if let Some(reading) = &mut self.reading {
+                ready!(reading.as_mut().poll(context));
+                (self.reading, self.has_read) = (None, true);
+                return Poll::Ready(Silent::Look);
             }
-            let tokens = self.assembly.received();
-            return Poll::Ready(match self.first_token {
-                // The end itself may have been dropped, and at the least that was.
-                Some(_) if self.backlog.overflowed() => self.too_slow(1),
-                Some(_) => ErrorKind::InterTokenTimeout { timeout, tokens },
-                None => ErrorKind::FirstTokenTimeout { timeout },
-            });
+            if !self.has_read {
+                ready!(self.look.as_mut().poll(context));
+            }
+            let now = Instant::now();
+            let next = match self.silence.look(now, self.slept(now)) {
+                Verdict::Fine(next) => next,
+                Verdict::Suspicious(next) => {
+                    if self.suspicion.is_none()
+                        && let Some(worker_id) = self.worker_id
+                    {
+                        self.suspicion = Some(self.workers.suspect(worker_id));
+                    }
+                    next
+                }
+                Verdict::Over if self.has_read => return Poll::Ready(Silent::Over(self.too_silent())),
+                Verdict::Over => {
+                    let client = self.client.clone();
+                    self.reading = Some(Box::pin(async move {
+                        // A server that does not answer has nothing to say either.
+                        let _ = client.round_trip("tokens", READING_TIMEOUT).await;
+                    }));
+                    continue;
+                }
+            };
+            self.has_read = false;
+            self.look.as_mut().reset(next);
+        }
+    }
+
+    fn too_silent(&mut self) -> ErrorKind {
+        let (timeout, tokens) = (self.silence.timeout(), self.assembly.received());
+        match self.first_token {
+            // The end itself may have been dropped, and at the least that was.
+            Some(_) if self.backlog.overflowed() => self.too_slow(1),
+            Some(_) => ErrorKind::InterTokenTimeout { timeout, tokens },
+            None => ErrorKind::FirstTokenTimeout { timeout },
         }
     }
 }
+
+/// What a look at the silence comes to.
+enum Silent {
+    /// Everything has been read: look whether something has come.
+    Look,
+    Over(ErrorKind),
+}
+
+/// How long the server may take to show that everything was read, before a stream that was silent for long enough ends.
+const READING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Frames that belong to other answers.
+static FOREIGN: LogLimit = LogLimit::new();
 
 impl Stream for TokenStream {
     type Item = Result<TokenFrame>;
@@ -461,7 +615,7 @@ impl Stream for TokenStream {
                 return Poll::Ready(Some(Ok(frame)));
             }
             // What has arrived comes before whatever ends the stream from outside.
-            let Some(frames) = &mut this.frames else { return Poll::Ready(None) };
+            let Some(frames) = &mut this.frames else { return Poll::Ready(this.epilogue.take().map(Err)) };
             match Pin::new(frames).poll_next(context) {
                 Poll::Ready(Some(message)) => match this.take(&message) {
                     Some(end) => return end,
@@ -478,11 +632,17 @@ impl Stream for TokenStream {
                 return this.fail(error, false);
             }
             if let Some(departure) = &mut this.departure
-                && departure.as_mut().poll(context).is_ready()
+                && let Poll::Ready(how) = departure.as_mut().poll(context)
             {
+                if how == Departure::LeftUnmarked && this.first_token.is_some() && !this.run.is_marked() {
+                    // Such a worker says farewell first, and then finishes what it has begun.
+                    this.departure = None;
+                    continue;
+                }
                 let worker = this.worker_id.map(|id| id.to_string()).unwrap_or_default();
                 let tokens = this.assembly.received();
-                return this.fail(ErrorKind::WorkerLost { worker, tokens }, false);
+                // One that is not there any more need not be told.
+                return this.fail(ErrorKind::WorkerLost { worker, tokens }, how != Departure::Dead);
             }
             if this.disconnection.as_mut().poll(context).is_ready() {
                 // Nobody has begun a request that is queued: it waits on, and may be asked for again.
@@ -491,7 +651,8 @@ impl Stream for TokenStream {
                 return this.fail(ErrorKind::StreamDisconnected { tokens }, worker_goes_on);
             }
             return match this.poll_silence(context) {
-                Poll::Ready(kind) => this.fail(kind, true),
+                Poll::Ready(Silent::Look) => continue,
+                Poll::Ready(Silent::Over(kind)) => this.fail(kind, true),
                 Poll::Pending => Poll::Pending,
             };
         }

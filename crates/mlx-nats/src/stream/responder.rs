@@ -1,8 +1,8 @@
 //! The answering side of token streams: one service for a worker's requests and their cancellations.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -10,12 +10,15 @@ use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
 use mlx_types::messages::{CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, Message};
 use mlx_types::{RequestId, WorkerId, subjects};
 
+use super::incarnation::{Incarnation, Presence};
+use super::running::Running;
 use super::sink::OutgoingStream;
 use super::{TOKENS, TokenSink};
 use crate::address::SubscribeTo;
+use crate::log_limit::LogLimit;
 use crate::service::{Begin, Offer, Place, answer_error, deadline, isolated};
 use crate::task::AbortOnDrop;
-use crate::{Client, ServeOptions, Service, Subscription, codec, headers};
+use crate::{Client, Headers, ServeOptions, Service, Subscription, codec, headers};
 
 /// How to serve inference.
 #[derive(Clone, Debug)]
@@ -69,7 +72,11 @@ impl Client {
         H: Fn(InferenceRequest, TokenSink) -> F + Send + Sync + 'static,
         F: Future<Output = Result<FinishReason>> + Send + 'static,
     {
+        // In the case in which the worker tells its id.
+        let worker_id = worker_id.in_lower_case();
         let running = Arc::new(Running::default());
+        let own = Incarnation::now();
+        let presence = Presence::begin(self, worker_id, own).await?;
         let cancellations = self.subscribe(&subjects::worker_cancel(worker_id)).await?;
         let canceller = self.runtime().spawn(pass_on(cancellations, Arc::clone(&running)));
         let canceller = AbortOnDrop(canceller.abort_handle());
@@ -79,7 +86,7 @@ impl Client {
         let answer = move |message: async_nats::Message, place: Place| {
             let (client, handler, running) = (client.clone(), Arc::clone(&handler), Arc::clone(&running));
             async move {
-                match answer(&client, worker_id, &running, place, &message, handler.as_ref()).await {
+                match answer(&client, worker_id, own, &running, place, &message, handler.as_ref()).await {
                     Ok(ended) => ended,
                     Err(error) => {
                         refuse(&client, &running, message, &error).await;
@@ -102,8 +109,11 @@ impl Client {
             begin: Begin::Apart,
             options: ServeOptions { limit: options.max_concurrent, ..ServeOptions::default() },
         };
-        let service = self.run_service(offer, answer, overloaded).await?;
-        Ok(InferenceService { service, _canceller: canceller })
+        let mut service = self.run_service(offer, answer, overloaded).await?;
+        if let Some(presence) = &presence {
+            service.stop_when(self, presence.replaced(worker_id));
+        }
+        Ok(InferenceService { service, _canceller: canceller, _presence: presence })
     }
 }
 
@@ -112,12 +122,14 @@ impl Client {
 pub struct InferenceService {
     service: Service,
     _canceller: AbortOnDrop,
+    /// Kept to the end of the last stream: whoever drains is there.
+    _presence: Option<Presence>,
 }
 
 impl InferenceService {
     #[cfg(feature = "durable")]
     pub(crate) fn new(service: Service, canceller: AbortOnDrop) -> Self {
-        Self { service, _canceller: canceller }
+        Self { service, _canceller: canceller, _presence: None }
     }
 
     /// Resolves when the service ends by itself: when its client is closed, or, with the error, when the server takes its
@@ -149,6 +161,7 @@ impl InferenceService {
 async fn answer<H, F>(
     client: &Client,
     worker_id: WorkerId,
+    own: Incarnation,
     running: &Arc<Running>,
     place: Place,
     message: &async_nats::Message,
@@ -162,12 +175,15 @@ where
     let request = codec::decode(&message.subject, &message.payload, InferenceRequest::check)?;
     let request_id = request.request_id;
     let coalesce = client.options().coalesce && offers_tokens(message);
-    let stream = Arc::new(OutgoingStream::new(client.clone(), request_id, coalesce));
+    let stream = OutgoingStream::new(client.clone(), request_id, coalesce).of(own.epoch);
+    let stream = Arc::new(stream.asked_by(message.reply.as_ref()));
     let entry = running.enter(request_id, &stream)?;
     if let Some(reply) = &message.reply {
         let acceptance = InferenceAcceptance { request_id, worker_id };
         let json = codec::encode(reply, &acceptance, InferenceAcceptance::check)?;
-        client.send(reply.clone(), None, None, json).await?;
+        let mut headers = Headers::new();
+        headers.set(headers::EPOCH, own.epoch.to_string())?;
+        client.send(reply.clone(), None, Some(headers), json).await?;
     }
     let sink = TokenSink::new(Arc::clone(&stream));
     let ended = if stream.cancel_mode().is_some() {
@@ -250,9 +266,14 @@ async fn refuse(client: &Client, running: &Running, message: async_nats::Message
     if running.has(asked.request_id) {
         return; // the same request once more: an error would end the stream that answers it
     }
-    if let Err(error) = OutgoingStream::new(client.clone(), asked.request_id, false).failed(error).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "a refusal could not be sent");
-    }
+    let stream = OutgoingStream::new(client.clone(), asked.request_id, false).asked_by(None);
+    // On a task of its own, since whoever asked without a reply inbox may not listen yet, and others wait behind it.
+    let remote = Error::from(error.to_remote());
+    client.runtime().spawn(async move {
+        if let Err(error) = stream.failed(&remote).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a refusal could not be sent");
+        }
+    });
 }
 
 /// Who asks: read leniently, because a request that is invalid otherwise may still say that.
@@ -262,86 +283,19 @@ struct Asked {
     request_id: RequestId,
 }
 
-/// Cancellations kept for requests that are not there yet.
-const EARLY: usize = 4096;
-
-/// How long: for the last few steps of a request inside this process. The id may be asked for again some day.
-const EARLY_FOR: Duration = Duration::from_secs(2);
-
-/// The streams under way, for their cancellations.
-#[derive(Debug, Default)]
-pub(crate) struct Running(Mutex<Table>);
-
-#[derive(Debug, Default)]
-struct Table {
-    streams: HashMap<RequestId, Arc<OutgoingStream>>,
-    /// Of requests unknown so far. Requests and cancellations come by subscriptions of their own, so that a cancellation
-    /// may overtake its request on the last few steps, inside this process.
-    early: HashMap<RequestId, (CancelMode, Instant)>,
-    /// The keys of `early` in the order they came, those taken since among them.
-    early_order: VecDeque<RequestId>,
-}
-
-impl Running {
-    /// Enters a stream, which may have been cancelled already.
-    pub(crate) fn enter(self: &Arc<Self>, id: RequestId, stream: &Arc<OutgoingStream>) -> Result<Entry> {
-        let mut table = self.lock();
-        if table.streams.contains_key(&id) {
-            return Err(Error::new(ErrorKind::DuplicateRequest { request: id.to_string() }));
-        }
-        if let Some((mode, came)) = table.early.remove(&id)
-            && came.elapsed() < EARLY_FOR
-        {
-            stream.cancel(mode);
-        }
-        table.streams.insert(id, Arc::clone(stream));
-        Ok(Entry { running: Arc::clone(self), id })
-    }
-
-    fn has(&self, id: RequestId) -> bool {
-        self.lock().streams.contains_key(&id)
-    }
-
-    fn cancel(&self, id: RequestId, mode: CancelMode) {
-        let mut table = self.lock();
-        if let Some(stream) = table.streams.get(&id) {
-            return stream.cancel(mode);
-        }
-        // Either early or for a stream that has ended; the latter stay until others take their place.
-        if table.early.insert(id, (mode, Instant::now())).is_some() {
-            return; // has its place in the order
-        }
-        table.early_order.push_back(id);
-        if table.early_order.len() > EARLY
-            && let Some(oldest) = table.early_order.pop_front()
-        {
-            table.early.remove(&oldest);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Removes a stream from the table when its handler is done, or dropped.
-pub(crate) struct Entry {
-    running: Arc<Running>,
-    id: RequestId,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.running.lock().streams.remove(&self.id);
-    }
-}
-
 pub(crate) async fn pass_on(mut cancellations: Subscription<InferenceCancel>, running: Arc<Running>) {
+    let limit = LogLimit::new();
     while let Some(cancellation) = cancellations.next().await {
         match cancellation {
-            Ok(cancel) => running.cancel(cancel.request_id, cancel.mode),
+            Ok(cancel) => {
+                let mark = cancel.header(headers::REPLY).map(Arc::from);
+                running.cancel(cancel.request_id, cancel.mode, mark, Instant::now());
+            }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "ignored a malformed cancellation");
+                if let Some(so_far) = limit.count(Instant::now()) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, so_far, "ignored a cancellation that is malformed, or gets no more of them");
+                }
             }
         }
     }

@@ -1,10 +1,12 @@
 //! How a request goes to whoever answers it, and how it is called back.
 
+use std::sync::Arc;
+
 use mlx_errors::Result;
 use mlx_types::messages::InferenceCancel;
 use mlx_types::{WorkerId, subjects};
 
-use crate::Client;
+use crate::{Client, Headers, headers};
 
 /// The way that a request went.
 #[derive(Clone, Copy, Debug)]
@@ -22,11 +24,23 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    /// Cancels a request, whose answer has `begun` or not.
+    /// Cancels a request, whose answer has `begun` or not. `mark` is its reply inbox: another request may have the same id.
     #[cfg_attr(not(feature = "durable"), expect(unused_variables, reason = "only a queue asks whether it has begun"))]
-    pub(super) async fn cancel(self, client: Client, cancel: InferenceCancel, begun: bool) -> Result<()> {
+    pub(super) async fn cancel(
+        self,
+        client: Client,
+        cancel: InferenceCancel,
+        mark: Option<Arc<str>>,
+        begun: bool,
+    ) -> Result<()> {
         match self {
-            Self::Worker(worker_id) => client.publish(&subjects::worker_cancel(worker_id), &cancel).await,
+            Self::Worker(worker_id) => {
+                let subject = subjects::worker_cancel(worker_id);
+                let Some(mark) = mark else { return client.publish(&subject, &cancel).await };
+                let mut headers = Headers::new();
+                headers.set(headers::REPLY, mark)?;
+                client.publish_with_headers(&subject, &cancel, headers).await
+            }
             #[cfg(feature = "durable")]
             Self::Queue { sequence, .. } => crate::durable::cancel(&client, sequence, &cancel, begun).await,
         }

@@ -5,16 +5,19 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
 use mlx_types::messages::{CancelMode, FinishReason, Message, StreamingResponse};
-use mlx_types::{RequestId, WorkerId, subjects};
+use mlx_types::{Epoch, RequestId, WorkerId, subjects};
 use tokio::sync::watch;
 
 use super::gather::Gather;
 use crate::connection::Watch;
 use crate::{Client, Headers, codec, headers, measure};
+
+/// A TypeScript controller subscribes only after it has published its request.
+const LATE_LISTENER: Duration = Duration::from_millis(50);
 
 /// The answering side of one token stream.
 ///
@@ -105,6 +108,12 @@ pub(crate) struct OutgoingStream {
     /// Only where a queue may hand the request out again.
     marks: Option<Marks>,
     started: Instant,
+    /// What is appended to every frame: the incarnation of the worker.
+    epoch: Option<String>,
+    /// The reply inbox of the request.
+    reply: Option<async_nats::Subject>,
+    /// No frame before this: whoever asks without a reply inbox may not listen yet.
+    not_before: Option<Instant>,
     /// Hears of it when the server refuses the frames.
     watch: Watch,
 }
@@ -154,7 +163,26 @@ impl OutgoingStream {
             cancel: watch::Sender::new(None),
             marks: None,
             started: Instant::now(),
+            epoch: None,
+            reply: None,
+            not_before: None,
         }
+    }
+
+    /// The same, by this incarnation of its worker.
+    pub(super) fn of(self, epoch: Epoch) -> Self {
+        Self { epoch: Some(format!(",\"epoch\":{epoch}}}")), ..self }
+    }
+
+    /// The same, of a request with this reply inbox, or without one.
+    pub(super) fn asked_by(self, reply: Option<&async_nats::Subject>) -> Self {
+        let not_before = reply.is_none().then(|| Instant::now() + LATE_LISTENER);
+        Self { reply: reply.cloned(), not_before, ..self }
+    }
+
+    /// The reply inbox of the request.
+    pub(super) fn reply(&self) -> Option<&str> {
+        self.reply.as_deref()
     }
 
     #[cfg(feature = "durable")]
@@ -311,7 +339,11 @@ impl OutgoingStream {
     }
 
     async fn publish(&self, frame: &StreamingResponse) -> Result<()> {
-        let json = codec::encode(self.subject.as_str(), frame, StreamingResponse::check)?;
+        let ending = self.epoch.as_deref();
+        let json = codec::encode_ending(self.subject.as_str(), frame, StreamingResponse::check, ending)?;
+        if let Some(not_before) = self.not_before {
+            tokio::time::sleep_until(not_before.into()).await; // at once, but for the first frame
+        }
         let subject = self.subject.clone();
         // Without a span of its own: a trace wants one for the stream, not one for each token.
         let Some(marks) = &self.marks else { return self.client.publish_plain(subject, json).await };

@@ -6,17 +6,53 @@
 
 use std::fmt;
 
+use mlx_errors::Violations;
 use serde::Deserialize;
 use serde::de::value::MapDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::{FinishReason, StreamingResponse};
-use crate::RequestId;
+use super::{FinishReason, Message, StreamingResponse};
+use crate::{Epoch, RequestId};
 
 impl StreamingResponse {
     /// What `remote = "Self"` would derive.
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FrameVisitor).map(|frame| frame.response)
+    }
+}
+
+/// A frame of a token stream, with the incarnation of the worker that sends it.
+///
+/// ```
+/// use mlx_types::messages::Frame;
+///
+/// let json = r#"{"requestId":"6f2c1b9e-3d4a-4b8e-9a51-0c6f1de2a7b3","type":"token","token":"a","index":0,"epoch":7}"#;
+/// let frame: Frame = serde_json::from_str(json)?;
+/// assert_eq!(frame.epoch.map(|epoch| epoch.as_millis()), Some(7));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Frame {
+    /// What it brings.
+    pub response: StreamingResponse,
+    /// The incarnation; unset for workers that do not tell.
+    pub epoch: Option<Epoch>,
+}
+
+impl Frame {
+    /// Checks the bounds of what it brings.
+    ///
+    /// # Errors
+    /// Those of [`StreamingResponse`].
+    pub fn check(&self) -> Result<(), Violations> {
+        self.response.check()
+    }
+}
+
+impl<'de> Deserialize<'de> for Frame {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(FrameVisitor)
     }
 }
@@ -43,6 +79,7 @@ enum Member {
     FinishReason,
     Error,
     Code,
+    Epoch,
     #[serde(other)]
     Unknown,
 }
@@ -61,6 +98,7 @@ impl Member {
             Self::FinishReason => "finishReason",
             Self::Error => "error",
             Self::Code => "code",
+            Self::Epoch => "epoch",
             Self::Unknown => "",
         }
     }
@@ -68,7 +106,7 @@ impl Member {
     /// Whether frames of this kind have it; in others it is as unknown as any.
     fn belongs_to(self, kind: Kind) -> bool {
         match self {
-            Self::Type | Self::RequestId => true,
+            Self::Type | Self::RequestId | Self::Epoch => true,
             Self::Token => kind == Kind::Token,
             Self::Tokens => kind == Kind::Tokens,
             Self::Index => matches!(kind, Kind::Token | Kind::Tokens),
@@ -82,13 +120,13 @@ impl Member {
 struct FrameVisitor;
 
 impl<'de> Visitor<'de> for FrameVisitor {
-    type Value = StreamingResponse;
+    type Value = Frame;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with a `type`")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<StreamingResponse, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Frame, A::Error> {
         let mut draft = Draft::default();
         let mut early = Vec::new();
         while let Some(member) = map.next_key::<Member>()? {
@@ -126,6 +164,8 @@ struct Draft {
     finish_reason: Option<Option<FinishReason>>,
     error: Option<String>,
     code: Option<String>,
+    #[expect(clippy::option_option, reason = "as above")]
+    epoch: Option<Option<Epoch>>,
 }
 
 impl Draft {
@@ -143,13 +183,15 @@ impl Draft {
             Member::FinishReason => set(&mut self.finish_reason, name, map),
             Member::Error => set(&mut self.error, name, map),
             Member::Code => set(&mut self.code, name, map),
+            Member::Epoch => set(&mut self.epoch, name, map),
             Member::Unknown => map.next_value::<IgnoredAny>().map(drop),
         }
     }
 
-    fn finish<E: Error>(self, kind: Kind) -> Result<StreamingResponse, E> {
+    fn finish<E: Error>(self, kind: Kind) -> Result<Frame, E> {
         let request_id = required(self.request_id, Member::RequestId)?;
-        Ok(match kind {
+        let epoch = self.epoch.flatten();
+        let response = match kind {
             Kind::Token => StreamingResponse::Token {
                 request_id,
                 token: required(self.token, Member::Token)?,
@@ -171,7 +213,8 @@ impl Draft {
                 error: required(self.error, Member::Error)?,
                 code: required(self.code, Member::Code)?,
             },
-        })
+        };
+        Ok(Frame { response, epoch })
     }
 }
 

@@ -17,6 +17,7 @@ mod open_enum;
 mod worker;
 
 pub use cluster::{ClusterAnnouncement, ClusterEvent, ClusterShutdown};
+pub use frame::Frame;
 pub use health::{HealthCheck, HealthReport, WorkerMetricsReport};
 pub use inference::{
     CancelMode, ChatMessage, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, StreamingResponse,

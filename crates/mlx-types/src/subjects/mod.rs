@@ -44,17 +44,17 @@ pub static ANY_RESPONSE: Pattern<StreamingResponse> = Pattern::from_static("resp
 
 /// Controller to one worker: its inference requests.
 pub fn worker_inference(worker: WorkerId) -> Subject<InferenceRequest> {
-    Subject::trusted(format!("worker.{worker}.inference"))
+    Subject::trusted(format!("worker.{}.inference", worker.as_said()))
 }
 
 /// Controller to one worker: its cancellations.
 pub fn worker_cancel(worker: WorkerId) -> Subject<InferenceCancel> {
-    Subject::trusted(format!("worker.{worker}.cancel"))
+    Subject::trusted(format!("worker.{}.cancel", worker.as_said()))
 }
 
 /// Worker to controller: the token stream that answers one request.
 pub fn response(request: RequestId) -> Subject<StreamingResponse> {
-    Subject::trusted(format!("response.{request}"))
+    Subject::trusted(format!("response.{}", request.as_said()))
 }
 
 /// A concrete subject of the table, read back.

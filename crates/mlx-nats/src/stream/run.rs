@@ -1,0 +1,70 @@
+//! Whose frames a stream holds: those of one incarnation of one worker, without sockets.
+
+use mlx_types::Epoch;
+
+/// The incarnation that a stream is of, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Run {
+    /// Nobody has said anything.
+    #[default]
+    Unknown,
+    /// Who accepted the request said its incarnation; its frames need not.
+    Accepted(Epoch),
+    /// Frames carry it.
+    Marked(Epoch),
+    /// Frames carry none: a worker that does not tell.
+    Unmarked,
+}
+
+impl Run {
+    /// Somebody accepted the request.
+    pub(super) fn accepted(&mut self, epoch: Option<Epoch>) {
+        if let (Self::Unknown, Some(epoch)) = (*self, epoch) {
+            *self = Self::Accepted(epoch);
+        }
+    }
+
+    /// Whether a frame that says this incarnation belongs to the stream. The first one decides what is not known yet.
+    pub(super) fn admits(&mut self, epoch: Option<Epoch>) -> bool {
+        match (*self, epoch) {
+            (Self::Unknown, None) => *self = Self::Unmarked,
+            (Self::Unknown, Some(epoch)) => *self = Self::Marked(epoch),
+            (Self::Accepted(known), Some(epoch)) if known == epoch => *self = Self::Marked(epoch),
+            (Self::Accepted(_), None) | (Self::Unmarked, None) => {}
+            (Self::Marked(known), Some(epoch)) if known == epoch => {}
+            _ => return false,
+        }
+        true
+    }
+
+    /// Whether whoever answers says its incarnation.
+    pub(super) fn is_marked(self) -> bool {
+        matches!(self, Self::Accepted(_) | Self::Marked(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(millis: u64) -> Option<Epoch> {
+        Some(Epoch::from_millis(millis))
+    }
+
+    #[test]
+    fn s6_frames_of_two_incarnations_are_never_mixed() {
+        for accepted in [None, epoch(1)] {
+            let mut run = Run::default();
+            run.accepted(accepted);
+            assert!(run.admits(epoch(1)));
+            run.accepted(epoch(2));
+            assert!(run.admits(epoch(1)) && !run.admits(epoch(2)) && !run.admits(None));
+        }
+        let mut run = Run::default();
+        run.accepted(epoch(1));
+        assert!(!run.admits(epoch(2)), "not the one that accepted, although it is the first to speak");
+        assert!(run.admits(None), "said by the acceptance already");
+        let mut unmarked = Run::default();
+        assert!(unmarked.admits(None) && !unmarked.admits(epoch(1)) && unmarked.admits(None));
+    }
+}
