@@ -32,6 +32,7 @@ mod address;
 mod client;
 mod codec;
 mod connection;
+mod control_line;
 mod discovery;
 #[cfg(feature = "durable")]
 mod durable;
@@ -44,6 +45,7 @@ mod outbox;
 mod publish;
 mod registry;
 mod request;
+mod round_trip;
 mod service;
 mod stream;
 mod subscribe;

@@ -412,6 +412,10 @@ impl TokenStream {
         match answer {
             Some(Answer::Message(message)) => {
                 self.client.measure().received(&message);
+                // The server handled the subscription before the request.
+                if let Some(frames) = &mut self.frames {
+                    frames.settle();
+                }
                 check_answer::<InferenceAcceptance>(&self.subject, &message)
                     .map_or_else(Poll::Ready, |()| Poll::Pending)
             }

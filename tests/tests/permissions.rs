@@ -1,0 +1,203 @@
+//! Refusals are heard whatever else goes on, and limits are kept before anything is sent.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mlx_errors::{Error, ErrorCode};
+use mlx_nats::{Client, ClientOptions, Request, ServeOptions, SubscribeOptions};
+use mlx_tests::{ConfiguredServer, LIMIT, TestServer, millis, within};
+use mlx_types::Secret;
+use mlx_types::config::NatsConfig;
+
+fn config(server: &ConfiguredServer, user: &str) -> NatsConfig {
+    NatsConfig {
+        user: Some(user.to_owned()),
+        password: Some(Secret::new("x".to_owned())),
+        request_timeout_ms: millis(600_000),
+        ..server.config("nats", "")
+    }
+}
+
+async fn client(server: &ConfiguredServer, user: &str) -> Client {
+    let options = ClientOptions { discovery: None, ..ClientOptions::default() };
+    within("the connection", Client::connect_with(&config(server, user), options)).await.unwrap()
+}
+
+fn users(alice: &str) -> String {
+    format!(
+        r#"authorization {{ users: [ {{ user: root, password: x }}, {{ user: alice, password: x, permissions: {{ {alice} }} }} ] }}"#
+    )
+}
+
+fn assert_refused(error: &Error, code: ErrorCode, subject: &str) {
+    assert_eq!(error.code(), code, "{error}");
+    assert!(error.to_string().contains(subject), "{error} does not name {subject}");
+    assert!(error.to_string().contains("Permissions Violation"), "{error}");
+    assert!(!error.is_retryable());
+}
+
+/// Keeps the threads of the runtime busy, milliseconds at a time, until it is dropped.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn new(tasks: usize) -> Self {
+        let busy = Arc::new(AtomicBool::new(true));
+        for _ in 0..tasks {
+            let busy = Arc::clone(&busy);
+            tokio::spawn(async move {
+                while busy.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(4)); // a task that computes without a pause
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        Self(busy)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn c4_refusals_are_heard_however_late_their_task_gets_its_turn() {
+    let server = ConfiguredServer::start(&users(r#"subscribe: { deny: ["secret.>"] }"#)).await;
+    let client = client(&server, "alice").await;
+    let busy = Busy::new(6);
+    for round in 0..100 {
+        let made = client.subscribe::<_, String>(format!("secret.{round}").as_str()).await;
+        let error = made.err().unwrap_or_else(|| panic!("round {round} was not refused"));
+        assert_refused(&error, ErrorCode::NatsSubscription, "secret.");
+        drop(client.subscribe::<_, String>("lab.a").await.unwrap());
+    }
+    drop(busy);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn c5_a_flush_tells_of_what_was_refused_however_late_the_news_come() {
+    let server = ConfiguredServer::start(&users(r#"publish: { deny: ["secret.>"] }"#)).await;
+    let client = client(&server, "alice").await;
+    let busy = Busy::new(6);
+    for round in 0..60 {
+        client.publish(format!("secret.{round}").as_str(), "x").await.unwrap();
+        let error = client.flush(LIMIT).await.err().unwrap_or_else(|| panic!("round {round} was not told"));
+        assert_refused(&error, ErrorCode::NatsPublish, &format!("secret.{round}"));
+        client.publish("lab.a", "x").await.unwrap();
+        client.flush(LIMIT).await.unwrap();
+    }
+    drop(busy);
+    assert_eq!(client.refused_publishes(), 60);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn c4_no_denied_subscription_looks_fine_in_a_flood_of_refusals() {
+    let server =
+        ConfiguredServer::start(&users(r#"subscribe: { deny: ["secret.>"] }, publish: { deny: ["flood"] }"#)).await;
+    let client = client(&server, "alice").await;
+    let (denied, allowed) = (client.clone(), client.clone());
+    let denied = async move {
+        for round in 0..20 {
+            let made = denied.subscribe::<_, String>(format!("secret.{round}").as_str()).await;
+            assert_refused(
+                &made.err().unwrap_or_else(|| panic!("round {round}")),
+                ErrorCode::NatsSubscription,
+                "secret.",
+            );
+        }
+    };
+    let allowed = async move {
+        for _ in 0..20 {
+            drop(allowed.subscribe::<_, String>("lab.a").await.unwrap());
+        }
+    };
+    let flood = async {
+        let burst = vec!["x"; 2_000];
+        for _ in 0..20 {
+            client.publish_all("flood", &burst).await.unwrap();
+            // Room for a subscription between two bursts; what was refused is of no interest here.
+            let _ = client.flush(LIMIT).await;
+        }
+    };
+    within("all of it", async { tokio::join!(denied, allowed, flood) }).await;
+    assert!(client.refused_publishes() > 0);
+    // The next refusals are found as before.
+    let error = within("a request", client.request::<_, _, u64>("flood", "x")).await.unwrap_err();
+    assert_refused(&error, ErrorCode::NatsPublish, "flood");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_over_the_limit_of_the_server_is_refused_before_it_is_sent() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut other = client.subscribe::<_, String>("lab.other").await.unwrap();
+    let before = client.state();
+    let long = "x".repeat(5_000);
+    let refused = |error: Option<Error>| {
+        let error = error.expect("too long");
+        assert_eq!((error.code(), error.is_retryable()), (ErrorCode::NatsSubscription, false), "{error}");
+        assert!(error.to_string().contains("4096") && error.to_string().len() < 400, "{error}");
+    };
+    for group in [long.clone(), "x".repeat(4_090), "é".repeat(2_040)] {
+        let grouped = SubscribeOptions { queue_group: Some(group.clone()), ..SubscribeOptions::default() };
+        refused(client.subscribe_with::<_, String>("lab.a", grouped).await.err());
+        let grouped = ServeOptions { queue_group: Some(group), ..ServeOptions::default() };
+        refused(client.serve_with("lab.a", grouped, |_: Request<String>| async { Ok(1) }).await.err());
+    }
+    // Subjects have a shorter limit of their own.
+    let invalid = |error: Option<Error>| assert_eq!(error.expect("too long").code(), ErrorCode::SubjectInvalid);
+    invalid(client.subscribe::<_, String>(&long).await.err());
+    invalid(client.serve(&long, |_: Request<String>| async { Ok(1) }).await.err());
+    invalid(client.publish(&long, "x").await.err());
+    invalid(client.publish_all(&long, &["x"]).await.err());
+    invalid(client.request::<_, _, u64>(&long, "x").await.err());
+    invalid(client.request_many::<_, _, u64>(&long, "x", mlx_nats::GatherOptions::default()).await.err());
+
+    // What a peer asks an answer to be sent to may be as long as its own line was.
+    let _service = client.serve("lab.sum", |_: Request<u64>| async { Ok(1_u64) }).await.unwrap();
+    let foreign = server.foreign_client().await;
+    foreign.publish_with_reply("lab.sum", "y".repeat(4_078), "1".into()).await.unwrap();
+    foreign.flush().await.unwrap();
+
+    // As long as may be works, on the connection that was there all the time.
+    let grouped = SubscribeOptions { queue_group: Some("x".repeat(4_066)), ..SubscribeOptions::default() };
+    let mut messages = client.subscribe_with::<_, String>("lab.a", grouped).await.unwrap();
+    client.publish("lab.a", "whole").await.unwrap();
+    assert_eq!(*within("a message", messages.next()).await.unwrap().unwrap(), "whole");
+    assert_eq!(within("an answer", client.request::<_, _, u64>("lab.sum", &1)).await.unwrap(), 1);
+    client.publish("lab.other", "x").await.unwrap();
+    within("a message", other.next()).await.unwrap().unwrap();
+    assert_eq!(client.state(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c4_whoever_has_all_subscriptions_that_it_may_have_loses_none_by_being_told_so() {
+    let server = ConfiguredServer::start(&format!("max_subscriptions: 3\n{}", users(""))).await;
+    let client = client(&server, "alice").await; // its inbox is the first
+    let mut messages = client.subscribe::<_, String>("lab.a").await.unwrap();
+    let mut last = client.subscribe::<_, String>("lab.b").await.unwrap();
+    let root = self::client(&server, "root").await;
+    for round in 0..50 {
+        // Busy while it asks, so that what comes cannot be told by its length.
+        root.publish("lab.a", "x").await.unwrap();
+        let (flushed, made) = tokio::join!(client.flush(LIMIT), client.subscribe::<_, String>("lab.c"));
+        flushed.unwrap();
+        let error = made.err().unwrap_or_else(|| panic!("round {round}: one too many"));
+        assert_eq!((error.code(), error.is_retryable()), (ErrorCode::NatsSubscription, false));
+        assert!(error.to_string().contains("maximum subscriptions exceeded"), "{error}");
+        within("a message", messages.next()).await.unwrap().unwrap();
+    }
+    // With room again, each that fits is made, and not one more.
+    last.unsubscribe().await.unwrap();
+    drop(last);
+    for _ in 0..20 {
+        let both = tokio::join!(client.subscribe::<_, String>("lab.c"), client.subscribe::<_, String>("lab.d"));
+        assert_eq!(usize::from(both.0.is_ok()) + usize::from(both.1.is_ok()), 1, "{both:?}");
+        drop(both);
+        client.flush(LIMIT).await.unwrap();
+    }
+}
