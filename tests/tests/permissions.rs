@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode};
 use mlx_nats::{Client, ClientOptions, Request, ServeOptions, SubscribeOptions};
-use mlx_tests::{ConfiguredServer, LIMIT, TestServer, millis, within};
-use mlx_types::Secret;
+use mlx_tests::{ConfiguredServer, FaultProxy, LIMIT, Presence, TestServer, millis, within};
 use mlx_types::config::NatsConfig;
+use mlx_types::{Secret, WorkerId};
 
 fn config(server: &ConfiguredServer, user: &str) -> NatsConfig {
     NatsConfig {
@@ -32,6 +32,8 @@ fn users(alice: &str) -> String {
     )
 }
 
+const BLIND: &str = r#"subscribe: { deny: ["worker.heartbeat", "secret.>"] }"#;
+
 fn assert_refused(error: &Error, code: ErrorCode, subject: &str) {
     assert_eq!(error.code(), code, "{error}");
     assert!(error.to_string().contains(subject), "{error} does not name {subject}");
@@ -45,11 +47,11 @@ struct Busy(Arc<AtomicBool>);
 impl Busy {
     fn new(tasks: usize) -> Self {
         let busy = Arc::new(AtomicBool::new(true));
-        for _ in 0..tasks {
+        for task in 0..tasks {
             let busy = Arc::clone(&busy);
             tokio::spawn(async move {
                 while busy.load(Ordering::Relaxed) {
-                    std::thread::sleep(Duration::from_millis(4)); // a task that computes without a pause
+                    std::thread::sleep(Duration::from_millis(1 << task)); // a task that computes without a pause
                     tokio::task::yield_now().await;
                 }
             });
@@ -68,7 +70,7 @@ impl Drop for Busy {
 async fn c4_refusals_are_heard_however_late_their_task_gets_its_turn() {
     let server = ConfiguredServer::start(&users(r#"subscribe: { deny: ["secret.>"] }"#)).await;
     let client = client(&server, "alice").await;
-    let busy = Busy::new(6);
+    let busy = Busy::new(5);
     for round in 0..100 {
         let made = client.subscribe::<_, String>(format!("secret.{round}").as_str()).await;
         let error = made.err().unwrap_or_else(|| panic!("round {round} was not refused"));
@@ -82,7 +84,7 @@ async fn c4_refusals_are_heard_however_late_their_task_gets_its_turn() {
 async fn c5_a_flush_tells_of_what_was_refused_however_late_the_news_come() {
     let server = ConfiguredServer::start(&users(r#"publish: { deny: ["secret.>"] }"#)).await;
     let client = client(&server, "alice").await;
-    let busy = Busy::new(6);
+    let busy = Busy::new(5);
     for round in 0..60 {
         client.publish(format!("secret.{round}").as_str(), "x").await.unwrap();
         let error = client.flush(LIMIT).await.err().unwrap_or_else(|| panic!("round {round} was not told"));
@@ -200,4 +202,99 @@ async fn c4_whoever_has_all_subscriptions_that_it_may_have_loses_none_by_being_t
         drop(both);
         client.flush(LIMIT).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c4_a_table_of_workers_that_hears_nothing_any_more_says_so_and_declares_nobody_lost() {
+    let server = ConfiguredServer::start(&users("")).await;
+    let options = ClientOptions { offline_timeout: Duration::from_secs(600), ..ClientOptions::default() };
+    let alice = Client::connect_with(&config(&server, "alice"), options).await.unwrap();
+    let root = client(&server, "root").await;
+    let workers = alice.workers().await.unwrap();
+    let presence = Presence::announce(&root, WorkerId::new(), Duration::from_secs(600)).await.unwrap();
+    workers.wait_until(LIMIT, |known| known.len() == 1).await.unwrap();
+    let nobody = workers.wait_until(LIMIT, |known| known.len() > 1);
+    let taken = async {
+        server.reload(&users(BLIND)).await;
+    };
+    let (nobody, ()) = within("the refusal", async { tokio::join!(nobody, taken) }).await;
+    assert_refused(&nobody.unwrap_err(), ErrorCode::NatsSubscription, "worker.heartbeat");
+    assert_refused(&workers.check().unwrap_err(), ErrorCode::NatsSubscription, "worker.heartbeat");
+    assert_eq!(workers.list().len(), 1, "who was there is not declared lost");
+    // Whoever asks for a table now is refused, and gets a new one when it is allowed again.
+    assert_refused(&alice.workers().await.unwrap_err(), ErrorCode::NatsSubscription, "worker.heartbeat");
+    server.reload(&users("")).await;
+    let again = within("the table", alice.workers()).await.unwrap();
+    again.check().unwrap();
+    presence.leave().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c4_what_is_not_allowed_any_more_after_a_reconnection_ends_with_that_error() {
+    let server = ConfiguredServer::start(&users("")).await;
+    let proxy = FaultProxy::before(server.address()).await;
+    let through = proxy.in_front(config(&server, "alice"));
+    let options = ClientOptions { discovery: None, ..ClientOptions::default() };
+    let alice = Client::connect_with(&through, options).await.unwrap();
+    let mut messages = alice.subscribe::<_, String>("secret.a").await.unwrap();
+    let grouped = SubscribeOptions { queue_group: Some("q".to_owned()), ..SubscribeOptions::default() };
+    let mut grouped = alice.subscribe_with::<_, String>("secret.b", grouped).await.unwrap();
+    let mut service = alice.serve("secret.c", |_: Request<String>| async { Ok(1) }).await.unwrap();
+    let mut spared = alice.subscribe::<_, String>("lab.a").await.unwrap();
+    proxy.refuse(true);
+    proxy.cut();
+    server.reload(&users(r#"subscribe: { deny: ["secret.>"] }"#)).await;
+    proxy.refuse(false);
+    for subscription in [&mut messages, &mut grouped] {
+        let error = within("the refusal", subscription.next()).await.unwrap().unwrap_err();
+        assert_refused(&error, ErrorCode::NatsSubscription, subscription.subject());
+        assert!(within("the end", subscription.next()).await.is_none());
+    }
+    assert_refused(&within("the end", service.ended()).await.unwrap_err(), ErrorCode::NatsSubscription, "secret.c");
+    alice.wait_connected(LIMIT).await.unwrap();
+    alice.publish("lab.a", "x").await.unwrap();
+    within("a message", spared.next()).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c4_a_pattern_of_which_a_part_is_denied_is_not_refused() {
+    let server = ConfiguredServer::start(&users(r#"subscribe: { deny: ["secret.>"] }"#)).await;
+    let (alice, root) = (client(&server, "alice").await, client(&server, "root").await);
+    let mut all = alice.subscribe::<_, String>(">").await.unwrap();
+    let mut some = alice.subscribe::<_, String>("*.a").await.unwrap();
+    for subject in ["secret.a", "lab.a"] {
+        root.publish(subject, "x").await.unwrap();
+    }
+    assert_eq!(within("a message", some.next()).await.unwrap().unwrap().subject(), "lab.a");
+    let first = within("a message", async {
+        loop {
+            // Its own round trips come by it as well, and are no text.
+            if let Ok(message) = all.next().await.unwrap() {
+                return message.subject().to_owned();
+            }
+        }
+    });
+    assert_eq!(first.await, "lab.a");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_may_answer_only_what_it_was_asked_answers_and_one_that_may_not_is_counted() {
+    let answers = r#"subscribe: { allow: ["lab.>", "_INBOX.>"] }, publish: { allow: ["none"] }, allow_responses: true"#;
+    let server = ConfiguredServer::start(&users(answers)).await;
+    let (alice, root) = (client(&server, "alice").await, client(&server, "root").await);
+    let serve = || alice.serve("lab.sum", |numbers: Request<Vec<u64>>| async move { Ok(numbers.iter().sum::<u64>()) });
+    let service = serve().await.unwrap();
+    assert_eq!(within("an answer", root.request::<_, _, u64>("lab.sum", &[1, 2])).await.unwrap(), 3);
+    assert_eq!(alice.refused_publishes(), 0);
+    service.stop(LIMIT).await.unwrap();
+
+    server.reload(&users(r#"subscribe: { allow: ["lab.>", "_INBOX.>"] }, publish: { allow: ["none"] }"#)).await;
+    alice.wait_connected(LIMIT).await.unwrap();
+    let _service = serve().await.unwrap();
+    let options = mlx_nats::RequestOptions { timeout: Some(Duration::from_millis(300)), ..Default::default() };
+    let unanswered = root.request_with::<_, _, u64>("lab.sum", &[1, 2], options).await.unwrap_err();
+    assert_eq!(unanswered.code(), ErrorCode::NatsTimeout);
+    let error = alice.flush(LIMIT).await.unwrap_err();
+    assert_refused(&error, ErrorCode::NatsPublish, "_INBOX.");
+    assert_eq!(alice.refused_publishes(), 1);
 }

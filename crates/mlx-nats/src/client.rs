@@ -7,7 +7,7 @@ use std::time::Duration;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::config::{ClusterConfig, DiscoveryConfig, NatsConfig, PublishWhileDisconnected, StreamingConfig};
 use tokio::runtime::Handle;
-use tokio::sync::{OnceCell, mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::connection::{
@@ -57,7 +57,7 @@ pub(crate) struct Inner {
     measure: Measure,
     options: ClientOptions,
     request_timeout: Duration,
-    workers: OnceCell<Workers>,
+    workers: Mutex<Option<Workers>>,
     directory: Directory,
     #[cfg(feature = "durable")]
     queue: crate::durable::Queue,
@@ -227,7 +227,7 @@ impl Client {
                 measure: Measure::new(),
                 options,
                 request_timeout: config.request_timeout_ms.as_duration(),
-                workers: OnceCell::new(),
+                workers: Mutex::default(),
                 directory: Directory::default(),
                 #[cfg(feature = "durable")]
                 queue: crate::durable::Queue::default(),
@@ -430,7 +430,7 @@ impl Client {
 
     /// Follows the workers of the cluster by their registrations and heartbeats; see [`Workers`].
     ///
-    /// The first call subscribes; later ones share what it follows.
+    /// The first call subscribes; later ones share what it follows, unless the server has taken that away.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -448,8 +448,11 @@ impl Client {
     /// # Cancel safety
     /// A dropped future leaves no subscription behind.
     pub async fn workers(&self) -> Result<Workers> {
-        let workers = self.inner.workers.get_or_try_init(|| Workers::follow(self)).await?;
-        Ok(workers.clone())
+        let mut workers = self.inner.workers.lock().await;
+        match &*workers {
+            Some(followed) if followed.check().is_ok() => Ok(followed.clone()),
+            _ => Ok(workers.insert(Workers::follow(self).await?).clone()),
+        }
     }
 
     pub(crate) fn nats(&self) -> &async_nats::Client {

@@ -82,13 +82,17 @@ impl Barrier {
         self.changed.notify_waiters();
     }
 
-    /// The server refused a reply subject: how many subscriptions it has refused for its limit, as is known now, where that
-    /// was a marker; nothing, where it was not.
-    pub(super) fn reply_refused(&self, reply: &str) -> Option<u64> {
-        let number = reply.strip_prefix(&self.reserved)?.parse().ok()?;
-        let refused = self.lock().named_returned(number);
+    /// The server refused a reply subject: whether that was a marker's. How many subscriptions it has refused for its limit,
+    /// as is known now, goes to `tell`, before anyone takes what came ahead of the marker for heard.
+    pub(super) fn reply_refused(&self, reply: &str, tell: impl FnOnce(u64)) -> bool {
+        let Some(number) = reply.strip_prefix(&self.reserved).and_then(|number| number.parse().ok()) else {
+            return false;
+        };
+        let refused = self.lock().settle_doubt(number);
+        tell(refused);
+        self.lock().named_returned(number);
         self.changed.notify_waiters();
-        Some(refused)
+        true
     }
 
     /// The server said that a limit of subscriptions is met: whether that was of a subscription. It may have been of a
@@ -286,15 +290,17 @@ impl State {
         false
     }
 
-    fn named_returned(&mut self, number: u64) -> u64 {
-        self.named_returned = self.named_returned.max(number);
+    /// How many answers were those of subscriptions, once a marker of the second kind is back: each of the others had one.
+    fn settle_doubt(&mut self, number: u64) -> u64 {
         let over = self.doubt.take_if(|doubt| number > doubt.named);
-        // Each marker had one answer; the others were subscriptions.
-        let refused = over.map_or(0, |doubt| doubt.answers.saturating_sub(doubt.markers));
+        over.map_or(0, |doubt| doubt.answers.saturating_sub(doubt.markers))
+    }
+
+    fn named_returned(&mut self, number: u64) {
+        self.named_returned = self.named_returned.max(number);
         if self.doubt.is_none() && number == self.named_sent {
             self.limited = std::mem::take(&mut self.still_limited);
         }
-        refused
     }
 
     /// Nothing under way will come back.
@@ -324,6 +330,12 @@ mod tests {
 
     fn passed(state: &State, ticket: Ticket) -> bool {
         state.fate(ticket) == Fate::Passed
+    }
+
+    fn back(state: &mut State, named: Ticket) -> u64 {
+        let refused = state.settle_doubt(named.number);
+        state.named_returned(named.number);
+        refused
     }
 
     #[test]
@@ -371,12 +383,12 @@ mod tests {
         let named = state.send();
         assert!(named.named && !passed(&state, named));
         assert!(state.limit_met());
-        assert_eq!(state.named_returned(named.number), 0);
+        assert_eq!(back(&mut state, named), 0);
         assert!(passed(&state, named));
         // Heard of in the meantime: the next is of the second kind again, and then no more.
         let named = state.send();
         assert!(named.named);
-        state.named_returned(named.number);
+        assert_eq!(back(&mut state, named), 0);
         assert!(!state.send().named);
     }
 
@@ -390,7 +402,7 @@ mod tests {
             assert!(passed(&state, first) || state.fate(first) == Fate::Doubtful);
             assert_eq!(state.fate(second), Fate::Doubtful);
             let named = state.send();
-            assert_eq!(state.named_returned(named.number), refused);
+            assert_eq!(back(&mut state, named), refused);
             assert!(passed(&state, named));
         }
     }
@@ -404,7 +416,7 @@ mod tests {
         state.unsend(dropped);
         assert!(!state.limit_met());
         let named = state.send();
-        assert_eq!(state.named_returned(named.number), 1);
+        assert_eq!(back(&mut state, named), 1);
     }
 
     #[test]

@@ -4,9 +4,10 @@
 //! waits for is counted, and told by the next flush.
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use mlx_errors::{Error, ErrorKind};
@@ -200,14 +201,14 @@ impl Refusals {
                 }
                 self.fail(&refused, |slot| slot.is_subscription(&subject, queue_group.as_deref(), exact));
             }
-            ServerSays::ReplyDenied { reply } => match self.barrier.reply_refused(&reply) {
-                Some(count) => {
-                    (0..count).for_each(|_| self.limit_met(&Refused { said: TOO_MANY.into() }));
+            ServerSays::ReplyDenied { reply } => {
+                let late = Refused { said: TOO_MANY.into() };
+                if self.barrier.reply_refused(&reply, |count| (0..count).for_each(|_| self.limit_met(&late))) {
                     return true;
                 }
                 // A reply subject in the inbox is as good as the request itself.
-                None => self.publish_denied(reply, refused),
-            },
+                self.publish_denied(reply, refused);
+            }
             ServerSays::PublishDenied { subject } => self.publish_denied(subject, refused),
             ServerSays::TooManySubscriptions => {
                 if self.barrier.limit_met() {
@@ -328,10 +329,22 @@ impl Watch {
 
     /// [`refused`](Self::refused), and wakes the task of `context` at a refusal from now on.
     pub(crate) fn poll_refused(&self, context: &Context<'_>) -> Option<&Refused> {
+        // Before the look: what comes after it wakes.
         if self.slot.refused.get().is_none() {
             self.slot.waker.register(context.waker());
         }
         self.refused()
+    }
+
+    /// The refusal, as soon as there is one.
+    ///
+    /// To be polled by one task at a time.
+    pub(crate) async fn until_refused(&self) -> Refused {
+        poll_fn(|context| match self.poll_refused(context) {
+            Some(refused) => Poll::Ready(refused.clone()),
+            None => Poll::Pending,
+        })
+        .await
     }
 
     /// The server has it: a refusal that names no subject does not mean this one any more.

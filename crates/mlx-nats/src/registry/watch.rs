@@ -1,6 +1,6 @@
 //! The table kept up to date by the bus, shared by everyone who asks.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -52,6 +52,8 @@ struct Shared {
     events: broadcast::Sender<WorkerEvent>,
     /// Workers whose streams are over: those that the events tell of, and those that were only expected.
     departures: broadcast::Sender<WorkerId>,
+    /// The server took a subscription away: nothing is heard of the workers any more, and none is declared lost.
+    blind: OnceLock<ErrorKind>,
 }
 
 impl Workers {
@@ -67,9 +69,27 @@ impl Workers {
             changes: watch::Sender::new(()),
             events: broadcast::Sender::new(EVENT_CAPACITY),
             departures: broadcast::Sender::new(EVENT_CAPACITY),
+            blind: OnceLock::new(),
         });
         let task = client.runtime().spawn(follow(Arc::clone(&shared), sources));
         Ok(Self { shared, _follower: Arc::new(AbortOnDrop(task.abort_handle())) })
+    }
+
+    /// Whether the table is still kept up to date, as far as the server's permissions go.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let workers = client.workers().await?;
+    /// workers.check()?; // the server has not taken away what it listens on
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Subscription`] when the server has taken one of its subscriptions away: the table stays as it was then,
+    /// and no worker is declared lost any more. [`Client::workers`] follows them anew.
+    pub fn check(&self) -> Result<()> {
+        self.shared.blind.get().map_or(Ok(()), |kind| Err(Error::new(kind.clone())))
     }
 
     /// The workers that are online now, by id.
@@ -108,7 +128,7 @@ impl Workers {
     /// Waits until `ready` is satisfied with the workers that are online.
     ///
     /// # Errors
-    /// [`ErrorKind::Timeout`] after `limit`.
+    /// [`ErrorKind::Timeout`] after `limit`, and at once those of [`check`](Self::check).
     ///
     /// # Cancel safety
     /// Waiting changes nothing.
@@ -117,15 +137,19 @@ impl Workers {
         let waiting = async {
             loop {
                 let workers = self.list();
-                if ready(&workers) || changes.changed().await.is_err() {
-                    return workers;
+                if ready(&workers) {
+                    return Ok(workers);
+                }
+                self.check()?;
+                if changes.changed().await.is_err() {
+                    return Ok(workers);
                 }
             }
         };
-        let Ok(workers) = timeout(limit, waiting).await else {
-            return Err(Error::new(ErrorKind::Timeout { subject: "workers".to_owned(), timeout: limit }));
-        };
-        Ok(workers)
+        match timeout(limit, waiting).await {
+            Ok(workers) => workers,
+            Err(_) => Err(Error::new(ErrorKind::Timeout { subject: "workers".to_owned(), timeout: limit })),
+        }
     }
 
     /// Resolves when the worker leaves, falls silent or comes back as another process. From now on its silence counts,
@@ -155,6 +179,12 @@ impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Every change of the table is a single step, so a poisoned one is whole.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn go_blind(&self, error: Error) {
+        tracing::error!(error = &error as &dyn std::error::Error, "nothing is heard of the workers any more");
+        let _ = self.blind.set(error.into_kind());
+        self.changes.send_replace(());
     }
 
     fn tell(&self, news: impl IntoIterator<Item = News>) {
@@ -189,6 +219,7 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
                     let news = shared.table().registered(registration.into_payload(), Instant::now());
                     shared.tell(news);
                 }
+                Err(error) if is_refusal(&error) => return shared.go_blind(error),
                 Err(error) => malformed(&error),
             },
             Some(beat) = sources.beats.next() => match beat {
@@ -196,6 +227,7 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
                     let news = shared.table().beat(beat.into_payload(), Instant::now());
                     shared.tell(news);
                 }
+                Err(error) if is_refusal(&error) => return shared.go_blind(error),
                 Err(error) => malformed(&error),
             },
             Some(farewell) = sources.farewells.next() => match farewell {
@@ -203,6 +235,7 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
                     let news = shared.table().left(&farewell, Instant::now());
                     shared.tell(news);
                 }
+                Err(error) if is_refusal(&error) => return shared.go_blind(error),
                 Err(error) => malformed(&error),
             },
             changed = sources.connection.changed() => {
@@ -228,6 +261,11 @@ async fn wait(until: Option<Instant>) {
         Some(until) => sleep_until((until + Duration::from_millis(1)).into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether the server has ended a subscription.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Subscription { .. })
 }
 
 fn malformed(error: &Error) {

@@ -340,6 +340,9 @@ pub(crate) async fn pass_on(mut cancellations: Subscription<InferenceCancel>, ru
     while let Some(cancellation) = cancellations.next().await {
         match cancellation {
             Ok(cancel) => running.cancel(cancel.request_id, cancel.mode),
+            Err(error) if matches!(error.kind(), ErrorKind::Subscription { .. }) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "no cancellations are heard any more");
+            }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "ignored a malformed cancellation");
             }

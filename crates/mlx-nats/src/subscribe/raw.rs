@@ -1,6 +1,5 @@
 //! A subscription of the transport, undecoded.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -67,7 +66,7 @@ impl Client {
         let during = format!("subscribe to `{subject}`");
         let heard = tokio::select! {
             heard = self.hear_since(received_before, &during, self.request_timeout()) => heard,
-            () = subscription.until_refused() => Ok(()),
+            _ = subscription.watch.until_refused() => Ok(()),
         };
         if subscription.watch.is_ambiguous() {
             return None;
@@ -156,15 +155,6 @@ impl RawSubscription {
             self.settled = true;
             self.watch.settle();
         }
-    }
-
-    /// Resolves when the server refuses it.
-    async fn until_refused(&self) {
-        poll_fn(|context| match self.watch.poll_refused(context) {
-            Some(_) => Poll::Ready(()),
-            None => Poll::Pending,
-        })
-        .await;
     }
 
     /// The error of a call whose answers ended with this subscription.
