@@ -65,7 +65,9 @@ fn headers_keep_case_and_refuse_what_would_break_out_of_a_line() {
     headers.set("Tenant", "lab").unwrap();
     headers.set("Tenant", "line").unwrap();
     assert_eq!(headers.iter().collect::<Vec<_>>(), [("Tenant", "line")]);
-    for (name, value) in [("Tenant", "two\r\nlines"), ("two\r\nnames", "x"), ("", "x"), ("a:b", "x"), ("Tenant", " x"), ("Tenant", "x ")] {
+    for (name, value) in
+        [("Tenant", "two\r\nlines"), ("two\r\nnames", "x"), ("", "x"), ("a:b", "x"), ("Tenant", " x"), ("Tenant", "x ")]
+    {
         let error = headers.set(name, value).unwrap_err();
         assert_eq!(error.code(), ErrorCode::HeaderInvalid, "{name:?}: {value:?}");
         assert!(!error.is_retryable());

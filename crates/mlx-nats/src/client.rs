@@ -4,19 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::config::{ClusterConfig, DiscoveryConfig, NatsConfig, PublishWhileDisconnected, StreamingConfig};
 use tokio::runtime::Handle;
-use tokio::sync::{OnceCell, mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::connection::{
     self, Backoff, ConnectionEvent, ConnectionEvents, ConnectionState, Dispatcher, Link, Managed, Refusals, Signal,
-    received_bytes, transports,
 };
 use crate::discovery::{Directory, Discovery};
-use crate::inbox::{Answer, Inbox};
+use crate::inbox::Inbox;
 use crate::measure::Measure;
 use crate::outbox::Outbox;
 use crate::registry::Workers;
@@ -24,12 +22,6 @@ use crate::task::AbortOnDrop;
 
 /// Messages that a subscription holds for a slow reader before it drops, unless set otherwise.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
-
-/// What an answer without a payload takes on the wire beside its subject, and a ping beside it: less than any refusal.
-const ANSWER_OVERHEAD: u64 = 24;
-
-/// How long the task that hears of refusals may take to get its turn.
-const REFUSAL_DELAY: Duration = Duration::from_millis(2);
 
 /// Pauses between attempts to reach a server that is not there yet.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -65,7 +57,7 @@ pub(crate) struct Inner {
     measure: Measure,
     options: ClientOptions,
     request_timeout: Duration,
-    workers: OnceCell<Workers>,
+    workers: Mutex<Option<Workers>>,
     directory: Directory,
     #[cfg(feature = "durable")]
     queue: crate::durable::Queue,
@@ -238,7 +230,7 @@ impl Client {
                 measure: Measure::new(),
                 options,
                 request_timeout: config.request_timeout_ms.as_duration(),
-                workers: OnceCell::new(),
+                workers: Mutex::default(),
                 directory: Directory::default(),
                 #[cfg(feature = "durable")]
                 queue: crate::durable::Queue::default(),
@@ -389,7 +381,7 @@ impl Client {
     /// # Cancel safety
     /// A dropped future leaves nothing behind.
     pub async fn flush(&self, limit: Duration) -> Result<()> {
-        self.round_trip("the end of a flush", limit).await?;
+        self.hear_all("the end of a flush", limit).await?;
         self.inner.refusals.take_unflushed().map_or(Ok(()), Err)
     }
 
@@ -441,7 +433,7 @@ impl Client {
 
     /// Follows the workers of the cluster by their registrations and heartbeats; see [`Workers`].
     ///
-    /// The first call subscribes; later ones share what it follows.
+    /// The first call subscribes; later ones share what it follows, unless the server has taken that away.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -459,37 +451,10 @@ impl Client {
     /// # Cancel safety
     /// A dropped future leaves no subscription behind.
     pub async fn workers(&self) -> Result<Workers> {
-        let workers = self.inner.workers.get_or_try_init(|| Workers::follow(self)).await?;
-        Ok(workers.clone())
-    }
-
-    pub(crate) async fn round_trip(&self, during: &str, limit: Duration) -> Result<()> {
-        self.round_trip_since(received_bytes(self.nats()), during, limit).await
-    }
-
-    /// A round trip, and then, where more has come than its answer since `before` bytes were received, the time that the
-    /// news of a refusal may need: it comes before the answer, but by a queue and a task of async-nats' own.
-    pub(crate) async fn round_trip_since(&self, before: u64, during: &str, limit: Duration) -> Result<()> {
-        let epoch = self.inner.link.live(|| during.to_owned())?;
-        let (waiter, subject) = self.inner.inbox.wait();
-        let quiet = subject.len() as u64 + ANSWER_OVERHEAD;
-        let trip = async {
-            self.nats().publish(subject, Bytes::new()).await.ok()?;
-            waiter.await
-        };
-        let answer = timeout(limit, trip).await;
-        if let Ok(Some(Answer::NoInbox(refused))) = &answer {
-            return Err(self.inner.inbox.refusal_error(refused));
-        }
-        if answer.is_ok() && received_bytes(self.nats()).wrapping_sub(before) > quiet {
-            tokio::time::sleep(REFUSAL_DELAY).await;
-        }
-        match answer {
-            // That the server refuses the message to ourselves is an answer as good as the message. The transport may be on
-            // another connection already, of which the link has not heard yet.
-            Ok(Some(_)) if self.inner.link.is_live(epoch) && transports(self.nats()) == epoch => Ok(()),
-            Ok(_) => Err(self.inner.link.down(during)),
-            Err(_) => Err(Error::new(ErrorKind::Timeout { subject: during.to_owned(), timeout: limit })),
+        let mut workers = self.inner.workers.lock().await;
+        match &*workers {
+            Some(followed) if followed.check().is_ok() => Ok(followed.clone()),
+            _ => Ok(workers.insert(Workers::follow(self).await?).clone()),
         }
     }
 

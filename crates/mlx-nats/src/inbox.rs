@@ -79,6 +79,20 @@ impl Inbox {
         format!("{}*", self.prefix)
     }
 
+    /// A subject beside it, of the same number of tokens, that no server takes: a `>` is the last token of a subject.
+    pub(crate) fn marker(&self) -> String {
+        let unique = self.prefix.trim_end_matches('.');
+        match unique.rsplit_once('.') {
+            Some((shared, own)) => format!("{shared}.>.{own}"),
+            None => format!(">.{unique}"),
+        }
+    }
+
+    /// A subject of it that nobody waits on.
+    pub(crate) fn nobody(&self) -> String {
+        format!("{}none", self.prefix)
+    }
+
     /// A place for one answer, and the subject that it has to be sent to.
     pub(crate) fn wait(self: &Arc<Self>) -> (Waiter, String) {
         self.enter(None)
@@ -164,8 +178,8 @@ impl Inbox {
         }
     }
 
-    /// The server refused what was published on `subject`: ends the waits for an answer to it, and says whether there were any.
-    pub(crate) fn publish_refused(&self, subject: &str, refused: &Refused) -> bool {
+    /// The server refused what was published on `subject`: ends the waits for an answer to it, and says how many.
+    pub(crate) fn publish_refused(&self, subject: &str, refused: &Refused) -> u64 {
         let mut waiting = self.lock();
         let tokens: Vec<u64> = match self.token(subject) {
             Some(token) => vec![token],
@@ -179,11 +193,11 @@ impl Inbox {
         };
         let concerned: Vec<_> = tokens.into_iter().filter_map(|token| waiting.senders.remove(&token)).collect();
         drop(waiting);
-        let any = !concerned.is_empty();
+        let count = concerned.len() as u64;
         for pending in concerned {
             let _ = pending.sender.send(Answer::Refused(refused.clone()));
         }
-        any
+        count
     }
 
     fn token(&self, subject: &str) -> Option<u64> {
@@ -267,9 +281,9 @@ mod tests {
         let (second, _) = inbox.wait_on("a".into());
         let (other, _) = inbox.wait_on("b".into());
         let (own, subject) = inbox.wait();
-        assert!(inbox.publish_refused("a", &refused));
-        assert!(inbox.publish_refused(&subject, &refused));
-        assert!(!inbox.publish_refused("a", &refused));
+        assert_eq!(inbox.publish_refused("a", &refused), 2);
+        assert_eq!(inbox.publish_refused(&subject, &refused), 1);
+        assert_eq!(inbox.publish_refused("a", &refused), 0);
         for waiter in [first, second, own] {
             assert!(matches!(waiter.await, Some(Answer::Refused(_))));
         }

@@ -33,6 +33,7 @@ mod client;
 mod clock;
 mod codec;
 mod connection;
+mod control_line;
 mod discovery;
 #[cfg(feature = "durable")]
 mod durable;
@@ -46,6 +47,7 @@ mod outbox;
 mod publish;
 mod registry;
 mod request;
+mod round_trip;
 mod service;
 mod stream;
 mod subscribe;

@@ -5,10 +5,10 @@ use mlx_errors::{Error, ErrorKind, Result};
 use serde::Serialize;
 
 use crate::address::PublishTo;
-use crate::codec;
 use crate::outbox::Parcel;
 use crate::trace::Span;
 use crate::{Client, Headers};
+use crate::{codec, control_line};
 
 impl Client {
     /// Publishes one message.
@@ -117,6 +117,7 @@ impl Client {
 
     async fn publish_headed(&self, subject: async_nats::Subject, headers: Headers, json: Bytes) -> Result<()> {
         if !self.link().is_up() {
+            control_line::check_publish(&subject, None)?;
             self.check_size(&subject, json.len() + headers.wire_len())?;
             return self.publish_while_down(subject, Some(headers), json).await;
         }
@@ -125,6 +126,7 @@ impl Client {
 
     /// Publishes without headers, and so without a trace.
     pub(crate) async fn publish_plain(&self, subject: async_nats::Subject, json: Bytes) -> Result<()> {
+        control_line::check_publish(&subject, None)?;
         self.check_size(&subject, json.len())?;
         if !self.link().is_up() {
             return self.publish_while_down(subject, None, json).await;
@@ -160,6 +162,7 @@ impl Client {
         headers: Option<Headers>,
         json: Bytes,
     ) -> Result<()> {
+        control_line::check_publish(&subject, reply.as_deref())?;
         let headers = headers.filter(|headers| !headers.is_empty());
         let header_bytes = headers.as_ref().map_or(0, Headers::wire_len);
         self.check_size(&subject, json.len() + header_bytes)?;

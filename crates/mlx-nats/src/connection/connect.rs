@@ -62,8 +62,7 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
     let dispatcher = Arc::new(Dispatcher::new(backoff, config.reconnect, limit, Arc::clone(&link)));
     let (sender, signals) = mpsc::unbounded_channel();
     let inbox = Arc::new(Inbox::new(&unique_inbox(&config.inbox_prefix)));
-    let refusals = Arc::new(Refusals::default());
-    refusals.attach(Arc::clone(&inbox));
+    let refusals = Arc::new(Refusals::new(Arc::clone(&inbox)));
     let transport = transport_options(config, options, &servers, &shown).await?;
     let transport = transport
         .max_reconnects(limit as usize)
@@ -217,10 +216,17 @@ fn event_forwarder(
 ) -> impl Fn(Event) -> std::future::Ready<()> + Send + Sync + 'static {
     move |event| {
         // At once, and not by way of the manager: whoever waits on what was refused is about to look.
-        match &event {
-            Event::Connected => refusals.renewed(),
+        refusals.hear();
+        let marker = match &event {
+            Event::Connected => {
+                refusals.renewed();
+                false
+            }
             Event::ServerError(ServerError::Other(said)) => refusals.heard(said),
-            _ => {}
+            _ => false,
+        };
+        if marker {
+            return std::future::ready(());
         }
         let signal = match event {
             Event::Connected => Some(Signal::Up),

@@ -1,6 +1,7 @@
 //! The connection: its state, its patience, and the task that keeps the one honest with the other.
 
 mod backoff;
+mod barrier;
 mod connect;
 mod events;
 mod link;
@@ -10,6 +11,7 @@ mod refusal;
 mod refusals;
 mod report;
 mod roster;
+mod server_says;
 mod state;
 
 pub(crate) use backoff::Backoff;
@@ -19,5 +21,5 @@ pub use events::{ConnectionEvent, ConnectionEvents, DisconnectReason};
 pub(crate) use link::Link;
 pub(crate) use manager::{Managed, Signal, manage, received_bytes, transports};
 pub(crate) use reconnect::Dispatcher;
-pub(crate) use refusals::{Refusals, Refused, Watch};
+pub(crate) use refusals::{Refusals, Refused, Waits, Watch};
 pub use state::{CloseReason, ConnectionState};

@@ -1,78 +1,26 @@
-//! What the server refuses, and who has to hear of it: the one place that reads its `-ERR` lines.
+//! What the server refuses, and who has to hear of it: the one place that takes its `-ERR` lines.
 //!
 //! A refusal names a subject, or a limit. Whoever waits for something on that subject fails with it at once; what nobody
 //! waits for is counted, and told by the next flush.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use mlx_errors::{Error, ErrorKind};
 
+use super::barrier::Barrier;
+use super::server_says::{ServerSays, parse};
 use crate::inbox::Inbox;
 
-/// What an `-ERR` line speaks of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Subject {
-    /// A subscription, which the server does not have, or has taken away.
-    Subscribe(String),
-    /// A publish, which the server has dropped.
-    Publish(String),
-    /// A subscription that is being made; which one, it does not say.
-    SomeSubscription,
-    /// Something else.
-    Other,
-}
+/// What a server says of a limit, which it may have said some time ago.
+const TOO_MANY: &str = "maximum subscriptions exceeded";
 
-/// Reads what a server says, in the words of nats-server.
-pub(crate) fn parse(text: &str) -> Subject {
-    let lower = text.to_ascii_lowercase();
-    if let Some(at) = lower.find("permissions violation for ") {
-        let rest = text.get(at + "permissions violation for ".len()..).unwrap_or_default();
-        let kind = rest.to_ascii_lowercase();
-        let Some(subject) = quoted(rest) else { return Subject::Other };
-        return match () {
-            () if kind.starts_with("subscription to ") => Subject::Subscribe(subject),
-            () if kind.starts_with("publish to ") => Subject::Publish(subject),
-            // Of the inbox in which a request wants its answer: it is as good as the request itself.
-            () if kind.starts_with("publish with reply ") => Subject::Publish(subject),
-            () => Subject::Other,
-        };
-    }
-    if lower.contains("maximum subscriptions exceeded") || lower.contains("subject has exceeded number of tokens limit")
-    {
-        return Subject::SomeSubscription;
-    }
-    Subject::Other
-}
-
-/// The first text in quotation marks, as Go's `%q` writes it.
-fn quoted(text: &str) -> Option<String> {
-    let mut characters = text.get(text.find('"')? + 1..)?.chars();
-    let mut read = String::new();
-    loop {
-        match characters.next()? {
-            '"' => return Some(read),
-            '\\' => match characters.next()? {
-                'u' => read.push(hex(&mut characters, 4)?),
-                'U' => read.push(hex(&mut characters, 8)?),
-                'x' => read.push(hex(&mut characters, 2)?),
-                't' => read.push('\t'),
-                'n' => read.push('\n'),
-                'r' => read.push('\r'),
-                other => read.push(other),
-            },
-            other => read.push(other),
-        }
-    }
-}
-
-fn hex(characters: &mut std::str::Chars<'_>, digits: usize) -> Option<char> {
-    let text: String = characters.take(digits).collect();
-    u32::from_str_radix(&text, 16).ok().and_then(char::from_u32)
-}
+/// Subjects of which refusals may be told already, and are expected once more; more of them are told twice.
+const TOLD: usize = 1024;
 
 /// A refusal, for whoever waits on its subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,50 +46,105 @@ impl Refused {
 }
 
 /// The refusals of one client's connection, and who waits on what.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Refusals {
     table: Mutex<Table>,
     /// Publishes refused since the client was made.
     publishes: AtomicU64,
-    inbox: OnceLock<Arc<Inbox>>,
-    /// Held by a subscription that is made alone, so that a refusal that names no subject can only mean it.
-    pub(crate) turn: tokio::sync::Mutex<()>,
+    inbox: Arc<Inbox>,
+    barrier: Barrier,
+    /// Shared by subscriptions that are being made; held alone by one that is made once more, so that a refusal that names
+    /// no subject can only mean it.
+    pub(crate) turn: tokio::sync::RwLock<()>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     next: u64,
     waiting: HashMap<u64, Arc<Slot>>,
+    /// Of those, the subscriptions that the server is not known to have, in the order that they were made.
+    unsettled: BTreeMap<u64, Arc<Slot>>,
     /// Publishes refused since the last flush, and the first of them.
     unflushed: Option<(String, Refused, u64)>,
+    /// Refusals that are still to come for those who have been told, by subject.
+    told: HashMap<String, u64>,
 }
 
 #[derive(Debug)]
 struct Slot {
     kind: Kind,
     subject: async_nats::Subject,
-    refused: OnceLock<(Refused, bool)>,
+    refused: OnceLock<Refused>,
+    /// A limit was met, perhaps by another one.
+    suspected: AtomicBool,
     waker: AtomicWaker,
-    /// The server is known to have it.
-    settled: std::sync::atomic::AtomicBool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Kind {
-    Subscription,
+    Subscription { queue_group: Option<String>, waits: Waits },
     Publisher,
 }
 
+/// Who waits for a subscription to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// A call, which can make it once more.
+    Call,
+    /// Nobody: what comes by it, or does not, will tell.
+    Nobody,
+}
+
+impl Slot {
+    fn is_subscription(&self, subject: &str, group: Option<&str>, exact: bool) -> bool {
+        match &self.kind {
+            Kind::Subscription { queue_group, .. } => {
+                *self.subject == *subject && (!exact || queue_group.as_deref() == group)
+            }
+            Kind::Publisher => false,
+        }
+    }
+
+    fn is_publisher(&self, on: &str) -> bool {
+        matches!(self.kind, Kind::Publisher) && *self.subject == *on
+    }
+
+    fn belongs_to_call(&self) -> bool {
+        matches!(self.kind, Kind::Subscription { waits: Waits::Call, .. })
+    }
+
+    fn refuse(&self, refused: &Refused) {
+        let _ = self.refused.set(refused.clone());
+        self.waker.wake();
+    }
+}
+
 impl Refusals {
-    /// Has the answers that are waited for in `inbox` fail as well.
-    pub(crate) fn attach(&self, inbox: Arc<Inbox>) {
-        // Once for each client.
-        let _ = self.inbox.set(inbox);
+    /// Nothing refused so far, by a client whose answers come to `inbox`.
+    pub(crate) fn new(inbox: Arc<Inbox>) -> Self {
+        let barrier = Barrier::new(&inbox.marker(), &inbox.nobody());
+        Self {
+            table: Mutex::default(),
+            publishes: AtomicU64::new(0),
+            inbox,
+            barrier,
+            turn: tokio::sync::RwLock::new(()),
+        }
+    }
+
+    /// Tells when everything has been heard that was said up to some moment.
+    pub(crate) fn barrier(&self) -> &Barrier {
+        &self.barrier
     }
 
     /// Watches for the refusal of a subscription, from before it is made to its end.
-    pub(crate) fn subscription(self: &Arc<Self>, subject: async_nats::Subject) -> Watch {
-        self.enter(Kind::Subscription, subject)
+    pub(crate) fn subscription(
+        self: &Arc<Self>,
+        subject: async_nats::Subject,
+        queue_group: Option<String>,
+        waits: Waits,
+    ) -> Watch {
+        self.enter(Kind::Subscription { queue_group, waits }, subject)
     }
 
     /// Watches for the refusal of what is published on a subject, by whoever publishes there again and again.
@@ -149,70 +152,127 @@ impl Refusals {
         self.enter(Kind::Publisher, subject)
     }
 
-    /// Another connection, on which the server may decide differently.
-    pub(crate) fn renewed(&self) {
-        if let Some(inbox) = self.inbox.get() {
-            inbox.renewed();
-        }
-    }
-
     fn enter(self: &Arc<Self>, kind: Kind, subject: async_nats::Subject) -> Watch {
+        let is_subscription = matches!(kind, Kind::Subscription { .. });
         let slot = Arc::new(Slot {
             kind,
             subject,
             refused: OnceLock::new(),
+            suspected: AtomicBool::new(false),
             waker: AtomicWaker::new(),
-            settled: std::sync::atomic::AtomicBool::new(false),
         });
         let mut table = self.lock();
         let key = table.next;
         table.next += 1;
         table.waiting.insert(key, Arc::clone(&slot));
+        if is_subscription {
+            table.unsettled.insert(key, Arc::clone(&slot));
+        }
         Watch { refusals: Arc::clone(self), key, slot }
     }
 
-    /// Takes note of what the server said.
-    pub(crate) fn heard(&self, text: &str) {
+    /// Another connection, on which the server may decide differently.
+    pub(crate) fn renewed(&self) {
+        self.barrier.renew();
+        self.inbox.renewed();
+        self.lock().told.clear();
+    }
+
+    /// An event of the transport is about to be handled.
+    pub(crate) fn hear(&self) {
+        self.barrier.hear();
+    }
+
+    /// Takes note of what the server said. Whether it is the answer to a marker, which is nobody else's business.
+    pub(crate) fn heard(&self, text: &str) -> bool {
         let refused = Refused { said: text.into() };
         match parse(text) {
-            Subject::Subscribe(subject) => {
-                if let Some(inbox) = self.inbox.get().filter(|inbox| inbox.pattern() == subject) {
-                    inbox.refuse(&refused);
-                }
-                self.fail(&refused, false, |slot| slot.kind == Kind::Subscription && *slot.subject == *subject);
+            ServerSays::InvalidSubject => {
+                self.barrier.returned();
+                return true;
             }
-            Subject::Publish(subject) => {
-                let awaited = self.inbox.get().is_some_and(|inbox| inbox.publish_refused(&subject, &refused));
-                // Our own proof of life, to which the refusal is an answer as good as any.
-                let own = self.inbox.get().is_some_and(|inbox| inbox.is_own(&subject));
-                let failed =
-                    self.fail(&refused, false, |slot| slot.kind == Kind::Publisher && *slot.subject == *subject);
-                if !own {
-                    self.publishes.fetch_add(1, Ordering::Relaxed);
-                    crate::measure::publish_refused();
-                    if !awaited && failed == 0 {
-                        let mut table = self.lock();
-                        let count = table
-                            .unflushed
-                            .take()
-                            .map_or((subject, refused, 1), |(subject, refused, count)| (subject, refused, count + 1));
-                        table.unflushed = Some(count);
-                    }
+            ServerSays::SubscriptionDenied { subject, .. } if self.barrier.is_marker(&subject) => {
+                self.barrier.returned();
+                return true;
+            }
+            ServerSays::SubscriptionDenied { subject, queue_group, exact } => {
+                if self.inbox.pattern() == subject {
+                    self.inbox.refuse(&refused);
+                }
+                self.fail(&refused, |slot| slot.is_subscription(&subject, queue_group.as_deref(), exact));
+            }
+            ServerSays::ReplyDenied { reply } => {
+                let late = Refused { said: TOO_MANY.into() };
+                if self.barrier.reply_refused(&reply, |count| (0..count).for_each(|_| self.limit_met(&late))) {
+                    return true;
+                }
+                // A reply subject in the inbox is as good as the request itself.
+                self.publish_denied(reply, refused);
+            }
+            ServerSays::PublishDenied { subject } => self.publish_denied(subject, refused),
+            ServerSays::TooManySubscriptions => {
+                if self.barrier.limit_met() {
+                    self.limit_met(&refused);
                 }
             }
-            Subject::SomeSubscription => {
-                let unsettled = |slot: &Slot| {
-                    slot.kind == Kind::Subscription
-                        && !slot.settled.load(Ordering::Acquire)
-                        && slot.refused.get().is_none()
-                };
-                if let Some(inbox) = self.inbox.get().filter(|inbox| !inbox.is_proven()) {
-                    inbox.refuse(&refused);
-                }
-                let several = self.lock().waiting.values().filter(|slot| unsettled(slot)).count() > 1;
-                self.fail(&refused, several, unsettled);
+            // What ends the connection fails whatever waits, as disconnected; the rest is reported and nothing else.
+            ServerSays::InvalidPublishSubject | ServerSays::Ends(_) | ServerSays::Unknown => {}
+        }
+        false
+    }
+
+    fn publish_denied(&self, subject: String, refused: Refused) {
+        let answered = self.inbox.publish_refused(&subject, &refused);
+        // Our own proof of life, to which the refusal is an answer as good as any.
+        if self.inbox.is_own(&subject) {
+            return;
+        }
+        self.publishes.fetch_add(1, Ordering::Relaxed);
+        crate::measure::publish_refused();
+        let told = answered + self.fail(&refused, |slot| slot.is_publisher(&subject));
+        let mut table = self.lock();
+        if told > 0 {
+            // Each of them published, so that the server refuses as many: the first refusal was enough for all.
+            if told > 1 && table.told.len() < TOLD {
+                *table.told.entry(subject).or_default() += told - 1;
             }
-            Subject::Other => {}
+            return;
+        }
+        if let Some(expected) = table.told.get_mut(&subject) {
+            *expected -= 1;
+            if *expected == 0 {
+                table.told.remove(&subject);
+            }
+            return;
+        }
+        match &mut table.unflushed {
+            Some((.., count)) => *count += 1,
+            none => *none = Some((subject, refused, 1)),
+        }
+    }
+
+    /// A subscription was one too many, and the server does not say which. It refuses those that it gets while the limit is
+    /// met: the latest, if any. Calls make theirs once more, each of them alone, so that there is no doubt.
+    fn limit_met(&self, refused: &Refused) {
+        if !self.inbox.is_proven() {
+            self.inbox.refuse(refused);
+        }
+        let mut suspects: Vec<_> = {
+            let table = self.lock();
+            table.unsettled.values().filter(|slot| slot.refused.get().is_none()).cloned().collect()
+        };
+        let Some(latest) = suspects.pop() else { return };
+        if !latest.belongs_to_call() {
+            latest.refuse(refused);
+        } else if suspects.is_empty() {
+            latest.refuse(refused);
+            return;
+        } else {
+            suspects.push(latest);
+        }
+        for slot in suspects.iter().filter(|slot| slot.belongs_to_call()) {
+            slot.suspected.store(true, Ordering::Release);
+            slot.refuse(refused);
         }
     }
 
@@ -221,22 +281,25 @@ impl Refusals {
         self.publishes.load(Ordering::Relaxed)
     }
 
-    /// The error of what was published since the last call and refused, which nobody has been told of.
+    /// The error of what was published since the last call and refused, which nobody has been told of. To be called when
+    /// everything has been heard.
     pub(crate) fn take_unflushed(&self) -> Option<Error> {
-        let (subject, refused, count) = self.lock().unflushed.take()?;
+        let mut table = self.lock();
+        table.told.clear();
+        let (subject, refused, count) = table.unflushed.take()?;
+        drop(table);
         let more =
             if count > 1 { format!(" ({count} publishes were refused since the last flush)") } else { String::new() };
         let reason = format!("{}{more}", refused.reason());
         Some(Error::new(ErrorKind::Publish { subject, reason }))
     }
 
-    fn fail(&self, refused: &Refused, ambiguous: bool, concerned: impl Fn(&Slot) -> bool) -> usize {
+    fn fail(&self, refused: &Refused, concerned: impl Fn(&Slot) -> bool) -> u64 {
         let slots: Vec<_> = self.lock().waiting.values().filter(|slot| concerned(slot)).cloned().collect();
         for slot in &slots {
-            let _ = slot.refused.set((refused.clone(), ambiguous));
-            slot.waker.wake();
+            slot.refuse(refused);
         }
-        slots.len()
+        slots.len() as u64
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -256,31 +319,45 @@ pub(crate) struct Watch {
 impl Watch {
     /// The refusal, if there was one.
     pub(crate) fn refused(&self) -> Option<&Refused> {
-        self.slot.refused.get().map(|(refused, _)| refused)
+        self.slot.refused.get()
     }
 
     /// Whether the server may have meant another one.
     pub(crate) fn is_ambiguous(&self) -> bool {
-        self.slot.refused.get().is_some_and(|(_, ambiguous)| *ambiguous)
+        self.slot.suspected.load(Ordering::Acquire)
     }
 
     /// [`refused`](Self::refused), and wakes the task of `context` at a refusal from now on.
     pub(crate) fn poll_refused(&self, context: &Context<'_>) -> Option<&Refused> {
+        // Before the look: what comes after it wakes.
         if self.slot.refused.get().is_none() {
             self.slot.waker.register(context.waker());
         }
         self.refused()
     }
 
+    /// The refusal, as soon as there is one.
+    ///
+    /// To be polled by one task at a time.
+    pub(crate) async fn until_refused(&self) -> Refused {
+        poll_fn(|context| match self.poll_refused(context) {
+            Some(refused) => Poll::Ready(refused.clone()),
+            None => Poll::Pending,
+        })
+        .await
+    }
+
     /// The server has it: a refusal that names no subject does not mean this one any more.
     pub(crate) fn settle(&self) {
-        self.slot.settled.store(true, Ordering::Release);
+        self.refusals.lock().unsettled.remove(&self.key);
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.refusals.lock().waiting.remove(&self.key);
+        let mut table = self.refusals.lock();
+        table.unsettled.remove(&self.key);
+        table.waiting.remove(&self.key);
     }
 }
 
@@ -288,56 +365,62 @@ impl Drop for Watch {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_words_of_a_server_are_understood() {
-        let subscribe = |subject: &str| Subject::Subscribe(subject.to_owned());
-        let publish = |subject: &str| Subject::Publish(subject.to_owned());
-        for (said, meant) in [
-            (r#"Permissions Violation for Subscription to "lab.secret""#, subscribe("lab.secret")),
-            (r#"permissions violation for subscription to "lab.*" using queue "q""#, subscribe("lab.*")),
-            (r#"Permissions Violation for Publish to "lab.secret""#, publish("lab.secret")),
-            (r#"Permissions Violation for Publish with Reply of "_INBOX.x.1""#, publish("_INBOX.x.1")),
-            (r#"Permissions Violation for Publish to "a\"b\\c\u00e9""#, publish("a\"b\\cé")),
-            ("maximum subscriptions exceeded", Subject::SomeSubscription),
-            ("Maximum Payload Violation", Subject::Other),
-            ("Permissions Violation for Subscription to lab", Subject::Other),
-            (r#"Permissions Violation for Publish to "unterminated"#, Subject::Other),
-            ("", Subject::Other),
-        ] {
-            assert_eq!(parse(said), meant, "{said}");
-        }
+    fn refusals() -> Arc<Refusals> {
+        Arc::new(Refusals::new(Arc::new(Inbox::new("_INBOX.test"))))
+    }
+
+    fn watch(refusals: &Arc<Refusals>, subject: &'static str, group: Option<&str>, waits: Waits) -> Watch {
+        refusals.subscription(subject.into(), group.map(str::to_owned), waits)
     }
 
     #[test]
     fn c4_a_refusal_fails_those_of_its_subject_and_nobody_else() {
-        let refusals = Arc::new(Refusals::default());
-        let (first, second, other) =
-            (refusals.subscription("a".into()), refusals.subscription("a".into()), refusals.subscription("b".into()));
+        let refusals = refusals();
+        let [first, second, other] = ["a", "a", "b"].map(|subject| watch(&refusals, subject, None, Waits::Call));
+        let grouped = watch(&refusals, "a", Some("q"), Waits::Call);
         let publisher = refusals.publisher("a".into());
         refusals.heard(r#"Permissions Violation for Subscription to "a""#);
         assert!(first.refused().is_some() && second.refused().is_some());
-        assert!(other.refused().is_none() && publisher.refused().is_none());
-        drop((first, second, other, publisher));
-        assert!(refusals.lock().waiting.is_empty());
+        assert!(other.refused().is_none() && publisher.refused().is_none() && grouped.refused().is_none());
+        refusals.heard(r#"Permissions Violation for Subscription to "b" using queue "q""#);
+        assert!(other.refused().is_none());
+        refusals.heard(r#"Permissions Violation for Subscription to "a" (sid "3")"#);
+        assert!(grouped.refused().is_some(), "taken away, with or without a group");
+        drop((first, second, other, publisher, grouped));
+        assert!(refusals.lock().waiting.is_empty() && refusals.lock().unsettled.is_empty());
     }
 
     #[test]
     fn c4_a_limit_fails_what_is_being_made_and_says_whether_it_may_mean_another() {
-        let refusals = Arc::new(Refusals::default());
-        let settled = refusals.subscription("a".into());
+        let refusals = refusals();
+        let settled = watch(&refusals, "a", None, Waits::Call);
         settled.settle();
-        let alone = refusals.subscription("b".into());
+        let alone = watch(&refusals, "b", None, Waits::Call);
         refusals.heard("maximum subscriptions exceeded");
         assert!(settled.refused().is_none());
         assert!(alone.refused().is_some() && !alone.is_ambiguous());
-        let (one, two) = (refusals.subscription("c".into()), refusals.subscription("d".into()));
+        let [one, two] = ["c", "d"].map(|subject| watch(&refusals, subject, None, Waits::Call));
         refusals.heard("maximum subscriptions exceeded");
         assert!(one.is_ambiguous() && two.is_ambiguous());
     }
 
     #[test]
+    fn c4_a_limit_fails_the_latest_stream_and_none_that_has_waited_long() {
+        let refusals = refusals();
+        let waiting = watch(&refusals, "response.1", None, Waits::Nobody);
+        let call = watch(&refusals, "a", None, Waits::Call);
+        let stream = watch(&refusals, "response.2", None, Waits::Nobody);
+        refusals.heard("maximum subscriptions exceeded");
+        assert!(stream.refused().is_some() && call.is_ambiguous() && waiting.refused().is_none());
+        drop((call, stream));
+        let call = watch(&refusals, "a", None, Waits::Call);
+        refusals.heard("maximum subscriptions exceeded");
+        assert!(call.is_ambiguous() && waiting.refused().is_none());
+    }
+
+    #[test]
     fn c5_what_nobody_waits_for_is_told_once_by_the_next_flush() {
-        let refusals = Refusals::default();
+        let refusals = refusals();
         for _ in 0..3 {
             refusals.heard(r#"Permissions Violation for Publish to "lab.secret""#);
         }
@@ -345,5 +428,26 @@ mod tests {
         let error = refusals.take_unflushed().unwrap().to_string();
         assert!(error.contains("lab.secret") && error.contains("3 publishes"), "{error}");
         assert!(refusals.take_unflushed().is_none());
+    }
+
+    #[test]
+    fn c5_two_requests_that_one_refusal_failed_are_not_told_by_the_flush_as_well() {
+        let refusals = refusals();
+        let _both = ["a", "a"].map(|subject| refusals.inbox.wait_on(subject.into()));
+        for _ in 0..3 {
+            refusals.heard(r#"Permissions Violation for Publish to "a""#);
+        }
+        let error = refusals.take_unflushed().expect("the third was nobody's").to_string();
+        assert!(!error.contains("publishes were refused"), "{error}");
+    }
+
+    #[test]
+    fn the_answer_to_a_marker_is_nobody_elses_business() {
+        let refusals = refusals();
+        assert_eq!(refusals.inbox.marker(), "_INBOX.>.test");
+        assert!(refusals.heard("Invalid Subject"));
+        assert!(refusals.heard(r#"Permissions Violation for Subscription to "_INBOX.>.test""#));
+        assert!(!refusals.heard(r#"Permissions Violation for Subscription to "_INBOX.test.*""#));
+        assert!(!refusals.heard("Stale Connection"));
     }
 }

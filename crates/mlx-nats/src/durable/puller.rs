@@ -47,7 +47,9 @@ impl Puller {
         let reply = format!("{}{}", self.prefix, self.pulls);
         let nanos = u64::try_from(expires.as_nanos()).unwrap_or(u64::MAX);
         let json = Bytes::from(json!({ "batch": 1, "expires": nanos }).to_string());
-        self.client.send(Subject::from(consumer.next.as_str()), Some(reply.clone()), None, json).await?;
+        let next = Subject::from(consumer.next.as_str());
+        let watch = self.client.refusals().publisher(next.clone());
+        self.client.send(next, Some(reply.clone()), None, json).await?;
         let answer = async {
             loop {
                 tokio::select! {
@@ -55,16 +57,18 @@ impl Puller {
                     message = self.inbox.next() => match message {
                         // One that an earlier pull asked for is as welcome; what became of that pull no longer matters.
                         Some(message) if message.status.is_some() && *message.subject != *reply => {}
-                        message => return message,
+                        Some(message) => return Ok(message),
+                        None => return Err(self.inbox.end(&during(), self.client.link())),
                     },
-                    () = self.client.link().lost(epoch) => return None,
+                    refused = watch.until_refused() => return Err(refused.publish(&consumer.next)),
+                    () = self.client.link().lost(epoch) => return Err(self.client.link().down(&during())),
                 }
             }
         };
         let Ok(answer) = timeout(expires + LATE, answer).await else {
             return Err(Error::new(ErrorKind::Timeout { subject: consumer.next.clone(), timeout: expires + LATE }));
         };
-        let message = answer.ok_or_else(|| self.client.link().down(&during()))?;
+        let message = answer?;
         match message.status {
             None => Ok(Some(message)),
             Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => Ok(None),

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -62,15 +62,8 @@ struct Shared {
     events: broadcast::Sender<WorkerEvent>,
     /// Workers whose streams are over: those that the events tell of, and those that were only expected.
     departures: broadcast::Sender<(WorkerId, Departure)>,
-    /// The server does not let this client hear of workers: nobody's silence means anything.
-    refused: watch::Sender<Option<Refusal>>,
-}
-
-/// Which of the table's subscriptions the server has taken away, and its words.
-#[derive(Clone, Debug)]
-struct Refusal {
-    subject: String,
-    reason: String,
+    /// The server took a subscription away: nothing is heard of the workers any more, and none is declared lost.
+    blind: OnceLock<ErrorKind>,
 }
 
 /// How a worker went.
@@ -99,10 +92,27 @@ impl Workers {
             changes: watch::Sender::new(()),
             events: broadcast::Sender::new(EVENT_CAPACITY),
             departures: broadcast::Sender::new(EVENT_CAPACITY),
-            refused: watch::Sender::new(None),
+            blind: OnceLock::new(),
         });
         let task = client.runtime().spawn(follow(Arc::clone(&shared), sources));
         Ok(Self { shared, connection: client.watch_state(), _follower: Arc::new(AbortOnDrop(task.abort_handle())) })
+    }
+
+    /// Whether the table is still kept up to date, as far as the server's permissions go.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let workers = client.workers().await?;
+    /// workers.check()?; // the server has not taken away what it listens on
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Subscription`] when the server has taken one of its subscriptions away: the table stays as it was then,
+    /// and no worker is declared lost any more. [`Client::workers`] follows them anew.
+    pub fn check(&self) -> Result<()> {
+        self.shared.blind.get().map_or(Ok(()), |kind| Err(Error::new(kind.clone())))
     }
 
     /// The workers that are online now, by id.
@@ -141,14 +151,14 @@ impl Workers {
     /// Waits until `ready` is satisfied with the workers that are online.
     ///
     /// # Errors
-    /// [`ErrorKind::Timeout`] after `limit`, [`ErrorKind::Closed`] as soon as the client is closed, and
-    /// [`ErrorKind::Subscription`] where the server lets this client hear of no workers any more.
+    /// [`ErrorKind::Timeout`] after `limit`, [`ErrorKind::Closed`] as soon as the client is closed, and at once those of
+    /// [`check`](Self::check).
     ///
     /// # Cancel safety
     /// Waiting changes nothing.
     pub async fn wait_until(&self, limit: Duration, ready: impl Fn(&[WorkerInfo]) -> bool) -> Result<Vec<WorkerInfo>> {
         let mut changes = self.shared.changes.subscribe();
-        let (mut connection, mut refused) = (self.connection.clone(), self.shared.refused.subscribe());
+        let mut connection = self.connection.clone();
         let waiting = async {
             loop {
                 let workers = self.list();
@@ -158,16 +168,13 @@ impl Workers {
                 if let ConnectionState::Closed { reason } = &*connection.borrow_and_update() {
                     return Err(Error::new(ErrorKind::Closed { reason: reason.to_string() }));
                 }
-                if let Some(Refusal { subject, reason }) = refused.borrow_and_update().clone() {
-                    return Err(Error::new(ErrorKind::Subscription { subject, reason }));
-                }
+                self.check()?;
                 tokio::select! {
                     _ = changes.changed() => {}
                     changed = connection.changed() => if changed.is_err() {
                         let reason = "its last handle was dropped".to_owned();
                         return Err(Error::new(ErrorKind::Closed { reason }));
                     },
-                    _ = refused.changed() => {}
                 }
             }
         };
@@ -246,6 +253,12 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn go_blind(&self, error: Error) {
+        tracing::error!(error = &error as &dyn std::error::Error, "nothing is heard of the workers any more");
+        let _ = self.blind.set(error.into_kind());
+        self.changes.send_replace(());
+    }
+
     /// Tells news. `unmarked`: they are a farewell of a worker that does not say its incarnation.
     fn tell_of(&self, news: impl IntoIterator<Item = News>, unmarked: bool) {
         for news in news {
@@ -301,7 +314,7 @@ type Question = Pin<Box<dyn Future<Output = (WorkerId, Option<Outcome>)> + Send>
 
 async fn follow(shared: Arc<Shared>, mut sources: Sources) {
     let mut woken = shared.changes.subscribe();
-    let mut limits = [const { LogLimit::new() }; 3];
+    let limits = [const { LogLimit::new() }; 3];
     let mut questions: FuturesUnordered<Question> = FuturesUnordered::new();
     // A silence is judged behind all that had come by then.
     let mut reading: Option<Pin<Box<dyn Future<Output = bool> + Send>>> = None;
@@ -330,21 +343,23 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
                     return;
                 }
                 may_ask = true;
-                shared.table().bus(state.is_connected() && shared.refused.borrow().is_none(), Instant::now());
+                shared.table().bus(state.is_connected(), Instant::now());
             }
             Some(registration) = sources.registrations.next() => match registration {
                 Ok(registration) => {
                     let news = shared.table().registered(registration.into_payload(), Instant::now());
                     shared.tell(news);
                 }
-                Err(error) => malformed(&shared, &error, &mut limits[0]),
+                Err(error) if is_refusal(&error) => return shared.go_blind(error),
+                Err(error) => malformed(&error, &limits[0]),
             },
             Some(beat) = sources.beats.next() => match beat {
                 Ok(beat) => {
                     let news = shared.table().beat(beat.into_payload(), Instant::now());
                     shared.tell(news);
                 }
-                Err(error) => malformed(&shared, &error, &mut limits[1]),
+                Err(error) if is_refusal(&error) => return shared.go_blind(error),
+                Err(error) => malformed(&error, &limits[1]),
             },
             Some(farewell) = sources.farewells.next() => match farewell {
                 Ok(farewell) => {
@@ -355,7 +370,8 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
                     };
                     shared.tell_of(news, unmarked);
                 }
-                Err(error) => malformed(&shared, &error, &mut limits[2]),
+                Err(error) if is_refusal(&error) => return shared.go_blind(error),
+                Err(error) => malformed(&error, &limits[2]),
             },
             Some((id, outcome)) = questions.next(), if !questions.is_empty() => match outcome {
                 Some(outcome) => shared.table().probed(id, outcome, Instant::now()),
@@ -438,14 +454,12 @@ async fn wait(until: Option<Instant>) {
     }
 }
 
-fn malformed(shared: &Shared, error: &Error, limit: &mut LogLimit) {
-    if let ErrorKind::Subscription { subject, reason } = error.kind() {
-        let error = error as &dyn std::error::Error;
-        tracing::error!(error, "this client hears of no workers any more, and calls none of them lost");
-        shared.table().bus(false, Instant::now());
-        shared.refused.send_replace(Some(Refusal { subject: subject.clone(), reason: reason.clone() }));
-        return;
-    }
+/// Whether the server has ended a subscription.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Subscription { .. })
+}
+
+fn malformed(error: &Error, limit: &LogLimit) {
     if let Some(so_far) = limit.count(Instant::now()) {
         let error = error as &dyn std::error::Error;
         tracing::warn!(error, so_far, "ignored a malformed message about a worker");

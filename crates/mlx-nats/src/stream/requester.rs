@@ -520,6 +520,10 @@ impl TokenStream {
         match answer {
             Some(Answer::Message(message)) => {
                 self.client.measure().received(&message);
+                // The server handled the subscription before the request.
+                if let Some(frames) = &mut self.frames {
+                    frames.settle();
+                }
                 if let Err(error) = check_answer::<InferenceAcceptance>(&self.subject, &message) {
                     return Poll::Ready(error);
                 }

@@ -291,10 +291,13 @@ pub(crate) async fn pass_on(mut cancellations: Subscription<InferenceCancel>, ru
                 let mark = cancel.header(headers::REPLY).map(Arc::from);
                 running.cancel(cancel.request_id, cancel.mode, mark, Instant::now());
             }
+            Err(error) if matches!(error.kind(), ErrorKind::Subscription { .. }) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "no cancellations are heard any more");
+            }
             Err(error) => {
                 if let Some(so_far) = limit.count(Instant::now()) {
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, so_far, "ignored a cancellation that is malformed, or gets no more of them");
+                    tracing::warn!(error, so_far, "ignored a malformed cancellation");
                 }
             }
         }

@@ -1,10 +1,8 @@
 //! Where a worker puts its tokens.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
@@ -226,11 +224,7 @@ impl OutgoingStream {
 
     /// Resolves when the server refuses the frames: nobody will have the answer.
     pub(crate) async fn refused(&self) -> Error {
-        poll_fn(|context| match self.watch.poll_refused(context) {
-            Some(refused) => Poll::Ready(refused.publish(&self.subject)),
-            None => Poll::Pending,
-        })
-        .await
+        self.watch.until_refused().await.publish(&self.subject)
     }
 
     /// Resolves when a connection drops on which tokens were sent: some of them may be lost with it. Before the first

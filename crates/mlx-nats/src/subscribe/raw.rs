@@ -7,10 +7,12 @@ use futures_util::Stream;
 use mlx_errors::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::SubscribeOptions;
 use crate::Client;
-use crate::connection::{Link, Watch, received_bytes};
+use crate::connection::{Link, Waits, Watch, received_bytes};
+use crate::control_line;
 use crate::measure::Measure;
 
 impl Client {
@@ -20,41 +22,7 @@ impl Client {
         subject: async_nats::Subject,
         options: &SubscribeOptions,
     ) -> Result<RawSubscription> {
-        self.link().live(|| format!("subscribe to `{subject}`"))?;
-        let (watch, received_before) = (self.refusals().subscription(subject.clone()), received_bytes(self.nats()));
-        let made = match &options.queue_group {
-            Some(group) => self.nats().queue_subscribe(subject.clone(), group.clone()).await,
-            None => self.nats().subscribe(subject.clone()).await,
-        };
-        match made {
-            Ok(subscriber) => {
-                let (measure, runtime) = (self.measure().clone(), self.runtime().clone());
-                Ok(RawSubscription {
-                    subject,
-                    subscriber: Some(subscriber),
-                    watch,
-                    settled: false,
-                    received_before,
-                    measure,
-                    runtime,
-                })
-            }
-            Err(error) => Err(Error::new(ErrorKind::Subscription {
-                subject: subject.to_string(),
-                reason: error.kind().to_string(),
-            })),
-        }
-    }
-
-    /// A round trip behind the subscription on the same connection: the server handles both in order.
-    pub(crate) async fn confirm(&self, subscription: &RawSubscription) -> Result<()> {
-        let during = format!("subscribe to `{}`", subscription.subject);
-        let answered = self.round_trip_since(subscription.received_before, &during, self.request_timeout()).await;
-        // The refusal says more than a round trip that failed, and comes before the answer of one that did not.
-        match subscription.refused() {
-            Some(refused) => Err(refused),
-            None => answered.inspect(|()| subscription.watch.settle()),
-        }
+        self.begin_subscription(subject, options, Waits::Nobody).await
     }
 
     /// A subscription that the server has.
@@ -63,20 +31,84 @@ impl Client {
         subject: async_nats::Subject,
         options: &SubscribeOptions,
     ) -> Result<RawSubscription> {
-        let subscription = self.subscribe_raw(subject.clone(), options).await?;
-        let error = match self.confirm(&subscription).await {
-            Ok(()) => return Ok(subscription),
-            Err(error) => error,
-        };
-        if !subscription.watch.is_ambiguous() {
-            return Err(error);
+        {
+            let _beside_others = self.refusals().turn.read().await;
+            if let Some(made) = self.try_subscription(&subject, options).await {
+                return made;
+            }
         }
-        // A limit was reached while several were being made, and the server does not say by which: alone, it is plain.
-        drop(subscription);
-        let _turn = self.refusals().turn.lock().await;
-        let subscription = self.subscribe_raw(subject, options).await?;
-        self.confirm(&subscription).await?;
-        Ok(subscription)
+        // A limit was met while several were being made, and the server does not say by which: alone, it is plain.
+        let (began, limit) = (Instant::now(), self.request_timeout());
+        let _alone = self.refusals().turn.write().await;
+        loop {
+            if let Some(made) = self.try_subscription(&subject, options).await {
+                return made;
+            }
+            if began.elapsed() >= limit {
+                let subject = format!("subscribe to `{subject}`");
+                return Err(Error::new(ErrorKind::Timeout { subject, timeout: limit }));
+            }
+        }
+    }
+
+    /// Makes a subscription and hears what the server has to say to it; nothing, when that is not clear.
+    async fn try_subscription(
+        &self,
+        subject: &async_nats::Subject,
+        options: &SubscribeOptions,
+    ) -> Option<Result<RawSubscription>> {
+        let barrier = self.refusals().barrier();
+        let (heard_before, received_before) = (barrier.heard(), received_bytes(self.nats()));
+        let subscription = match self.begin_subscription(subject.clone(), options, Waits::Call).await {
+            Ok(subscription) => subscription,
+            Err(error) => return Some(Err(error)),
+        };
+        let during = format!("subscribe to `{subject}`");
+        let heard = tokio::select! {
+            heard = self.hear_since(received_before, &during, self.request_timeout()) => heard,
+            _ = subscription.watch.until_refused() => Ok(()),
+        };
+        if subscription.watch.is_ambiguous() {
+            return None;
+        }
+        // The refusal says more than a round trip that failed.
+        if let Some(refused) = subscription.refused() {
+            return Some(Err(refused));
+        }
+        if heard.is_ok() && barrier.may_have_missed(heard_before) {
+            return None;
+        }
+        Some(heard.map(|()| {
+            subscription.watch.settle();
+            subscription
+        }))
+    }
+
+    async fn begin_subscription(
+        &self,
+        subject: async_nats::Subject,
+        options: &SubscribeOptions,
+        waits: Waits,
+    ) -> Result<RawSubscription> {
+        self.link().live(|| format!("subscribe to `{subject}`"))?;
+        let group = options.queue_group.clone();
+        control_line::check_subscribe(&subject, group.as_deref())?;
+        let watch = self.refusals().subscription(subject.clone(), group.clone(), waits);
+        let made = match group {
+            Some(group) => self.nats().queue_subscribe(subject.clone(), group).await,
+            None => self.nats().subscribe(subject.clone()).await,
+        };
+        match made {
+            Ok(subscriber) => {
+                let (measure, runtime) = (self.measure().clone(), self.runtime().clone());
+                let settled = waits == Waits::Call; // by the call
+                Ok(RawSubscription { subject, subscriber: Some(subscriber), watch, settled, measure, runtime })
+            }
+            Err(error) => Err(Error::new(ErrorKind::Subscription {
+                subject: subject.to_string(),
+                reason: error.kind().to_string(),
+            })),
+        }
     }
 }
 
@@ -89,8 +121,6 @@ pub(crate) struct RawSubscription {
     watch: Watch,
     /// Something has come, so that the server has it.
     settled: bool,
-    /// Bytes that the connection had received when it was made.
-    received_before: u64,
     measure: Measure,
     runtime: Handle,
 }
@@ -116,6 +146,15 @@ impl RawSubscription {
     /// Why the subscription has ended, where the server ended it.
     pub(crate) fn refused(&self) -> Option<Error> {
         self.watch.refused().map(|refused| refused.subscription(&self.subject))
+    }
+
+    /// Something shows that the server has it.
+    #[inline]
+    pub(crate) fn settle(&mut self) {
+        if !self.settled {
+            self.settled = true;
+            self.watch.settle();
+        }
     }
 
     /// The error of a call whose answers ended with this subscription.
@@ -155,10 +194,7 @@ impl Stream for RawSubscription {
         };
         if let Some(message) = &message {
             self.measure.received(message);
-            if !self.settled {
-                self.settled = true;
-                self.watch.settle();
-            }
+            self.settle();
         }
         Poll::Ready(message)
     }
