@@ -53,6 +53,23 @@ impl ConfiguredServer {
         server
     }
 
+    /// Has it run on with other settings.
+    pub async fn reload(&self, settings: &str) {
+        let (file, ports) = (self.folder.path().join("server.conf"), self.folder.path().join("ports"));
+        let head = format!("listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"", ports.display());
+        std::fs::write(&file, format!("{head}\n{settings}\n")).unwrap();
+        let reloads = || self.log().matches("Reloaded server configuration").count();
+        let before = reloads();
+        let told = Command::new("kill").args(["-HUP", &self.process.id().to_string()]).status().unwrap();
+        assert!(told.success(), "the server could not be told to reload");
+        eventually("the server's reload", || {
+            let log = self.log();
+            assert!(!log.contains("Failed to reload"), "{log}");
+            reloads() > before
+        })
+        .await;
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::config::{ClusterConfig, DiscoveryConfig, NatsConfig, PublishWhileDisconnected, StreamingConfig};
 use tokio::runtime::Handle;
@@ -19,6 +18,7 @@ use crate::inbox::Inbox;
 use crate::measure::Measure;
 use crate::outbox::Outbox;
 use crate::registry::Workers;
+use crate::round_trip::round_trip;
 use crate::task::AbortOnDrop;
 
 /// Messages that a subscription holds for a slow reader before it drops, unless set otherwise.
@@ -167,7 +167,8 @@ impl Client {
     ///
     /// # Errors
     /// Within `connectTimeoutMs`: [`ErrorKind::Connection`] names the server and the step that failed,
-    /// [`ErrorKind::Authentication`] says that the credentials were refused.
+    /// [`ErrorKind::Authentication`] says that the credentials were refused, and [`ErrorKind::Subscription`] that this user
+    /// may not subscribe where answers come (`nats.inboxPrefix`).
     ///
     /// # Cancel safety
     /// Dropping the future gives the attempt up and leaves nothing behind.
@@ -235,8 +236,11 @@ impl Client {
                 _tasks: tasks,
             }),
         };
-        client.wait_connected(config.connect_timeout_ms.as_duration()).await?;
-        Ok(client)
+        tokio::select! {
+            biased;
+            refusal = client.inner.inbox.refusal() => Err(refusal),
+            connected = client.wait_connected(config.connect_timeout_ms.as_duration()) => connected.map(|()| client.clone()),
+        }
     }
 
     /// Connects as soon as a server is there: tries again, with growing pauses, while none can be reached.
@@ -254,7 +258,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// Those of [`connect`](Self::connect), of the last attempt within `limit`. Refused credentials are not tried again.
+    /// Those of [`connect`](Self::connect), of the last attempt within `limit`. Refused credentials, and a refused inbox, are not
+    /// tried again.
     ///
     /// # Cancel safety
     /// Dropping the future gives up, and leaves nothing behind.
@@ -269,7 +274,9 @@ impl Client {
             };
             attempt += 1;
             let pause = backoff.delay(attempt, fastrand::f64()).min(LONGEST_RETRY);
-            if !error.is_retryable() || began.elapsed() + pause > limit {
+            // A permission that is missing will not come by waiting for a server.
+            let refused = !error.is_retryable() || matches!(error.kind(), ErrorKind::Subscription { .. });
+            if refused || began.elapsed() + pause > limit {
                 return Err(error);
             }
             tracing::debug!(attempt, error = &error as &dyn std::error::Error, "no NATS server yet");
@@ -437,14 +444,9 @@ impl Client {
 
     pub(crate) async fn round_trip(&self, during: &str, limit: Duration) -> Result<()> {
         let epoch = self.inner.link.live(|| during.to_owned())?;
-        let (waiter, subject) = self.inner.inbox.wait();
-        let trip = async {
-            self.nats().publish(subject, Bytes::new()).await.ok()?;
-            waiter.await
-        };
-        match timeout(limit, trip).await {
+        match timeout(limit, round_trip(self.nats(), &self.inner.inbox, || {})).await {
             // The transport may be on another connection already, of which the link has not heard yet.
-            Ok(Some(_)) if self.inner.link.is_live(epoch) && transports(self.nats()) == epoch => Ok(()),
+            Ok(Some(())) if self.inner.link.is_live(epoch) && transports(self.nats()) == epoch => Ok(()),
             Ok(_) => Err(self.inner.link.down(during)),
             Err(_) => Err(Error::new(ErrorKind::Timeout { subject: during.to_owned(), timeout: limit })),
         }

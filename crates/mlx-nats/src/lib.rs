@@ -43,6 +43,7 @@ mod outbox;
 mod publish;
 mod registry;
 mod request;
+mod round_trip;
 mod service;
 mod stream;
 mod subscribe;

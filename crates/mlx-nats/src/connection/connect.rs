@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_nats::{ConnectOptions, Event, ReconnectToServer, Server, ServerInfo};
 use mlx_errors::{ConnectStep, Error, ErrorCode, ErrorKind, Result};
 use mlx_types::config::{NatsConfig, NatsMode};
-use mlx_types::{NatsUrl, Scheme};
+use mlx_types::{NatsUrl, Scheme, Subject};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
@@ -42,6 +42,8 @@ pub(crate) struct Transport {
 
 /// Connects to one of the configured servers within `connectTimeoutMs`, which those not tried yet share.
 pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Result<Transport> {
+    // A configuration that was not loaded has not been checked.
+    Subject::<()>::new(config.inbox_prefix.as_str())?;
     let servers = servers(config)?;
     let shown = servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     // Without credentials: async-nats logs the addresses that it is given.
@@ -122,6 +124,8 @@ async fn transport_options(
         .connection_timeout(config.connect_timeout_ms.as_duration())
         .ping_interval(config.ping_interval_ms.as_duration())
         .subscription_capacity(transport_capacity(options))
+        // Every inbox is made by the transport, those of requests, round trips, pulls and JetStream among them.
+        .custom_inbox_prefix(config.inbox_prefix.as_str())
         // Ours are checked when they are made; text is checked in `address`.
         .skip_subject_validation(true);
     if let Some(name) = &options.name {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -15,11 +14,12 @@ use super::reconnect::Dispatcher;
 use super::report::Reporter;
 use super::roster::Failure;
 use super::state::{ConnectionState, Effect, Input, Machine};
-use crate::inbox::Inbox;
+use crate::inbox::{Heard, Inbox};
 use crate::measure::ConnectionMeasure;
 use crate::outbox::Outbox;
+use crate::round_trip::round_trip;
 
-/// How long one probe is waited for before the next is sent, in case the server dropped it.
+/// How long the end of the transport is waited for, and a connection is left alone on which no answers are heard.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Something that takes its time, beside the news.
@@ -71,19 +71,49 @@ pub(crate) async fn manage(managed: Managed) {
     let mut probe: Option<Work<u64>> = None;
     // Of what was kept while there was no connection, which is declared to be back at the end of it.
     let mut release: Option<Work<()>> = None;
+    // Of a connection on which the server does not let us hear answers.
+    let mut renewal: Option<Work<()>> = None;
     while !machine.state().is_closed() {
         let input = tokio::select! {
             // News first: a proof is worth nothing if they say that its connection is gone.
             biased;
             signal = signals.recv() => {
                 let Some(signal) = signal else { return };
+                let heard = match &signal {
+                    Signal::ServerError(said) => inbox.heard(said, *machine.state() == ConnectionState::Connecting),
+                    _ => Heard::Other,
+                };
+                if heard == Heard::RoundTrip {
+                    continue; // as was to be expected
+                }
                 reporter.heard(&signal, Instant::now());
-                input(&signal, &nats)
+                // The first connection is given up by whoever asked for it.
+                if heard == Heard::Refused && *machine.state() != ConnectionState::Connecting {
+                    tracing::error!("answers are no longer heard, so the connection counts as lost (`nats.inboxPrefix`)");
+                    link.set_trouble(inbox.refused());
+                    renewal = Some(Box::pin(renew(nats.clone())));
+                    Some(Input::TransportDown)
+                } else {
+                    if matches!(signal, Signal::Up | Signal::Down) {
+                        renewal = None;
+                        inbox.renewed();
+                    }
+                    input(&signal, &nats)
+                }
+            }
+            () = done(&mut renewal) => {
+                renewal = None;
+                None
             }
             epoch = done(&mut probe) => {
                 probe = None;
-                // It may have gone round on a later connection, of which the news are on their way.
-                (transports(&nats) == epoch).then_some(Input::ProbeReturned(epoch))
+                // It may have gone round on a later connection, of which the news are on their way. And a refusal of the round
+                // trip proves little where the inbox is refused too.
+                let proved = transports(&nats) == epoch && inbox.refused().is_none();
+                if proved {
+                    link.set_trouble(None);
+                }
+                proved.then_some(Input::ProbeReturned(epoch))
             }
             () = done(&mut release) => {
                 release = None;
@@ -112,7 +142,7 @@ pub(crate) async fn manage(managed: Managed) {
             }
         }
         match effect {
-            Some(Effect::Probe(epoch)) => probe = Some(Box::pin(round_trip(nats.clone(), Arc::clone(&inbox), epoch))),
+            Some(Effect::Probe(epoch)) => probe = Some(Box::pin(prove(nats.clone(), Arc::clone(&inbox), epoch))),
             Some(Effect::FailPending) => {
                 probe = None;
                 inbox.fail_pending();
@@ -139,19 +169,21 @@ async fn done<T>(work: &mut Option<Work<T>>) -> T {
     }
 }
 
-/// Sends messages to our own inbox until one comes back: proof that the server has our subscriptions and answers.
-async fn round_trip(nats: async_nats::Client, inbox: Arc<Inbox>, epoch: u64) -> u64 {
-    loop {
-        let (waiter, subject) = inbox.wait();
-        if nats.publish(subject, Bytes::new()).await.is_err() {
-            // The transport has ended; its last event is on the way and will end this future.
-            return std::future::pending().await;
-        }
-        if let Ok(Some(_)) = timeout(PROBE_PATIENCE, waiter).await {
-            return epoch;
-        }
-        tracing::warn!("the NATS server took the connection but does not answer on it yet");
+/// A round trip on the connection of `epoch`: proof that the server has our subscriptions and answers.
+async fn prove(nats: async_nats::Client, inbox: Arc<Inbox>, epoch: u64) -> u64 {
+    let slow = || tracing::warn!("the NATS server took the connection but does not answer on it yet");
+    match round_trip(&nats, &inbox, slow).await {
+        Some(()) => epoch,
+        // The transport has ended; its last event is on the way and will end this future.
+        None => std::future::pending().await,
     }
+}
+
+/// A connection on which no answers are heard is none. It is made anew, since only that subscribes again, after a pause.
+async fn renew(nats: async_nats::Client) {
+    tokio::time::sleep(PROBE_PATIENCE).await; // for permissions to be changed back
+    // An error means that the transport has ended, or is connecting already.
+    let _ = nats.force_reconnect().await;
 }
 
 /// Connections that the transport has made so far: the epoch of the last.

@@ -7,6 +7,7 @@ mod cluster;
 mod controller;
 mod durable;
 mod embedded;
+mod inbox_prefix;
 mod nats;
 mod rules;
 mod serving;

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::EmbeddedConfig;
+use super::inbox_prefix::{DEFAULT_INBOX_PREFIX, inbox_prefix_rule, inbox_prefix_schema};
 use super::rules::{is_loopback, nested, outcome, relation};
 use crate::check::bounds;
 use crate::{Millis, NatsUrl, Secret};
@@ -37,6 +38,10 @@ pub struct NatsConfig {
     /// Certificates.
     #[garde(dive)]
     pub tls: TlsConfig,
+    /// What the subjects of replies begin with: `_INBOX_alice` for a user that may subscribe to `_INBOX_alice.>` only.
+    #[garde(custom(inbox_prefix_rule))]
+    #[schemars(schema_with = "inbox_prefix_schema")]
+    pub inbox_prefix: String,
     /// Whether a lost connection is made again.
     pub reconnect: bool,
     /// Attempts to connect again before giving up.
@@ -72,6 +77,7 @@ impl Default for NatsConfig {
             credentials_file: None,
             nkey_seed_file: None,
             tls: TlsConfig::default(),
+            inbox_prefix: DEFAULT_INBOX_PREFIX.to_owned(),
             reconnect: true,
             max_reconnect_attempts: 10,
             reconnect_time_wait: Millis::of::<2000>(),
