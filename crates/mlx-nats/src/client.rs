@@ -11,7 +11,8 @@ use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::connection::{
-    self, Backoff, ConnectionEvent, ConnectionEvents, ConnectionState, Dispatcher, Link, Managed, Signal, transports,
+    self, Backoff, CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, Dispatcher, Link, Managed, Signal,
+    transports,
 };
 use crate::discovery::{Directory, Discovery};
 use crate::inbox::Inbox;
@@ -27,6 +28,9 @@ const SUBSCRIPTION_CAPACITY: usize = 65_536;
 /// Pauses between attempts to reach a server that is not there yet.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
+
+/// How long the transport of a client whose last handle was dropped is waited for, until it takes the order to drain.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection to NATS. Clones share it, and so do the subscriptions, services and token streams made with it; the last
 /// of all these that is dropped closes it.
@@ -68,8 +72,21 @@ pub(crate) struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        let up = self.link.is_up();
         // Its manager, which tells every other end, ends with it.
         self.link.orphaned();
+        let messages = self.outbox.as_ref().map_or(0, |outbox| outbox.abandon());
+        if messages > 0 {
+            tracing::warn!(
+                messages,
+                "the last handle was dropped before messages kept for the connection could be sent"
+            );
+        }
+        if up {
+            // The transport ends with its last handle, without a look at what it still holds, unless it is told to drain.
+            let nats = self.nats.clone();
+            self.runtime.spawn(async move { timeout(DRAIN_LIMIT, nats.drain()).await });
+        }
     }
 }
 
@@ -393,7 +410,9 @@ impl Client {
 
     /// Takes no more work, sends what is under way, and closes the connection, within `deadline`.
     ///
-    /// Subscriptions end after their last message. Services should be stopped before, so that their handlers finish.
+    /// Subscriptions end after their last message. What is published while this runs goes out, or fails as
+    /// [`ErrorKind::Closed`]. What `nats.publishWhileDisconnected: buffer` keeps while there is no connection is lost, and
+    /// counted in the log. Services should be stopped before, so that their handlers finish.
     ///
     /// ```no_run
     /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
@@ -411,6 +430,9 @@ impl Client {
     pub async fn shutdown(&self, deadline: Duration) -> Result<()> {
         let connected = self.inner.link.live(|| "shutdown".to_owned()).is_ok();
         let flushed = if connected { self.round_trip("shutdown", deadline).await } else { Ok(()) };
+        // Another call of this may be faster, and has flushed as much.
+        let shut_down = ConnectionState::Closed { reason: CloseReason::ShutDown };
+        let flushed = flushed.or_else(|error| if self.state() == shut_down { Ok(()) } else { Err(error) });
         let _ = self.inner.signals.send(Signal::ShutDown);
         let mut state = self.watch_state();
         // The manager answers at once; should it be gone already, so is the connection.
@@ -444,7 +466,15 @@ impl Client {
 
     pub(crate) async fn round_trip(&self, during: &str, limit: Duration) -> Result<()> {
         let epoch = self.inner.link.live(|| during.to_owned())?;
-        match timeout(limit, round_trip(self.nats(), &self.inner.inbox, || {})).await {
+        let trip = async {
+            tokio::select! {
+                biased;
+                returned = round_trip(self.nats(), &self.inner.inbox, || {}) => returned,
+                // The table of those who wait may have been emptied between the look at the state and the wait.
+                () = self.inner.link.lost(epoch) => None,
+            }
+        };
+        match timeout(limit, trip).await {
             // The transport may be on another connection already, of which the link has not heard yet.
             Ok(Some(())) if self.inner.link.is_live(epoch) && transports(self.nats()) == epoch => Ok(()),
             Ok(_) => Err(self.inner.link.down(during)),

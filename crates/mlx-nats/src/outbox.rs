@@ -32,6 +32,8 @@ pub(crate) struct Outbox {
 struct Waiting {
     parcels: VecDeque<Parcel>,
     bytes: usize,
+    /// Nothing will be sent any more.
+    ended: bool,
 }
 
 impl Outbox {
@@ -48,12 +50,16 @@ impl Outbox {
     /// Keeps a message until the connection is back; hands it back when it is back already.
     ///
     /// # Errors
-    /// When the message does not fit: it is not kept, and those kept before it stay.
+    /// When the message does not fit: it is not kept, and those kept before it stay. When the client is closed.
     pub(crate) fn keep(&self, parcel: Parcel, link: &Link) -> Result<Option<Parcel>> {
         let mut waiting = self.lock();
         // Under the lock, under which `release` also declares the connection to be back: nothing is left behind.
         if link.is_up() {
             return Ok(Some(parcel));
+        }
+        // Likewise: what was kept behind `abandon` would stay here for ever.
+        if waiting.ended || link.is_closed() {
+            return Err(link.down(&format!("publish on `{}`", parcel.subject)));
         }
         let bytes = waiting.bytes.saturating_add(parcel.size());
         if bytes > self.limit {
@@ -91,9 +97,9 @@ impl Outbox {
         }
     }
 
-    /// Gives up what waits, and says how many messages that were.
+    /// Gives up what waits, says how many messages that were, and keeps none from now on.
     pub(crate) fn abandon(&self) -> usize {
-        std::mem::take(&mut *self.lock()).parcels.len()
+        std::mem::replace(&mut *self.lock(), Waiting { ended: true, ..Waiting::default() }).parcels.len()
     }
 
     fn next_or_declare(&self, link: &Link, epoch: u64) -> Option<Parcel> {
@@ -141,6 +147,19 @@ mod tests {
         assert!(error.to_string().contains("nats.publishBufferBytes"), "{error}");
         assert_eq!(outbox.len(), 2);
         assert!(outbox.keep(parcel(4), &link).unwrap().is_none());
+    }
+
+    #[test]
+    fn c2_nothing_is_kept_once_the_client_is_closed() {
+        let closed = ConnectionState::Closed { reason: crate::connection::CloseReason::ShutDown };
+        let (link, outbox) = (Link::new(), Outbox::new(100));
+        outbox.keep(parcel(1), &link).unwrap();
+        // Closed, but not emptied yet: whoever comes now is told, and what was kept before is counted.
+        link.set(&closed);
+        assert_eq!(outbox.keep(parcel(1), &link).unwrap_err().code(), ErrorCode::NatsClosed);
+        assert_eq!((outbox.abandon(), outbox.len()), (1, 0));
+        assert_eq!(outbox.keep(parcel(1), &link).unwrap_err().code(), ErrorCode::NatsClosed);
+        assert_eq!((outbox.abandon(), outbox.len()), (0, 0));
     }
 
     #[test]

@@ -94,7 +94,12 @@ pub(crate) async fn round_trip(nats: &async_nats::Client, inbox: &Arc<Inbox>, sl
     let subject = async_nats::Subject::from(inbox.round_trip_subject(trip.number));
     let mut pause = inbox.round_trips().pause();
     loop {
-        nats.publish(subject.clone(), Bytes::new()).await.ok()?;
+        tokio::select! {
+            biased;
+            // While there is no room for it: the connection may drop.
+            returned = &mut trip => return returned,
+            sent = nats.publish(subject.clone(), Bytes::new()) => sent.ok()?,
+        }
         if let Ok(returned) = timeout(pause, &mut trip).await {
             return returned;
         }

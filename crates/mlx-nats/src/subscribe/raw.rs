@@ -19,16 +19,26 @@ impl Client {
         subject: async_nats::Subject,
         options: &SubscribeOptions,
     ) -> Result<RawSubscription> {
-        self.link().live(|| format!("subscribe to `{subject}`"))?;
-        let made = match &options.queue_group {
-            Some(group) => self.nats().queue_subscribe(subject.clone(), group.clone()).await,
-            None => self.nats().subscribe(subject.clone()).await,
+        let during = || format!("subscribe to `{subject}`");
+        let epoch = self.link().live(during)?;
+        let making = async {
+            match &options.queue_group {
+                Some(group) => self.nats().queue_subscribe(subject.clone(), group.clone()).await,
+                None => self.nats().subscribe(subject.clone()).await,
+            }
+        };
+        let made = tokio::select! {
+            biased;
+            made = making => made,
+            () = self.link().lost(epoch) => return Err(self.link().down(&during())),
         };
         match made {
             Ok(subscriber) => {
                 let (measure, runtime) = (self.measure().clone(), self.runtime().clone());
                 Ok(RawSubscription { subject, subscriber: Some(subscriber), measure, runtime })
             }
+            // The transport ended between our look at the state and now.
+            Err(_) if self.link().is_closed() => Err(self.link().down(&during())),
             Err(error) => Err(Error::new(ErrorKind::Subscription {
                 subject: subject.to_string(),
                 reason: error.kind().to_string(),
