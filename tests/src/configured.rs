@@ -1,6 +1,7 @@
 //! A nats-server that runs with a settings file of the test's own, for what the embedded one is never told.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use mlx_embedded::Binary;
@@ -24,11 +25,7 @@ impl ConfiguredServer {
         let folder = tempfile::tempdir().unwrap();
         let (file, ports) = (folder.path().join("server.conf"), folder.path().join("ports"));
         std::fs::create_dir(&ports).unwrap();
-        std::fs::write(
-            &file,
-            format!("listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"\n{settings}\n", ports.display()),
-        )
-        .unwrap();
+        std::fs::write(&file, whole(&ports, settings)).unwrap();
         let process = Command::new(Binary::find(None).unwrap_or_else(|error| panic!("{error}")).path)
             .arg("-c")
             .arg(&file)
@@ -53,21 +50,25 @@ impl ConfiguredServer {
         server
     }
 
-    /// Has it run on with other settings.
+    /// Has it read other `settings`, and returns when it has.
     pub async fn reload(&self, settings: &str) {
-        let (file, ports) = (self.folder.path().join("server.conf"), self.folder.path().join("ports"));
-        let head = format!("listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"", ports.display());
-        std::fs::write(&file, format!("{head}\n{settings}\n")).unwrap();
         let reloads = || self.log().matches("Reloaded server configuration").count();
         let before = reloads();
-        let told = Command::new("kill").args(["-HUP", &self.process.id().to_string()]).status().unwrap();
-        assert!(told.success(), "the server could not be told to reload");
-        eventually("the server's reload", || {
-            let log = self.log();
-            assert!(!log.contains("Failed to reload"), "{log}");
-            reloads() > before
-        })
-        .await;
+        let folder = self.folder.path();
+        std::fs::write(folder.join("server.conf"), whole(&folder.join("ports"), settings)).unwrap();
+        self.signal("-HUP");
+        eventually("the server's reading of its settings", || reloads() > before).await;
+    }
+
+    /// Sends a signal, for example `-STOP`.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(signal).arg(self.process.id().to_string()).status().unwrap();
+        assert!(sent.success(), "kill {signal}: {sent}");
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// What it has logged.
@@ -85,6 +86,10 @@ impl ConfiguredServer {
             ..NatsConfig::default()
         }
     }
+}
+
+fn whole(ports: &Path, settings: &str) -> String {
+    format!("listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"\n{settings}\n", ports.display())
 }
 
 impl Drop for ConfiguredServer {

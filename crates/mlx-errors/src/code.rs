@@ -53,10 +53,10 @@ codes! {
     NatsTimeout = "NATS_TIMEOUT_ERROR", retryable: true,
         remedy: "Try again, or raise `nats.requestTimeoutMs` where the answer takes longer than that by nature.";
     /// A message could not be published.
-    NatsPublish = "NATS_PUBLISH_ERROR", retryable: true,
-        remedy: "Read the reason in the message, then try again.";
+    NatsPublish = "NATS_PUBLISH_ERROR", retryable: false,
+        remedy: "Read the reason in the message; a permission of the server is the usual one.";
     /// A subscription could not be made, or ended with an error.
-    NatsSubscription = "NATS_SUBSCRIPTION_ERROR", retryable: true,
+    NatsSubscription = "NATS_SUBSCRIPTION_ERROR", retryable: false,
         remedy: "Read the reason in the message; a permission of the server is the usual one.";
     /// Nobody listens on the subject.
     NatsNoResponders = "NATS_NO_RESPONDERS", retryable: true,
@@ -73,6 +73,12 @@ codes! {
     /// A subject, or a token of one, is not valid.
     SubjectInvalid = "SUBJECT_INVALID", retryable: false,
         remedy: "Use tokens without whitespace, `.`, `*` and `>`, none of them empty.";
+    /// A header of a message is not valid.
+    HeaderInvalid = "HEADER_INVALID", retryable: false,
+        remedy: "Use a name of letters, digits and hyphens, and a value of one line without spaces at its ends.";
+    /// A request with this id is being answered already.
+    RequestDuplicate = "REQUEST_DUPLICATE", retryable: false,
+        remedy: "Give each request an id of its own, or wait for the end of the one under way.";
     /// A peer answered with an error whose code this version does not know.
     Remote = "REMOTE_ERROR", retryable: false,
         remedy: "Look the code and the message up in the peer's log; they are the peer's own.";

@@ -92,6 +92,20 @@ pub enum ErrorKind {
         /// The rule it breaks.
         reason: String,
     },
+    /// A header is not valid.
+    #[error("`{name}` is not a valid header: {reason}")]
+    InvalidHeader {
+        /// Its name, control characters escaped.
+        name: String,
+        /// The rule that it, or its value, breaks.
+        reason: String,
+    },
+    /// A request with this id is being answered already.
+    #[error("request {request} is being answered already")]
+    DuplicateRequest {
+        /// The request's id.
+        request: String,
+    },
     /// A peer answered with an error.
     #[error("{0}")]
     Remote(RemoteError),
@@ -297,6 +311,8 @@ impl ErrorKind {
             Self::Disconnected { .. } => ErrorCode::NatsDisconnected,
             Self::Closed { .. } => ErrorCode::NatsClosed,
             Self::InvalidSubject { .. } => ErrorCode::SubjectInvalid,
+            Self::InvalidHeader { .. } => ErrorCode::HeaderInvalid,
+            Self::DuplicateRequest { .. } => ErrorCode::RequestDuplicate,
             Self::Remote(remote) => remote.known_code(),
             Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::DeadlineExceeded { .. } => ErrorCode::DeadlineExceeded,
@@ -338,6 +354,8 @@ impl ErrorKind {
             Self::Disconnected { .. } => "Disconnected",
             Self::Closed { .. } => "Closed",
             Self::InvalidSubject { .. } => "InvalidSubject",
+            Self::InvalidHeader { .. } => "InvalidHeader",
+            Self::DuplicateRequest { .. } => "DuplicateRequest",
             Self::Remote(_) => "Remote",
             Self::Overloaded { .. } => "Overloaded",
             Self::DeadlineExceeded { .. } => "DeadlineExceeded",

@@ -1,6 +1,7 @@
 //! The wire form of an error: what one node tells another.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,12 +25,29 @@ use crate::{Error, ErrorCode, ErrorKind};
 /// assert!(error.is_retryable());
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(from = "Received")]
 pub struct RemoteError {
     #[serde(rename = "error")]
     message: String,
     code: String,
+    /// Part of the answer had come before it. Not on the wire, and no part of what the peer said.
+    #[serde(skip)]
+    begun: bool,
+}
+
+impl PartialEq for RemoteError {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.message, &self.code) == (&other.message, &other.code)
+    }
+}
+
+impl Eq for RemoteError {}
+
+impl Hash for RemoteError {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.message, &self.code).hash(state);
+    }
 }
 
 /// What may arrive.
@@ -43,13 +61,14 @@ struct Received {
 impl RemoteError {
     /// An error of ours, to be sent.
     pub fn new(message: impl Into<String>, code: ErrorCode) -> Self {
-        Self { message: message.into(), code: code.as_str().to_owned() }
+        Self { message: message.into(), code: code.as_str().to_owned(), begun: false }
     }
 
     /// An error as received; the code may be one that this version does not know.
     pub fn from_parts(message: impl Into<String>, code: Option<String>) -> Self {
         let code = code.filter(|code| !code.is_empty());
-        Self { message: message.into(), code: code.unwrap_or_else(|| ErrorCode::Remote.as_str().to_owned()) }
+        let code = code.unwrap_or_else(|| ErrorCode::Remote.as_str().to_owned());
+        Self { message: message.into(), code, begun: false }
     }
 
     /// The public message, as the peer sent it.
@@ -67,8 +86,25 @@ impl RemoteError {
         self.code.parse().unwrap_or(ErrorCode::Remote)
     }
 
+    /// The same, of an answer of which a part had come already: asking again would show that part twice.
+    ///
+    /// ```
+    /// use mlx_errors::{ErrorCode, RemoteError};
+    ///
+    /// let error = RemoteError::new("queue is full", ErrorCode::Overloaded);
+    /// assert!(error.is_retryable() && !error.after_begin().is_retryable());
+    /// ```
+    #[must_use]
+    pub fn after_begin(mut self) -> Self {
+        self.begun = true;
+        self
+    }
+
     /// Whether asking again, here or at another worker, may succeed.
     pub fn is_retryable(&self) -> bool {
+        if self.begun {
+            return false;
+        }
         match self.code.as_str() {
             // The codes of the TypeScript nodes that mean "not this worker, not now".
             "WORKER_TIMEOUT" | "WORKER_UNAVAILABLE" | "WORKER_OVERLOADED" => true,

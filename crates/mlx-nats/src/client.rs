@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::config::{ClusterConfig, DiscoveryConfig, NatsConfig, PublishWhileDisconnected, StreamingConfig};
 use tokio::runtime::Handle;
@@ -11,26 +12,31 @@ use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::connection::{
-    self, Backoff, CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, Dispatcher, Link, Managed, Signal,
-    transports,
+    self, Backoff, CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, Dispatcher, Link, Managed,
+    Refusals, Signal, received_bytes, transports,
 };
 use crate::discovery::{Directory, Discovery};
-use crate::inbox::Inbox;
+use crate::inbox::{Answer, Inbox, Waiter};
 use crate::measure::Measure;
 use crate::outbox::Outbox;
 use crate::registry::Workers;
-use crate::round_trip::round_trip;
 use crate::task::AbortOnDrop;
 
 /// Messages that a subscription holds for a slow reader before it drops, unless set otherwise.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
+/// What an answer without a payload takes on the wire beside its subject, and a ping beside it: less than any refusal.
+const ANSWER_OVERHEAD: u64 = 24;
+
+/// How long the task that hears of refusals may take to get its turn.
+const REFUSAL_DELAY: Duration = Duration::from_millis(2);
+
+/// How long the first message of a round trip may take before another is sent.
+const AGAIN: Duration = Duration::from_millis(250);
+
 /// Pauses between attempts to reach a server that is not there yet.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
-
-/// How long the transport of a client whose last handle was dropped is waited for, until it takes the order to drain.
-const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection to NATS. Clones share it, and so do the subscriptions, services and token streams made with it; the last
 /// of all these that is dropped closes it.
@@ -53,6 +59,7 @@ pub struct Client {
 pub(crate) struct Inner {
     nats: async_nats::Client,
     inbox: Arc<Inbox>,
+    refusals: Arc<Refusals>,
     link: Arc<Link>,
     /// Only where the configuration asks to keep what is published while the connection is down.
     outbox: Option<Arc<Outbox>>,
@@ -85,7 +92,7 @@ impl Drop for Inner {
         if up {
             // The transport ends with its last handle, without a look at what it still holds, unless it is told to drain.
             let nats = self.nats.clone();
-            self.runtime.spawn(async move { timeout(DRAIN_LIMIT, nats.drain()).await });
+            self.runtime.spawn(async move { connection::end(&nats).await });
         }
     }
 }
@@ -206,8 +213,7 @@ impl Client {
     pub async fn connect_with(config: &NatsConfig, options: ClientOptions) -> Result<Self> {
         let transport = connection::connect(config, &options).await?;
         let nats = transport.nats;
-        let inbox = Arc::new(Inbox::new(&nats.new_inbox()));
-        let link = transport.link;
+        let (inbox, refusals, link) = (transport.inbox, transport.refusals, transport.link);
         let outbox = match config.publish_while_disconnected {
             PublishWhileDisconnected::Fail => None,
             PublishWhileDisconnected::Buffer => {
@@ -232,12 +238,13 @@ impl Client {
             outbox: outbox.clone(),
             reconnect: config.reconnect,
         });
-        let tasks = [tokio::spawn(manager), tokio::spawn(Arc::clone(&inbox).run(answers))]
+        let tasks = [tokio::spawn(manager), tokio::spawn(Arc::clone(&inbox).run(nats.clone(), answers))]
             .map(|task| AbortOnDrop(task.abort_handle()));
         let client = Self {
             inner: Arc::new(Inner {
                 nats,
                 inbox,
+                refusals,
                 link,
                 outbox,
                 signals: transport.signals_sender,
@@ -253,11 +260,14 @@ impl Client {
                 _tasks: tasks,
             }),
         };
+        let limit = config.connect_timeout_ms.as_duration();
         tokio::select! {
-            biased;
-            refusal = client.inner.inbox.refusal() => Err(refusal),
-            connected = client.wait_connected(config.connect_timeout_ms.as_duration()) => connected.map(|()| client.clone()),
+            connected = client.wait_connected(limit) => connected?,
+            refused = client.inbox().refused() => return Err(client.inbox().refusal_error(&refused)),
         }
+        // The refusal is an answer too, and may have been taken for the proof that the connection lives.
+        client.inbox().check()?;
+        Ok(client)
     }
 
     /// Connects as soon as a server is there: tries again, with growing pauses, while none can be reached.
@@ -390,12 +400,23 @@ impl Client {
     ///
     /// # Errors
     /// [`ErrorKind::Disconnected`] when the connection dropped or was replaced meanwhile, so that what was published
-    /// before may be lost; [`ErrorKind::Timeout`] after `limit`.
+    /// before may be lost; [`ErrorKind::Publish`] when the server refused something published since the last flush, of
+    /// which nobody was told yet; [`ErrorKind::Timeout`] after `limit`.
     ///
     /// # Cancel safety
     /// A dropped future leaves nothing behind.
     pub async fn flush(&self, limit: Duration) -> Result<()> {
-        self.round_trip("flush", limit).await
+        self.round_trip("flush", limit).await?;
+        self.inner.refusals.take_unflushed().map_or(Ok(()), Err)
+    }
+
+    /// Publishes that the server has refused since the client was made, for want of a permission.
+    ///
+    /// A publish does not wait for the server, so that its refusal comes after `Ok`: as a
+    /// [`ConnectionEvent::ServerError`], in this count, and as the error of the next [`flush`](Self::flush), unless it was a
+    /// request, which fails by itself.
+    pub fn refused_publishes(&self) -> u64 {
+        self.inner.refusals.publishes()
     }
 
     /// Bytes that the server accepts as one payload, headers included.
@@ -437,6 +458,11 @@ impl Client {
         let mut state = self.watch_state();
         // The manager answers at once; should it be gone already, so is the connection.
         let _ = timeout(deadline, state.wait_for(ConnectionState::is_closed)).await;
+        if connected {
+            // What was published in the meantime, too, is with the socket when the process ends behind this. An error means
+            // that the transport has ended, which it does behind a flush of its own.
+            let _ = timeout(deadline, self.nats().flush()).await;
+        }
         flushed
     }
 
@@ -465,20 +491,54 @@ impl Client {
     }
 
     pub(crate) async fn round_trip(&self, during: &str, limit: Duration) -> Result<()> {
+        self.round_trip_since(received_bytes(self.nats()), during, limit).await
+    }
+
+    /// A round trip, and then, where more has come than its answer since `before` bytes were received, the time that the
+    /// news of a refusal may need: it comes before the answer, but by a queue and a task of async-nats' own.
+    pub(crate) async fn round_trip_since(&self, before: u64, during: &str, limit: Duration) -> Result<()> {
         let epoch = self.inner.link.live(|| during.to_owned())?;
+        let (waiter, subject) = self.inner.inbox.wait();
+        let quiet = subject.len() as u64 + ANSWER_OVERHEAD;
         let trip = async {
             tokio::select! {
                 biased;
-                returned = round_trip(self.nats(), &self.inner.inbox, || {}) => returned,
+                answer = self.message_to_self(waiter, subject) => answer,
                 // The table of those who wait may have been emptied between the look at the state and the wait.
                 () = self.inner.link.lost(epoch) => None,
             }
         };
-        match timeout(limit, trip).await {
-            // The transport may be on another connection already, of which the link has not heard yet.
-            Ok(Some(())) if self.inner.link.is_live(epoch) && transports(self.nats()) == epoch => Ok(()),
+        let answer = timeout(limit, trip).await;
+        if let Ok(Some(Answer::NoInbox(refused))) = &answer {
+            return Err(self.inner.inbox.refusal_error(refused));
+        }
+        if answer.is_ok() && received_bytes(self.nats()).wrapping_sub(before) > quiet {
+            tokio::time::sleep(REFUSAL_DELAY).await;
+        }
+        match answer {
+            // That the server refuses the message to ourselves is an answer as good as the message. The transport may be on
+            // another connection already, of which the link has not heard yet.
+            Ok(Some(_)) if self.inner.link.is_live(epoch) && transports(self.nats()) == epoch => Ok(()),
             Ok(_) => Err(self.inner.link.down(during)),
             Err(_) => Err(Error::new(ErrorKind::Timeout { subject: during.to_owned(), timeout: limit })),
+        }
+    }
+
+    /// Sent again while nothing comes back: the transport's queue of refusals is bounded, and drops what does not fit.
+    async fn message_to_self(&self, mut waiter: Waiter, subject: String) -> Option<Answer> {
+        let subject = async_nats::Subject::from(subject);
+        let mut pause = AGAIN;
+        loop {
+            tokio::select! {
+                biased;
+                // While there is no room for it: the connection may drop.
+                answer = &mut waiter => return answer,
+                sent = self.nats().publish(subject.clone(), Bytes::new()) => sent.ok()?,
+            }
+            if let Ok(answer) = timeout(pause, &mut waiter).await {
+                return answer;
+            }
+            pause = (pause * 2).min(LONGEST_RETRY);
         }
     }
 
@@ -488,6 +548,10 @@ impl Client {
 
     pub(crate) fn inbox(&self) -> &Arc<Inbox> {
         &self.inner.inbox
+    }
+
+    pub(crate) fn refusals(&self) -> &Arc<Refusals> {
+        &self.inner.refusals
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {

@@ -1,5 +1,6 @@
 //! One question, many answers.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -9,6 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
 use crate::address::RequestTo;
+use crate::inbox::Answer;
 use crate::request::check_answer;
 use crate::subscribe::SubscribeOptions;
 use crate::trace::Span;
@@ -75,6 +77,15 @@ impl Client {
         // An inbox of its own, because that of single requests forgets each one at its first answer.
         let inbox = self.nats().new_inbox();
         let mut answers = self.subscribe_raw(inbox.clone().into(), &SubscribeOptions::default()).await?;
+        // Should the server refuse the request, nothing else would say so.
+        let (question, _) = self.inbox().wait_on(subject.clone());
+        let refusal = async move {
+            match question.await {
+                Some(Answer::Refused(refused)) => refused,
+                _ => std::future::pending().await,
+            }
+        };
+        let mut refusal = pin!(refusal);
         self.send(subject.clone(), Some(inbox), span.headers(), json).await?;
 
         let limit = options.timeout.unwrap_or_else(|| self.request_timeout());
@@ -85,11 +96,12 @@ impl Client {
         while options.max.is_none_or(|max| gathered.len() < max) {
             let answer = tokio::select! {
                 answer = timeout(until.saturating_sub(began.elapsed()), answers.next()) => answer,
+                refused = &mut refusal => return Err(refused.publish(&subject)),
                 () = self.link().lost(epoch) => return Err(self.link().down(&during)),
             };
             let Ok(answer) = answer else { break };
-            let Some(message) = answer else { return Err(self.link().down(&during)) };
-            match check_answer(&subject, &message) {
+            let Some(message) = answer else { return Err(answers.end(&during, self.link())) };
+            match check_answer::<R>(&subject, &message) {
                 Ok(()) => gathered.push(codec::decode(&subject, &message.payload, S::check_reply)),
                 Err(error) if matches!(error.kind(), ErrorKind::NoResponders { .. }) => return Err(error),
                 Err(error) => gathered.push(Err(error)),

@@ -49,17 +49,26 @@ impl Headers {
     /// Sets a header, in place of any values that it had.
     ///
     /// # Errors
-    /// When the name is empty, or it or the value holds a character that would break out of its line.
+    /// [`ErrorKind::InvalidHeader`] when the name is empty or holds a character that names do not have, and when the value has
+    /// a line break, or a space at one of its ends, which would be lost on the way.
     pub fn set(&mut self, name: &str, value: impl AsRef<str>) -> Result<()> {
         let value = value.as_ref();
-        let bad = |reason: String| {
-            Error::new(ErrorKind::Publish { subject: format!("header {}", name.escape_default()), reason })
+        let bad = |reason: &str| {
+            Error::new(ErrorKind::InvalidHeader { name: name.escape_default().to_string(), reason: reason.to_owned() })
         };
-        if name.is_empty() {
-            return Err(bad("a header needs a name".to_owned()));
+        // A name ends at its colon; what else it may hold is what HTTP has, so that other clients read it too.
+        if name.is_empty() || !name.bytes().all(is_name_byte) {
+            return Err(bad("a name is made of letters, digits and some signs such as `-` and `_`"));
         }
-        let header = HeaderName::from_str(name).map_err(|error| bad(error.to_string()))?;
-        let value = HeaderValue::from_str(value).map_err(|error| bad(error.to_string()))?;
+        if value.contains(['\r', '\n']) {
+            return Err(bad("a value is a single line"));
+        }
+        // Clients and servers drop them on the way, each in its own fashion.
+        if value != value.trim() {
+            return Err(bad("a value has no spaces at its ends: they would be lost on the way"));
+        }
+        let header = HeaderName::from_str(name).map_err(|error| bad(&error.to_string()))?;
+        let value = HeaderValue::from_str(value).map_err(|error| bad(&error.to_string()))?;
         self.0.insert(header, value);
         Ok(())
     }
@@ -101,6 +110,11 @@ impl Headers {
     pub(crate) fn into_transport(self) -> async_nats::HeaderMap {
         self.0
     }
+}
+
+/// The characters of a token, as RFC 9110 has them.
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 impl fmt::Debug for Headers {

@@ -7,14 +7,28 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
-use crate::round_trip::RoundTrips;
+use crate::connection::Refused;
+
+/// How long a refusal of the inbox stands before the server is asked again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(2);
+
+/// Characters of a name that nobody else has: 131 bits.
+const UNIQUE: usize = 22;
+
+/// An inbox below `prefix` that nobody else has.
+pub(crate) fn unique_inbox(prefix: &str) -> String {
+    let unique: String = std::iter::repeat_with(fastrand::alphanumeric).take(UNIQUE).collect();
+    format!("{prefix}.{unique}")
+}
 
 /// The table of answers waited for, shared by the client and the task that fills it.
 #[derive(Debug)]
@@ -22,43 +36,46 @@ pub(crate) struct Inbox {
     /// `_INBOX.<unique>.`, to which a waiter's token is appended.
     prefix: String,
     waiting: Mutex<Waiting>,
-    round_trips: RoundTrips,
-    /// Why the server does not let us hear answers, while it does not.
-    refused: watch::Sender<Option<String>>,
+    /// Something has come by it.
+    proven: AtomicBool,
+    refusal: Notify,
 }
 
-/// What a word of the server means for the inbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
-    /// It refused the message of a round trip, and so has answered it.
-    RoundTrip,
-    /// It does not let us subscribe to the inbox: no answer will come.
-    Refused,
-    /// Something else.
-    Other,
+/// What became of a wait.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// It came.
+    Message(async_nats::Message),
+    /// The server refused what was published to get it.
+    Refused(Refused),
+    /// The server does not let this client have its inbox, so that no answer can come.
+    NoInbox(Refused),
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     next_token: u64,
-    senders: HashMap<u64, oneshot::Sender<async_nats::Message>>,
+    senders: HashMap<u64, Pending>,
+    /// The server refused the subscription to the inbox.
+    refused: Option<Refused>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    sender: oneshot::Sender<Answer>,
+    /// Where the question went; unset for one to this very inbox.
+    asked: Option<async_nats::Subject>,
 }
 
 impl Inbox {
     /// An empty inbox below `unique`, a subject of this client alone.
     pub(crate) fn new(unique: &str) -> Self {
-        let round_trips = RoundTrips::default();
-        Self { prefix: format!("{unique}."), waiting: Mutex::default(), round_trips, refused: watch::Sender::default() }
-    }
-
-    /// Those who wait for a round trip.
-    pub(crate) fn round_trips(&self) -> &RoundTrips {
-        &self.round_trips
-    }
-
-    /// The subject of a round trip, told from those of answers by its letter.
-    pub(crate) fn round_trip_subject(&self, number: u64) -> String {
-        format!("{}{ROUND_TRIP}{number}", self.prefix)
+        Self {
+            prefix: format!("{unique}."),
+            waiting: Mutex::default(),
+            proven: AtomicBool::new(false),
+            refusal: Notify::new(),
+        }
     }
 
     /// The pattern to subscribe to.
@@ -68,11 +85,24 @@ impl Inbox {
 
     /// A place for one answer, and the subject that it has to be sent to.
     pub(crate) fn wait(self: &Arc<Self>) -> (Waiter, String) {
+        self.enter(None)
+    }
+
+    /// The same, for the answer to what is sent to `asked`: should the server refuse that, the wait is over.
+    pub(crate) fn wait_on(self: &Arc<Self>, asked: async_nats::Subject) -> (Waiter, String) {
+        self.enter(Some(asked))
+    }
+
+    fn enter(self: &Arc<Self>, asked: Option<async_nats::Subject>) -> (Waiter, String) {
         let (sender, answer) = oneshot::channel();
         let mut waiting = self.lock();
         let token = waiting.next_token;
         waiting.next_token += 1;
-        waiting.senders.insert(token, sender);
+        match &waiting.refused {
+            // The receiver is in our hands.
+            Some(refused) => drop(sender.send(Answer::NoInbox(refused.clone()))),
+            None => drop(waiting.senders.insert(token, Pending { sender, asked })),
+        }
         (Waiter { inbox: Arc::clone(self), token, answer, waits: true }, format!("{}{token}", self.prefix))
     }
 
@@ -81,81 +111,124 @@ impl Inbox {
         let abandoned = std::mem::take(&mut self.lock().senders);
         // Dropped outside the lock, because dropping a sender wakes its waiter.
         drop(abandoned);
-        self.round_trips.fail_pending();
     }
 
-    /// Takes what the server says of our subjects. `first` is whether nothing but the inbox has been subscribed to yet.
-    pub(crate) fn heard(&self, said: &str, first: bool) -> Heard {
-        if let Some(subject) = quoted(said, "Permissions Violation for Publish to \"") {
-            let number = subject.strip_prefix(&self.prefix).and_then(round_trip_number);
-            let Some(number) = number else { return Heard::Other };
-            self.round_trips.returned(number, true);
-            return Heard::RoundTrip;
+    /// Whether something has come by it since it was made.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Acquire)
+    }
+
+    /// Whether a subject is one of this inbox.
+    pub(crate) fn is_own(&self, subject: &str) -> bool {
+        subject.starts_with(&self.prefix)
+    }
+
+    /// The server refused the subscription: nobody who waits, or will wait, is answered.
+    pub(crate) fn refuse(&self, refused: &Refused) {
+        let mut waiting = self.lock();
+        waiting.refused = Some(refused.clone());
+        let abandoned = std::mem::take(&mut waiting.senders);
+        drop(waiting);
+        for pending in abandoned.into_values() {
+            // Whoever went away has no need to know; so below.
+            let _ = pending.sender.send(Answer::NoInbox(refused.clone()));
         }
-        let ours = quoted(said, "Permissions Violation for Subscription to \"") == Some(self.pattern().as_str());
-        if ours || (first && said.to_ascii_lowercase().contains("maximum subscriptions exceeded")) {
-            self.refused.send_replace(Some(said.strip_prefix("nats: ").unwrap_or(said).to_owned()));
-            return Heard::Refused;
-        }
-        Heard::Other
+        self.refusal.notify_waiters();
     }
 
-    /// Another connection is made, on which the server is asked anew.
-    pub(crate) fn renewed(&self) {
-        self.refused.send_if_modified(|refused| refused.take().is_some());
+    /// The error of whoever needs an answer, where the server lets none through.
+    pub(crate) fn check(&self) -> mlx_errors::Result<()> {
+        let refused = self.lock().refused.clone();
+        refused.map_or(Ok(()), |refused| Err(self.refusal_error(&refused)))
     }
 
-    /// Resolves when the server has refused our subscription, with the error that says so.
-    pub(crate) async fn refusal(&self) -> Error {
-        let mut refused = self.refused.subscribe();
-        loop {
-            let said = refused.borrow_and_update().clone();
-            if let Some(said) = said {
-                return self.refusal_error(&said);
-            }
-            // The sender is in `self`, so there is always another value to wait for.
-            let _ = refused.changed().await;
-        }
-    }
-
-    /// What the server said last when it refused our subscription, while it stands.
-    pub(crate) fn refused(&self) -> Option<String> {
-        self.refused.borrow().clone()
-    }
-
-    fn refusal_error(&self, said: &str) -> Error {
-        let prefix = self.prefix.trim_end_matches('.');
-        let prefix = prefix.rsplit_once('.').map_or(prefix, |(prefix, _)| prefix);
-        let what_to_do = if said.contains("Permissions Violation") {
-            format!(
-                "answers come there, so set `nats.inboxPrefix` to a prefix that this user may subscribe to, or permit it \
-                 `{prefix}.>`"
-            )
-        } else {
-            "answers come there, so the limit has to allow for one subscription at the least".to_owned()
-        };
-        let reason = format!("the server refuses it ({said}); {what_to_do}");
+    /// The error of whoever needs an answer, of which the server lets none through.
+    pub(crate) fn refusal_error(&self, refused: &Refused) -> Error {
+        let reason = format!(
+            "the server says: {}; answers come by this subject: allow the user to subscribe to it, or set `nats.inboxPrefix` to a \
+             prefix that it may subscribe to",
+            refused.said
+        );
         Error::new(ErrorKind::Subscription { subject: self.pattern(), reason })
     }
 
-    /// Hands each message to whoever waits for it, until the subscription ends.
-    pub(crate) async fn run(self: Arc<Self>, mut subscriber: async_nats::Subscriber) {
-        while let Some(message) = subscriber.next().await {
-            let token = message.subject.strip_prefix(&self.prefix);
-            if let Some(number) = token.and_then(round_trip_number) {
-                self.round_trips.returned(number, false);
-                continue;
+    /// Another connection, on which the server may decide differently.
+    pub(crate) fn renewed(&self) {
+        self.lock().refused = None;
+    }
+
+    /// The refusal of the subscription, as soon as there is one.
+    pub(crate) async fn refused(&self) -> Refused {
+        loop {
+            let refusal = self.refusal.notified();
+            if let Some(refused) = &self.lock().refused {
+                return refused.clone();
             }
-            let token = token.and_then(|token| token.parse().ok());
-            let sender = token.and_then(|token: u64| self.lock().senders.remove(&token));
-            if let Some(sender) = sender {
+            refusal.await;
+        }
+    }
+
+    /// The server refused what was published on `subject`: ends the waits for an answer to it, and says whether there were any.
+    pub(crate) fn publish_refused(&self, subject: &str, refused: &Refused) -> bool {
+        let mut waiting = self.lock();
+        let tokens: Vec<u64> = match self.token(subject) {
+            Some(token) => vec![token],
+            None => {
+                let asked = waiting
+                    .senders
+                    .iter()
+                    .filter(|(_, pending)| pending.asked.as_ref().is_some_and(|asked| asked.as_str() == subject));
+                asked.map(|(token, _)| *token).collect()
+            }
+        };
+        let concerned: Vec<_> = tokens.into_iter().filter_map(|token| waiting.senders.remove(&token)).collect();
+        drop(waiting);
+        let any = !concerned.is_empty();
+        for pending in concerned {
+            let _ = pending.sender.send(Answer::Refused(refused.clone()));
+        }
+        any
+    }
+
+    fn token(&self, subject: &str) -> Option<u64> {
+        subject.strip_prefix(&self.prefix).and_then(|token| token.parse().ok())
+    }
+
+    /// Hands each message to whoever waits for it, until the transport ends. A subscription that the server has refused is
+    /// made anew now and then, since permissions may come back without a word.
+    pub(crate) async fn run(self: Arc<Self>, nats: async_nats::Client, mut subscriber: async_nats::Subscriber) {
+        loop {
+            let refused = async {
+                self.refused().await;
+                tokio::time::sleep(REFUSED_PAUSE).await; // for permissions to be changed
+            };
+            tokio::select! {
+                () = self.hand_out(&mut subscriber) => break,
+                () = refused => {}
+            }
+            // Another connection may have been made in the meantime.
+            if self.check().is_err() {
+                self.renewed();
+                match nats.subscribe(self.pattern()).await {
+                    Ok(renewed) => subscriber = renewed,
+                    Err(_) => break,
+                }
+            }
+        }
+        self.fail_pending();
+    }
+
+    async fn hand_out(&self, subscriber: &mut async_nats::Subscriber) {
+        while let Some(message) = subscriber.next().await {
+            self.proven.store(true, Ordering::Release);
+            let pending = self.token(&message.subject).and_then(|token| self.lock().senders.remove(&token));
+            if let Some(pending) = pending {
                 // An error means that the waiter went away this very moment, which is its right.
-                let _ = sender.send(message);
+                let _ = pending.sender.send(Answer::Message(message));
             } else {
                 tracing::debug!(subject = %message.subject, "an answer came after its request was given up");
             }
         }
-        self.fail_pending();
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -169,29 +242,17 @@ impl Inbox {
     }
 }
 
-/// What the number of a round trip begins with.
-const ROUND_TRIP: char = 'p';
-
-fn round_trip_number(token: &str) -> Option<u64> {
-    token.strip_prefix(ROUND_TRIP)?.parse().ok()
-}
-
-/// What stands between `before`, which ends in a quote, and the next quote.
-fn quoted<'a>(said: &'a str, before: &str) -> Option<&'a str> {
-    Some(said.split_once(before)?.1.split_once('"')?.0)
-}
-
 /// Waits for one answer; `None` when the connection dropped. Dropping it frees its place.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     inbox: Arc<Inbox>,
     token: u64,
-    answer: oneshot::Receiver<async_nats::Message>,
+    answer: oneshot::Receiver<Answer>,
     waits: bool,
 }
 
 impl Future for Waiter {
-    type Output = Option<async_nats::Message>;
+    type Output = Option<Answer>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = ready!(Pin::new(&mut self.answer).poll(context));
@@ -211,6 +272,8 @@ impl Drop for Waiter {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[tokio::test]
@@ -222,27 +285,26 @@ mod tests {
         assert_eq!(inbox.len(), 0);
     }
 
-    #[test]
-    fn c4_refusals_of_our_own_subjects_are_told_from_those_of_others() {
-        let inbox = Arc::new(Inbox::new("_INBOX_alice.unique"));
-        let publish = |subject: &str| format!("nats: Permissions Violation for Publish to \"{subject}\"");
-        let subscription = |subject: &str| format!("nats: Permissions Violation for Subscription to \"{subject}\"");
-        assert_eq!(inbox.heard(&publish("_INBOX_alice.unique.p7"), false), Heard::RoundTrip);
-        for other in ["_INBOX_alice.unique.7", "_INBOX_alice.other.p7", "worker.register", "_INBOX_alice.unique.px"] {
-            assert_eq!(inbox.heard(&publish(other), false), Heard::Other, "{other}");
+    #[tokio::test]
+    async fn a_refused_publish_ends_the_waits_for_its_answer_and_no_others() {
+        let inbox = Arc::new(Inbox::new("_INBOX.test"));
+        let refused = Refused { said: "no".into() };
+        let (first, _) = inbox.wait_on("a".into());
+        let (second, _) = inbox.wait_on("a".into());
+        let (other, _) = inbox.wait_on("b".into());
+        let (own, subject) = inbox.wait();
+        assert!(inbox.publish_refused("a", &refused));
+        assert!(inbox.publish_refused(&subject, &refused));
+        assert!(!inbox.publish_refused("a", &refused));
+        for waiter in [first, second, own] {
+            assert!(matches!(waiter.await, Some(Answer::Refused(_))));
         }
-        assert_eq!(inbox.heard(&subscription("_INBOX_alice.other.*"), false), Heard::Other);
-        assert_eq!(inbox.heard("nats: maximum subscriptions exceeded", false), Heard::Other);
-        assert_eq!(inbox.heard("nats: Maximum Payload Violation", true), Heard::Other);
-        assert_eq!(inbox.refused(), None);
-        assert_eq!(inbox.heard(&subscription("_INBOX_alice.unique.*"), false), Heard::Refused);
-        let error = inbox.refusal_error(&inbox.refused().unwrap()).to_string();
-        for told in ["`_INBOX_alice.unique.*`", "Permissions Violation", "`nats.inboxPrefix`", "`_INBOX_alice.>`"] {
-            assert!(error.contains(told), "{error}");
-        }
+        inbox.refuse(&refused);
+        assert!(matches!(other.await, Some(Answer::NoInbox(_))));
+        assert!(matches!(inbox.wait().0.await, Some(Answer::NoInbox(_))), "nor will later ones be answered");
         inbox.renewed();
-        assert_eq!(inbox.refused(), None);
-        assert_eq!(inbox.heard("nats: maximum subscriptions exceeded", true), Heard::Refused);
+        assert!(inbox.wait().0.now_or_never().is_none());
+        assert_eq!(inbox.len(), 0);
     }
 
     #[tokio::test]

@@ -35,6 +35,7 @@ mod connection;
 mod discovery;
 #[cfg(feature = "durable")]
 mod durable;
+mod error_reply;
 mod gather;
 mod headers;
 mod inbox;
@@ -43,7 +44,6 @@ mod outbox;
 mod publish;
 mod registry;
 mod request;
-mod round_trip;
 mod service;
 mod stream;
 mod subscribe;

@@ -3,12 +3,14 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use mlx_errors::{Error, ErrorKind, RemoteError, Result};
+use mlx_errors::{Error, ErrorKind, Result};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
 
 use crate::address::RequestTo;
+use crate::error_reply::remote_error;
+use crate::inbox::Answer;
 use crate::trace::Span;
 use crate::{Client, Headers, codec, headers};
 
@@ -96,7 +98,7 @@ impl Client {
         span.inject(&mut headers);
 
         let message = self.one_answer(&subject, headers, json, limit).await?;
-        check_answer(&subject, &message)?;
+        check_answer::<R>(&subject, &message)?;
         codec::decode(&subject, &message.payload, S::check_reply)
     }
 
@@ -109,7 +111,7 @@ impl Client {
         limit: Duration,
     ) -> Result<async_nats::Message> {
         let epoch = self.link().live(|| format!("request on `{subject}`"))?;
-        let (waiter, reply) = self.inbox().wait();
+        let (waiter, reply) = self.inbox().wait_on(subject.clone());
         let late = |_| Error::new(ErrorKind::Timeout { subject: subject.to_string(), timeout: limit });
         let started = Instant::now();
         // One after the other rather than as one future, which would hold what is sent a second time.
@@ -120,7 +122,12 @@ impl Client {
         } else {
             None
         };
-        let message = answer.ok_or_else(|| self.link().down(&format!("request on `{subject}`")))?;
+        let message = match answer {
+            Some(Answer::Message(message)) => message,
+            Some(Answer::Refused(refused)) => return Err(refused.publish(subject)),
+            Some(Answer::NoInbox(refused)) => return Err(self.inbox().refusal_error(&refused)),
+            None => return Err(self.link().down(&format!("request on `{subject}`"))),
+        };
         self.measure().received(&message);
         Ok(message)
     }
@@ -140,72 +147,13 @@ impl Client {
     }
 }
 
-/// Tells an answer from an error: the server's, one by headers, or one by body.
-pub(crate) fn check_answer(subject: &str, message: &async_nats::Message) -> Result<()> {
+/// Tells an answer, an `R`, from an error: the server's, one by headers, or one by body.
+pub(crate) fn check_answer<R: DeserializeOwned>(subject: &str, message: &async_nats::Message) -> Result<()> {
     if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
         return Err(Error::new(ErrorKind::NoResponders { subject: subject.to_owned() }));
     }
-    match remote_error(message) {
+    match remote_error::<R>(message) {
         Some(remote) => Err(Error::new(ErrorKind::Remote(remote))),
         None => Ok(()),
-    }
-}
-
-/// The body of an error reply; with any further member it is some other type's, for example a `ModelStatus`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ErrorBody {
-    error: String,
-    code: Option<String>,
-}
-
-fn remote_error(message: &async_nats::Message) -> Option<RemoteError> {
-    let body = || serde_json::from_slice::<ErrorBody>(&message.payload).ok();
-    let code = headers::first(message, headers::ERROR_CODE);
-    let text = headers::first(message, headers::SERVICE_ERROR);
-    if code.is_some() || text.is_some() || headers::first(message, headers::SERVICE_ERROR_CODE).is_some() {
-        let body = body();
-        let said = text.map(str::to_owned).or_else(|| body.as_ref().map(|body| body.error.clone()));
-        let code = code.map(str::to_owned).or_else(|| body.and_then(|body| body.code));
-        return Some(RemoteError::from_parts(said.unwrap_or_else(|| "no message".to_owned()), code));
-    }
-    // Any other answer would be refused at its first member, with an error that costs more to make than the answer to read.
-    if !may_be_error(&message.payload) {
-        return None;
-    }
-    let body = body()?;
-    Some(RemoteError::from_parts(body.error, body.code))
-}
-
-/// Whether a body may have a member of this name; an escape may hide it.
-fn may_be_error(json: &[u8]) -> bool {
-    memchr::memmem::find(json, br#""error""#).is_some() || memchr::memchr(b'\\', json).is_some()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn body_error(json: &'static str) -> Option<String> {
-        let message = async_nats::Message {
-            subject: "lab.test".into(),
-            reply: None,
-            payload: json.into(),
-            headers: None,
-            status: None,
-            description: None,
-            length: 0,
-        };
-        remote_error(&message).map(|error| error.message().to_owned())
-    }
-
-    #[test]
-    fn c4_an_error_body_is_told_from_an_answer_that_has_an_error_in_it() {
-        assert_eq!(body_error(r#"{"error":"no such model"}"#).as_deref(), Some("no such model"));
-        assert_eq!(body_error(r#"{"code":"X","error":"no"}"#).as_deref(), Some("no"));
-        assert_eq!(body_error(r#"{"\u0065rror":"no"}"#).as_deref(), Some("no"));
-        assert_eq!(body_error(r#"{"state":"failed","error":"no"}"#), None);
-        assert_eq!(body_error(r#"{"status":"online","note":"\"error\""}"#), None);
-        assert_eq!(body_error("7"), None);
     }
 }

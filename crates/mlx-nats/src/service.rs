@@ -202,11 +202,16 @@ pub(crate) fn isolated<T>(
     Span::serve(message).around(caught)
 }
 
-/// The deadline of a request, or the error that it has passed. A header that is none is as good as absent.
+/// The deadline of a request, or the error that it has passed, or that it is none.
 pub(crate) fn deadline(message: &async_nats::Message) -> Result<Option<SystemTime>> {
-    let millis = headers::first(message, headers::DEADLINE).and_then(|text| text.parse().ok());
+    let Some(text) = headers::first(message, headers::DEADLINE) else { return Ok(None) };
+    let millis = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
     let Some(deadline) = millis.and_then(|millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis))) else {
-        return Ok(None);
+        // Work for a deadline that nobody knows would be work for nobody.
+        return Err(Error::new(ErrorKind::InvalidHeader {
+            name: headers::DEADLINE.to_owned(),
+            reason: "a deadline is a number of milliseconds since the Unix epoch".to_owned(),
+        }));
     };
     if deadline <= SystemTime::now() {
         return Err(Error::new(ErrorKind::DeadlineExceeded { subject: message.subject.to_string() }));

@@ -23,6 +23,8 @@ pub(crate) fn samples() -> Vec<ErrorKind> {
         ErrorKind::Disconnected { during: "request on `model.load`".into() },
         ErrorKind::Closed { reason: "shut down".into() },
         ErrorKind::InvalidSubject { subject: "a..b".into(), reason: "a token is empty".into() },
+        ErrorKind::InvalidHeader { name: "Tenant".into(), reason: "its value has a line break".into() },
+        ErrorKind::DuplicateRequest { request: worker() },
         ErrorKind::Remote(RemoteError::from_parts("no such model", Some("MODEL_NOT_FOUND".into()))),
         ErrorKind::Overloaded { limit: 64 },
         ErrorKind::DeadlineExceeded { subject: subject() },

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use async_nats::{ConnectOptions, Event, ReconnectToServer, Server, ServerInfo};
+use async_nats::{ConnectOptions, Event, ReconnectToServer, Server, ServerError, ServerInfo};
 use mlx_errors::{ConnectStep, Error, ErrorCode, ErrorKind, Result};
-use mlx_types::config::{NatsConfig, NatsMode};
+use mlx_types::config::{DiscoveredServers, NatsConfig, NatsMode};
 use mlx_types::{NatsUrl, Scheme, Subject};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
@@ -17,7 +17,9 @@ use super::backoff::Backoff;
 use super::manager::Signal;
 use super::reconnect::{Dispatcher, nowhere};
 use super::refusal::{failed, refused};
+use super::refusals::Refusals;
 use crate::ClientOptions;
+use crate::inbox::{Inbox, unique_inbox};
 
 /// What the transport holds for a subscription until its task moves it on. A burst that fills this is dropped by the
 /// transport, which cannot say how much it was, so it has room for whatever is read in one turn: 8 MiB of messages of
@@ -34,6 +36,8 @@ pub(crate) fn transport_capacity(options: &ClientOptions) -> usize {
 pub(crate) struct Transport {
     pub(crate) nats: async_nats::Client,
     pub(crate) link: Arc<Link>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) signals: mpsc::UnboundedReceiver<Signal>,
     /// For signals that come from the user.
@@ -59,11 +63,14 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
     let link = Arc::new(Link::new());
     let dispatcher = Arc::new(Dispatcher::new(backoff, config.reconnect, limit, Arc::clone(&link)));
     let (sender, signals) = mpsc::unbounded_channel();
+    let inbox = Arc::new(Inbox::new(&unique_inbox(&config.inbox_prefix)));
+    let refusals = Arc::new(Refusals::default());
+    refusals.attach(Arc::clone(&inbox));
     let transport = transport_options(config, options, &servers, &shown).await?;
     let transport = transport
         .max_reconnects(limit as usize)
         .reconnect_to_server_callback(reconnect(Arc::clone(&dispatcher), sender.clone()))
-        .event_callback(event_forwarder(sender.clone()));
+        .event_callback(event_forwarder(sender.clone(), Arc::clone(&refusals)));
 
     let deadline = Instant::now() + config.connect_timeout_ms.as_duration();
     let mut places: Vec<usize> = (0..servers.len()).collect();
@@ -75,7 +82,9 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
         // Boxed, because it is some 10 KiB that every future around it would have to carry.
         let connecting = Box::pin(transport.clone().connect(addresses.clone()));
         let error = match timeout(share, connecting).await {
-            Ok(Ok(nats)) => return Ok(Transport { nats, link, dispatcher, signals, signals_sender: sender }),
+            Ok(Ok(nats)) => {
+                return Ok(Transport { nats, link, inbox, refusals, dispatcher, signals, signals_sender: sender });
+            }
             Ok(Err(error)) => refused(config, &shown, &error),
             Err(_) => Error::new(ErrorKind::Connection {
                 server: shown.clone(),
@@ -124,10 +133,15 @@ async fn transport_options(
         .connection_timeout(config.connect_timeout_ms.as_duration())
         .ping_interval(config.ping_interval_ms.as_duration())
         .subscription_capacity(transport_capacity(options))
-        // Every inbox is made by the transport, those of requests, round trips, pulls and JetStream among them.
-        .custom_inbox_prefix(config.inbox_prefix.as_str())
+        .custom_inbox_prefix(config.inbox_prefix.clone())
         // Ours are checked when they are made; text is checked in `address`.
         .skip_subject_validation(true);
+    if config.tls.handshake_first {
+        transport = transport.tls_first();
+    }
+    if config.discovered_servers == DiscoveredServers::Ignore {
+        transport = transport.ignore_discovered_servers();
+    }
     if let Some(name) = &options.name {
         transport = transport.name(name);
     }
@@ -201,8 +215,15 @@ type Asking = Pin<Box<dyn Future<Output = Option<ReconnectToServer>> + Send + Sy
 /// of events, which drops what does not fit, hardly ever fills behind it.
 fn event_forwarder(
     signals: mpsc::UnboundedSender<Signal>,
+    refusals: Arc<Refusals>,
 ) -> impl Fn(Event) -> std::future::Ready<()> + Send + Sync + 'static {
     move |event| {
+        // At once, and not by way of the manager: whoever waits on what was refused is about to look.
+        match &event {
+            Event::Connected => refusals.renewed(),
+            Event::ServerError(ServerError::Other(said)) if !refusals.heard(said) => return std::future::ready(()),
+            _ => {}
+        }
         let signal = match event {
             Event::Connected => Some(Signal::Up),
             Event::Disconnected => Some(Signal::Down),

@@ -1,7 +1,7 @@
 //! What the rest of the client sees of the connection: one word to read on the hot path, a value to watch otherwise.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use mlx_errors::{Error, ErrorKind, Result};
 use tokio::sync::futures::Notified;
@@ -16,8 +16,6 @@ pub(crate) struct Link {
     live_epoch: AtomicU64,
     state: watch::Sender<ConnectionState>,
     events: Arc<Events>,
-    /// What keeps it from being up, where the server said so.
-    trouble: Mutex<Option<String>>,
     stranded: AtomicBool,
     stranding: Notify,
 }
@@ -28,7 +26,6 @@ impl Link {
             live_epoch: AtomicU64::new(0),
             state: watch::Sender::new(ConnectionState::Connecting),
             events: Arc::default(),
-            trouble: Mutex::default(),
             stranded: AtomicBool::new(false),
             stranding: Notify::new(),
         }
@@ -86,17 +83,8 @@ impl Link {
             ConnectionState::Connected { .. } => {
                 Error::new(ErrorKind::Disconnected { during: format!("{during} (the connection was replaced)") })
             }
-            state => {
-                let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-                let trouble = trouble.as_ref().map_or_else(String::new, |said| format!(": {said}"));
-                Error::new(ErrorKind::Disconnected { during: format!("{during} ({state}{trouble})") })
-            }
+            state => Error::new(ErrorKind::Disconnected { during: format!("{during} ({state})") }),
         }
-    }
-
-    /// What errors say of a connection that is down, beyond its state.
-    pub(crate) fn set_trouble(&self, trouble: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// The epoch of the connection, as soon as it is up.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -14,12 +15,11 @@ use super::reconnect::Dispatcher;
 use super::report::Reporter;
 use super::roster::Failure;
 use super::state::{ConnectionState, Effect, Input, Machine};
-use crate::inbox::{Heard, Inbox};
+use crate::inbox::Inbox;
 use crate::measure::ConnectionMeasure;
 use crate::outbox::Outbox;
-use crate::round_trip::round_trip;
 
-/// How long the end of the transport is waited for, and a connection is left alone on which no answers are heard.
+/// How long one probe is waited for before the next is sent, in case the server dropped it.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Something that takes its time, beside the news.
@@ -71,49 +71,19 @@ pub(crate) async fn manage(managed: Managed) {
     let mut probe: Option<Work<u64>> = None;
     // Of what was kept while there was no connection, which is declared to be back at the end of it.
     let mut release: Option<Work<()>> = None;
-    // Of a connection on which the server does not let us hear answers.
-    let mut renewal: Option<Work<()>> = None;
     while !machine.state().is_closed() {
         let input = tokio::select! {
             // News first: a proof is worth nothing if they say that its connection is gone.
             biased;
             signal = signals.recv() => {
                 let Some(signal) = signal else { return };
-                let heard = match &signal {
-                    Signal::ServerError(said) => inbox.heard(said, *machine.state() == ConnectionState::Connecting),
-                    _ => Heard::Other,
-                };
-                if heard == Heard::RoundTrip {
-                    continue; // as was to be expected
-                }
                 reporter.heard(&signal, Instant::now());
-                // The first connection is given up by whoever asked for it.
-                if heard == Heard::Refused && *machine.state() != ConnectionState::Connecting {
-                    tracing::error!("answers are no longer heard, so the connection counts as lost (`nats.inboxPrefix`)");
-                    link.set_trouble(inbox.refused());
-                    renewal = Some(Box::pin(renew(nats.clone())));
-                    Some(Input::TransportDown)
-                } else {
-                    if matches!(signal, Signal::Up | Signal::Down) {
-                        renewal = None;
-                        inbox.renewed();
-                    }
-                    input(&signal, &nats)
-                }
-            }
-            () = done(&mut renewal) => {
-                renewal = None;
-                None
+                input(&signal, &nats)
             }
             epoch = done(&mut probe) => {
                 probe = None;
-                // It may have gone round on a later connection, of which the news are on their way. And a refusal of the round
-                // trip proves little where the inbox is refused too.
-                let proved = transports(&nats) == epoch && inbox.refused().is_none();
-                if proved {
-                    link.set_trouble(None);
-                }
-                proved.then_some(Input::ProbeReturned(epoch))
+                // It may have gone round on a later connection, of which the news are on their way.
+                (transports(&nats) == epoch).then_some(Input::ProbeReturned(epoch))
             }
             () = done(&mut release) => {
                 release = None;
@@ -142,7 +112,7 @@ pub(crate) async fn manage(managed: Managed) {
             }
         }
         match effect {
-            Some(Effect::Probe(epoch)) => probe = Some(Box::pin(prove(nats.clone(), Arc::clone(&inbox), epoch))),
+            Some(Effect::Probe(epoch)) => probe = Some(Box::pin(round_trip(nats.clone(), Arc::clone(&inbox), epoch))),
             Some(Effect::FailPending) => {
                 probe = None;
                 inbox.fail_pending();
@@ -153,12 +123,23 @@ pub(crate) async fn manage(managed: Managed) {
                 if messages > 0 {
                     tracing::warn!(messages, "closed before messages kept for the connection could be sent");
                 }
-                // Ends the transport when it has a connection; when it has none, the dispatcher does.
-                let _ = timeout(PROBE_PATIENCE, nats.drain()).await;
+                end(&nats).await;
             }
             None => {}
         }
     }
+}
+
+/// Sends what the transport still holds, and ends it when it has a connection; when it has none, the dispatcher does.
+pub(crate) async fn end(nats: &async_nats::Client) {
+    let ending = async {
+        if nats.connection_state() == async_nats::connection::State::Connected {
+            // Drained, it ends without a look at what the socket has not taken yet.
+            let _ = nats.flush().await;
+        }
+        let _ = nats.drain().await;
+    };
+    let _ = timeout(PROBE_PATIENCE, ending).await;
 }
 
 /// What the work under way comes to; never, when there is none.
@@ -169,26 +150,30 @@ async fn done<T>(work: &mut Option<Work<T>>) -> T {
     }
 }
 
-/// A round trip on the connection of `epoch`: proof that the server has our subscriptions and answers.
-async fn prove(nats: async_nats::Client, inbox: Arc<Inbox>, epoch: u64) -> u64 {
-    let slow = || tracing::warn!("the NATS server took the connection but does not answer on it yet");
-    match round_trip(&nats, &inbox, slow).await {
-        Some(()) => epoch,
-        // The transport has ended; its last event is on the way and will end this future.
-        None => std::future::pending().await,
+/// Sends messages to our own inbox until one comes back: proof that the server has our subscriptions and answers.
+async fn round_trip(nats: async_nats::Client, inbox: Arc<Inbox>, epoch: u64) -> u64 {
+    loop {
+        let (waiter, subject) = inbox.wait();
+        if nats.publish(subject, Bytes::new()).await.is_err() {
+            // The transport has ended; its last event is on the way and will end this future.
+            return std::future::pending().await;
+        }
+        // A refusal comes from the server too, on this connection: it is alive.
+        if let Ok(Some(_)) = timeout(PROBE_PATIENCE, waiter).await {
+            return epoch;
+        }
+        tracing::warn!("the NATS server took the connection but does not answer on it yet");
     }
-}
-
-/// A connection on which no answers are heard is none. It is made anew, since only that subscribes again, after a pause.
-async fn renew(nats: async_nats::Client) {
-    tokio::time::sleep(PROBE_PATIENCE).await; // for permissions to be changed back
-    // An error means that the transport has ended, or is connecting already.
-    let _ = nats.force_reconnect().await;
 }
 
 /// Connections that the transport has made so far: the epoch of the last.
 pub(crate) fn transports(nats: &async_nats::Client) -> u64 {
     nats.statistics().connects.load(Ordering::SeqCst)
+}
+
+/// Bytes that the transport has received so far, of any kind.
+pub(crate) fn received_bytes(nats: &async_nats::Client) -> u64 {
+    nats.statistics().in_bytes.load(Ordering::Relaxed)
 }
 
 fn input(signal: &Signal, nats: &async_nats::Client) -> Option<Input> {

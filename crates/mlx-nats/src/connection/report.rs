@@ -15,6 +15,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// At most one report of an overflow in this time.
 const OVERFLOWS: Duration = Duration::from_secs(1);
 
+/// At most one line of log for what a server says is wrong in this time: it says so for each message that it refuses.
+const SERVER_ERRORS: Duration = Duration::from_secs(1);
+
 pub(super) struct Reporter {
     events: Arc<Events>,
     dispatcher: Arc<Dispatcher>,
@@ -23,11 +26,21 @@ pub(super) struct Reporter {
     /// What may explain the next drop, and when it was said, where it does so only for a while.
     last_words: Option<(Option<Instant>, DisconnectReason)>,
     last_overflow: Option<Instant>,
+    server_errors: u64,
+    last_server_error: Option<Instant>,
 }
 
 impl Reporter {
     pub(super) fn new(events: Arc<Events>, dispatcher: Arc<Dispatcher>) -> Self {
-        Self { events, dispatcher, state: ConnectionState::Connecting, last_words: None, last_overflow: None }
+        Self {
+            events,
+            dispatcher,
+            state: ConnectionState::Connecting,
+            last_words: None,
+            last_overflow: None,
+            server_errors: 0,
+            last_server_error: None,
+        }
     }
 
     /// Something that is told as it is.
@@ -43,7 +56,12 @@ impl Reporter {
                 });
             }
             Signal::ServerError(message) => {
-                tracing::warn!(error = %message, "the NATS server reports an error");
+                self.server_errors += 1;
+                if self.last_server_error.is_none_or(|last| now.saturating_duration_since(last) >= SERVER_ERRORS) {
+                    self.last_server_error = Some(now);
+                    let so_far = self.server_errors;
+                    tracing::warn!(error = %message, so_far, "the NATS server reports an error");
+                }
                 self.last_words = Some((Some(now), DisconnectReason::ServerError { message: message.clone() }));
                 self.events.tell(|| ConnectionEvent::ServerError { message: message.clone() });
             }

@@ -9,6 +9,9 @@ use super::Endpoint;
 use super::endpoint::Figures;
 use super::listing::Node;
 
+/// What can be asked.
+pub(super) const VERBS: [&str; 3] = ["PING", "INFO", "STATS"];
+
 /// The answer to a question on `subject`; nothing, when it is not for this node.
 pub(super) fn answer(node: &Node, subject: &str) -> Option<Bytes> {
     let mut tokens = subject.strip_prefix("$SRV.")?.split('.');
@@ -20,7 +23,6 @@ pub(super) fn answer(node: &Node, subject: &str) -> Option<Bytes> {
         "PING" => serde_json::to_vec(&head(node, "io.nats.micro.v1.ping_response")),
         "INFO" => serde_json::to_vec(&info(node)),
         "STATS" => serde_json::to_vec(&stats(node)),
-        // A verb that a newer tool knows.
         _ => return None,
     };
     json.ok().map(Bytes::from)

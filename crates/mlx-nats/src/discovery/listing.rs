@@ -117,10 +117,11 @@ impl Node {
         Self { about, id, started, endpoints: Mutex::default() }
     }
 
-    /// To anyone, to those of its name, and to itself alone. The verb is any, so that three patterns are enough.
-    fn questions(&self) -> [String; 3] {
+    /// To anyone, to those of its name, and to itself alone. Not for any verb: nobody listens on one that nobody knows.
+    fn questions(&self) -> Vec<String> {
         let (name, id) = (&self.about.name, &self.id);
-        ["$SRV.*".to_owned(), format!("$SRV.*.{name}"), format!("$SRV.*.{name}.{id}")]
+        let forms = |verb| [format!("$SRV.{verb}"), format!("$SRV.{verb}.{name}"), format!("$SRV.{verb}.{name}.{id}")];
+        answers::VERBS.into_iter().flat_map(forms).collect()
     }
 
     pub(super) fn endpoints(&self) -> Vec<Arc<Endpoint>> {

@@ -107,7 +107,11 @@ impl Client {
 }
 
 /// Dropping it, when the service is dropped, ends the pullers and what they run.
-async fn until_stopped(mut pullers: JoinSet<()>, stopping: watch::Sender<bool>, mut stops: mpsc::Receiver<()>) {
+async fn until_stopped(
+    mut pullers: JoinSet<()>,
+    stopping: watch::Sender<bool>,
+    mut stops: mpsc::Receiver<()>,
+) -> Result<()> {
     let mut told = false;
     loop {
         tokio::select! {
@@ -115,7 +119,7 @@ async fn until_stopped(mut pullers: JoinSet<()>, stopping: watch::Sender<bool>, 
                 told = true;
                 stopping.send_replace(true);
             }
-            ended = pullers.join_next() => if ended.is_none() { return },
+            ended = pullers.join_next() => if ended.is_none() { return Ok(()) },
         }
     }
 }
@@ -286,6 +290,7 @@ where
                 never = stream.pump() => match never {},
                 () = lease.keep(stream) => Err(stream.disconnected_error()),
                 () = stream.interrupted() => Err(stream.disconnected_error()),
+                refused = stream.refused() => Err(refused),
             }
         };
         if stream.cancel_mode() == Some(CancelMode::Kill) {

@@ -66,6 +66,8 @@ pub(crate) fn published_late(_bytes: usize) {}
 
 pub(crate) fn decode_failed(_code: ErrorCode) {}
 
+pub(crate) fn publish_refused() {}
+
 pub(crate) fn dropped(_messages: usize) {}
 
 pub(crate) fn refused(_error: &Error) {}

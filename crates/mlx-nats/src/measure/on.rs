@@ -268,6 +268,11 @@ pub(crate) fn decode_failed(code: ErrorCode) {
     counter!(table::DECODE_ERRORS, "code" => code.as_str()).increment(1);
 }
 
+/// The server refused a publish.
+pub(crate) fn publish_refused() {
+    counter!(table::REFUSED_PUBLISHES).increment(1);
+}
+
 pub(crate) fn dropped(messages: usize) {
     counter!(table::DROPPED_MESSAGES).increment(messages as u64);
 }

@@ -8,6 +8,7 @@ pub(super) const RECEIVED_MESSAGES: &str = "mlx_nats_received_messages_total";
 pub(super) const RECEIVED_BYTES: &str = "mlx_nats_received_bytes_total";
 pub(super) const DECODE_ERRORS: &str = "mlx_nats_decode_errors_total";
 pub(super) const DROPPED_MESSAGES: &str = "mlx_nats_dropped_messages_total";
+pub(super) const REFUSED_PUBLISHES: &str = "mlx_nats_refused_publishes_total";
 pub(super) const CONNECTIONS: &str = "mlx_nats_connections";
 pub(super) const RECONNECTS: &str = "mlx_nats_reconnects_total";
 pub(super) const CLOSED_CONNECTIONS: &str = "mlx_nats_closed_connections_total";
@@ -31,6 +32,7 @@ pub(super) fn describe() {
         (RECEIVED_BYTES, Unit::Bytes, "Payload bytes of the received messages."),
         (DECODE_ERRORS, Unit::Count, "Received messages that are not what their subject carries, by error code."),
         (DROPPED_MESSAGES, Unit::Count, "Messages dropped because the reader of a subscription was too slow."),
+        (REFUSED_PUBLISHES, Unit::Count, "Publishes that the server refused, for want of a permission."),
         (RECONNECTS, Unit::Count, "Connections proved again after a drop."),
         (CLOSED_CONNECTIONS, Unit::Count, "Connections that are over for good, by reason."),
         (REQUESTS, Unit::Count, "Requests made, by outcome."),

@@ -34,7 +34,7 @@ pub(crate) async fn answer_error(client: &Client, reply: async_nats::Subject, er
 fn error_headers(remote: &RemoteError) -> Result<Headers> {
     let mut headers = Headers::new();
     // A header is one line; a message may be more.
-    let line = remote.message().split(['\r', '\n']).next().unwrap_or_default();
+    let line = remote.message().split(['\r', '\n']).next().unwrap_or_default().trim();
     headers.set(headers::SERVICE_ERROR, line)?;
     headers.set(headers::SERVICE_ERROR_CODE, numeric_code(remote.known_code()).to_string())?;
     headers.set(headers::ERROR_CODE, remote.code())?;

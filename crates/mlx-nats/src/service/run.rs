@@ -35,8 +35,7 @@ impl Client {
         // On its way before the service's own subscription, whose confirmation is then also that of this.
         let listing = if options.discoverable { self.listing().await } else { None };
         let shared = SubscribeOptions { queue_group: options.queue_group.clone(), capacity: None };
-        let subscription = self.subscribe_raw(subject.clone(), &shared).await?;
-        self.confirm(&subscription).await?;
+        let subscription = self.subscribe_confirmed(subject.clone(), &shared).await?;
         let endpoint = Endpoint::new(&name, &subject, options.queue_group, options.limit, metadata);
         let listed = listing.map(|listing| listing.list(endpoint));
         let endpoint = listed.as_ref().map(|listed| Arc::clone(listed.endpoint()));
@@ -45,7 +44,7 @@ impl Client {
         let link = Arc::clone(self.link());
         let service = dispatch(link, subscription, measure, endpoint, begin, options.limit, handle, refuse, stopped);
         let task = self.runtime().spawn(service);
-        Ok(Service { subject: subject.to_string(), stop, task, listed })
+        Ok(Service { subject: subject.to_string(), stop, task, listed, over: false })
     }
 }
 
@@ -89,20 +88,39 @@ pub(crate) enum Begin {
 pub struct Service {
     subject: String,
     stop: mpsc::Sender<()>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<()>>,
     listed: Option<Listed>,
+    /// The task has ended, and was asked how.
+    over: bool,
 }
 
 impl Service {
     /// A service whose `task` ends in its own time after a message on the channel that `stop` belongs to.
     #[cfg(feature = "durable")]
-    pub(crate) fn of(subject: String, stop: mpsc::Sender<()>, task: JoinHandle<()>) -> Self {
-        Self { subject, stop, task, listed: None }
+    pub(crate) fn of(subject: String, stop: mpsc::Sender<()>, task: JoinHandle<Result<()>>) -> Self {
+        Self { subject, stop, task, listed: None, over: false }
     }
 
     /// The subject served.
     pub fn subject(&self) -> &str {
         &self.subject
+    }
+
+    /// Resolves when the service ends by itself: when its client is closed, or, with the error, when the server takes its
+    /// subscription away.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Subscription`], which names the permission that is missing; told once.
+    ///
+    /// # Cancel safety
+    /// Waiting changes nothing.
+    pub async fn ended(&mut self) -> Result<()> {
+        if self.over {
+            return Ok(());
+        }
+        let ended = (&mut self.task).await;
+        self.over = true;
+        ended.unwrap_or(Ok(()))
     }
 
     /// Takes no more requests, and waits up to `deadline` for those under way.
@@ -115,16 +133,21 @@ impl Service {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Timeout`] when some did not finish in time; they are dropped.
+    /// [`ErrorKind::Timeout`] when some did not finish in time; they are dropped. [`ErrorKind::Subscription`] when the server
+    /// had taken the subscription away before, so that no more requests came.
     ///
     /// # Cancel safety
     /// Dropping the future drops the service: the handlers under way end with it.
     pub async fn stop(mut self, deadline: Duration) -> Result<()> {
         self.listed = None;
+        if self.over {
+            return Ok(());
+        }
         let _ = self.stop.send(()).await;
         // Left in its place, so that a dropped future ends it, as does running out of time.
-        if timeout(deadline, &mut self.task).await.is_ok() {
-            return Ok(());
+        if let Ok(ended) = timeout(deadline, &mut self.task).await {
+            // A service that was aborted has nothing to say.
+            return ended.unwrap_or(Ok(()));
         }
         let subject = format!("handlers on {}", self.subject);
         Err(Error::new(ErrorKind::Timeout { subject, timeout: deadline }))
@@ -148,7 +171,8 @@ async fn dispatch<H, F, E, G>(
     handle: H,
     refuse: E,
     mut stopped: mpsc::Receiver<()>,
-) where
+) -> Result<()>
+where
     H: Fn(async_nats::Message, Place) -> F + Send + Sync + 'static,
     F: Future<Output = Result<()>> + Send + 'static,
     E: Fn(async_nats::Message, Error) -> G + Send + Sync + 'static,
@@ -192,7 +216,12 @@ async fn dispatch<H, F, E, G>(
             }
         }
     }
+    let refused = subscription.refused().filter(|_| !stopping);
+    if let Some(error) = &refused {
+        tracing::error!(error = error as &dyn std::error::Error, "a service ends: it gets no more requests");
+    }
     while running.join_next().await.is_some() {}
+    refused.map_or(Ok(()), Err)
 }
 
 /// Resolves when the connection is down.

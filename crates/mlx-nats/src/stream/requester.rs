@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use mlx_errors::{Error, ErrorKind, Result};
-use mlx_types::messages::{CancelMode, FinishReason, InferenceCancel, InferenceRequest, Message, StreamingResponse};
+use mlx_types::messages::{
+    CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, Message, StreamingResponse,
+};
 use mlx_types::{RequestId, WorkerId, subjects};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
@@ -22,7 +24,7 @@ use super::recall;
 use super::route::Route;
 use crate::address::{PublishTo, SubscribeTo};
 use crate::connection::transport_capacity;
-use crate::inbox::Waiter;
+use crate::inbox::{Answer, Waiter};
 use crate::measure::StreamMeasure;
 use crate::request::check_answer;
 use crate::subscribe::{RawSubscription, SubscribeOptions};
@@ -68,8 +70,8 @@ impl Client {
                 &SubscribeOptions::default(),
             )
             .await?;
-        let (acceptance, reply) = self.inbox().wait();
         let to = PublishTo::<InferenceRequest>::name(&&subject).for_publish()?;
+        let (acceptance, reply) = self.inbox().wait_on(to.clone());
         let mut headers = Headers::new();
         if self.options().coalesce {
             headers.set(headers::ACCEPT, TOKENS)?;
@@ -296,7 +298,13 @@ impl TokenStream {
 
     /// The end with an error; a worker that may still be at it is told to stop.
     fn fail(&mut self, kind: impl Into<Error>, worker_goes_on: bool) -> Poll<Option<Result<TokenFrame>>> {
-        let error = kind.into();
+        let mut error = kind.into();
+        if self.first_token.is_some()
+            && let ErrorKind::Remote(remote) = error.kind()
+        {
+            // What has been shown would be shown twice.
+            error = remote.clone().after_begin().into();
+        }
         self.end(None, Some(&error));
         if worker_goes_on {
             self.call_off();
@@ -309,6 +317,15 @@ impl TokenStream {
         let subject = subjects::response(self.request_id).to_string();
         tracing::warn!(subject, dropped, "the reader of a token stream is too slow and loses tokens");
         ErrorKind::SlowConsumer { subject, dropped }
+    }
+
+    /// The subscription has ended: the server took it away, or the connection is gone.
+    fn ended_early(&mut self) -> Poll<Option<Result<TokenFrame>>> {
+        if let Some(refused) = self.frames.as_ref().and_then(RawSubscription::refused) {
+            return self.fail(refused, true);
+        }
+        let tokens = self.assembly.received();
+        self.fail(ErrorKind::StreamDisconnected { tokens }, false)
     }
 
     fn call_off(&self) {
@@ -392,12 +409,15 @@ impl TokenStream {
         let answer = ready!(Pin::new(acceptance).poll(context));
         self.acceptance = None;
         // Nothing means that the connection dropped, and then `fate` tells more.
-        if let Some(message) = &answer {
-            self.client.measure().received(message);
-        }
-        match answer.map(|message| check_answer(&self.subject, &message)) {
-            Some(Err(error)) => Poll::Ready(error),
-            Some(Ok(())) | None => Poll::Pending,
+        match answer {
+            Some(Answer::Message(message)) => {
+                self.client.measure().received(&message);
+                check_answer::<InferenceAcceptance>(&self.subject, &message)
+                    .map_or_else(Poll::Ready, |()| Poll::Pending)
+            }
+            Some(Answer::Refused(refused)) => Poll::Ready(refused.publish(&self.subject)),
+            // Tokens come another way; only a refusal would not be heard.
+            Some(Answer::NoInbox(_)) | None => Poll::Pending,
         }
     }
 
@@ -448,8 +468,7 @@ impl Stream for TokenStream {
                     None => continue,
                 },
                 Poll::Ready(None) => {
-                    let tokens = this.assembly.received();
-                    return this.fail(ErrorKind::StreamDisconnected { tokens }, false);
+                    return this.ended_early();
                 }
                 // Tokio makes a task that has had its share wait, whatever there is.
                 Poll::Pending if has_budget_remaining() => this.backlog.emptied(),

@@ -120,6 +120,18 @@ impl InferenceService {
         Self { service, _canceller: canceller }
     }
 
+    /// Resolves when the service ends by itself: when its client is closed, or, with the error, when the server takes its
+    /// subscription away.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Subscription`], which names the permission that is missing; told once.
+    ///
+    /// # Cancel safety
+    /// Waiting changes nothing.
+    pub async fn ended(&mut self) -> Result<()> {
+        self.service.ended().await
+    }
+
     /// Takes no more requests, and waits up to `deadline` for the streams under way.
     ///
     /// # Errors
@@ -168,6 +180,7 @@ where
             // A killed handler is dropped where it stands, whatever it is waiting for.
             () = stream.killed() => return Ok(Ok(())),
             () = stream.interrupted() => Err(stream.disconnected_error()),
+            refused = stream.refused() => Err(refused),
             never = stream.pump() => match never {},
         }
     };
@@ -274,8 +287,7 @@ impl Running {
     pub(crate) fn enter(self: &Arc<Self>, id: RequestId, stream: &Arc<OutgoingStream>) -> Result<Entry> {
         let mut table = self.lock();
         if table.streams.contains_key(&id) {
-            let reason = format!("request {id} is already being answered");
-            return Err(Error::new(ErrorKind::Publish { subject: subjects::response(id).to_string(), reason }));
+            return Err(Error::new(ErrorKind::DuplicateRequest { request: id.to_string() }));
         }
         if let Some((mode, came)) = table.early.remove(&id)
             && came.elapsed() < EARLY_FOR

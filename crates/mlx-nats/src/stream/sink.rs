@@ -1,8 +1,10 @@
 //! Where a worker puts its tokens.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Instant;
 
 use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
@@ -11,6 +13,7 @@ use mlx_types::{RequestId, WorkerId, subjects};
 use tokio::sync::watch;
 
 use super::gather::Gather;
+use crate::connection::Watch;
 use crate::{Client, Headers, codec, headers, measure};
 
 /// The answering side of one token stream.
@@ -102,6 +105,8 @@ pub(crate) struct OutgoingStream {
     /// Only where a queue may hand the request out again.
     marks: Option<Marks>,
     started: Instant,
+    /// Hears of it when the server refuses the frames.
+    watch: Watch,
 }
 
 /// What tells the frames of one attempt at a request from those of another.
@@ -137,10 +142,13 @@ impl Marks {
 impl OutgoingStream {
     pub(crate) fn new(client: Client, request_id: RequestId, coalesce: bool) -> Self {
         let gather = coalesce.then(|| Gather::new(request_id, client.max_payload()));
+        let subject = async_nats::Subject::from(subjects::response(request_id).as_str());
+        let watch = client.refusals().publisher(subject.clone());
         Self {
             client,
             request_id,
-            subject: async_nats::Subject::from(subjects::response(request_id).as_str()),
+            subject,
+            watch,
             taken: AtomicU64::new(0),
             gather,
             cancel: watch::Sender::new(None),
@@ -186,6 +194,15 @@ impl OutgoingStream {
         let killed = cancel.wait_for(|mode| *mode == Some(CancelMode::Kill)).await;
         // The sender is in `self`, so waiting for it cannot fail.
         debug_assert!(killed.is_ok());
+    }
+
+    /// Resolves when the server refuses the frames: nobody will have the answer.
+    pub(crate) async fn refused(&self) -> Error {
+        poll_fn(|context| match self.watch.poll_refused(context) {
+            Some(refused) => Poll::Ready(refused.publish(&self.subject)),
+            None => Poll::Pending,
+        })
+        .await
     }
 
     /// Resolves when a connection drops on which tokens were sent: some of them may be lost with it. Before the first
@@ -266,6 +283,9 @@ impl OutgoingStream {
     }
 
     async fn send(&self, token: String) -> Result<()> {
+        if let Some(refused) = self.watch.refused() {
+            return Err(refused.publish(&self.subject));
+        }
         let index = self.taken.load(Ordering::Relaxed);
         match &self.gather {
             Some(gather) if index > 0 => gather.put(index, token).await?,

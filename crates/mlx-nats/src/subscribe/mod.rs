@@ -8,11 +8,12 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use mlx_errors::{Error, ErrorKind, Result, Violations};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -93,8 +94,7 @@ impl Client {
         M: DeserializeOwned,
     {
         let subject = to.name().for_subscribe()?;
-        let raw = self.subscribe_raw(subject.clone(), &options).await?;
-        self.confirm(&raw).await?;
+        let raw = self.subscribe_confirmed(subject.clone(), &options).await?;
         let capacity = options.capacity.unwrap_or(self.options().subscription_capacity);
         let queue = Arc::new(Queue::new(capacity.max(1)));
         let forwarder = self.runtime().spawn(queue::forward(raw, Arc::clone(&queue), Arc::clone(self.link())));
@@ -114,7 +114,8 @@ impl Client {
     /// Subscribes, and runs `handler` for each message, one after another, on a task of its own.
     ///
     /// For those who prefer a callback; a loop over [`subscribe`](Client::subscribe) does the same. The task ends with
-    /// the subscription, and when the handle returned is aborted; dropping the handle lets it run.
+    /// the subscription, and when the handle returned is aborted; dropping the handle lets it run. A handler that panics is
+    /// logged, and the next message is handled.
     ///
     /// ```no_run
     /// use mlx_types::subjects;
@@ -147,7 +148,11 @@ impl Client {
         let mut subscription = self.subscribe(to).await?;
         Ok(self.runtime().spawn(async move {
             while let Some(message) = subscription.next().await {
-                handler(message).await;
+                // Nothing of ours is shared with a handler, so nothing of ours can be left half changed.
+                let handled = AssertUnwindSafe(async { handler(message).await }).catch_unwind();
+                if handled.await.is_err() {
+                    tracing::error!(subject = subscription.subject(), "a message handler panicked");
+                }
             }
         }))
     }
@@ -266,7 +271,7 @@ impl<M: DeserializeOwned> Stream for Subscription<M> {
             match ready!(this.queue.poll_take(&mut this.own, &mut this.dropped, context)) {
                 Found::Messages => {}
                 Found::Closed if this.dropped > this.reported => {}
-                Found::Closed => return Poll::Ready(None),
+                Found::Closed => return Poll::Ready(this.queue.take_refused().map(Err)),
             }
         }
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
+use mlx_errors::Error;
 use tokio::task::coop::{consume_budget, has_budget_remaining};
 
 use super::pieces::{PIECE, Pieces};
@@ -39,6 +40,8 @@ struct State {
     /// Since the subscription was made.
     dropped: u64,
     closed: bool,
+    /// Why it ended, where the server ended it; for the reader, once.
+    refused: Option<Error>,
     reader: Option<Waker>,
     last_report: Option<Instant>,
 }
@@ -127,6 +130,11 @@ impl Queue {
         change
     }
 
+    /// Why the subscription has ended, where the server ended it; told once.
+    pub(super) fn take_refused(&self) -> Option<Error> {
+        self.lock().refused.take()
+    }
+
     fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -176,6 +184,7 @@ pub(super) async fn forward(mut source: RawSubscription, queue: Arc<Queue>, link
                 let subject = source.subject.clone();
                 let change = queue.push(&mut batch, &subject, link.events());
                 if !more {
+                    queue.lock().refused = source.refused();
                     return;
                 }
                 // A flood must not keep the readers of the same thread from their turn.

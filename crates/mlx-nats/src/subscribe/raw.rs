@@ -1,7 +1,7 @@
 //! A subscription of the transport, undecoded.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use mlx_errors::{Error, ErrorKind, Result};
@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::SubscribeOptions;
 use crate::Client;
+use crate::connection::{Link, Watch, received_bytes};
 use crate::measure::Measure;
 
 impl Client {
@@ -21,6 +22,7 @@ impl Client {
     ) -> Result<RawSubscription> {
         let during = || format!("subscribe to `{subject}`");
         let epoch = self.link().live(during)?;
+        let (watch, received_before) = (self.refusals().subscription(subject.clone()), received_bytes(self.nats()));
         let making = async {
             match &options.queue_group {
                 Some(group) => self.nats().queue_subscribe(subject.clone(), group.clone()).await,
@@ -35,7 +37,15 @@ impl Client {
         match made {
             Ok(subscriber) => {
                 let (measure, runtime) = (self.measure().clone(), self.runtime().clone());
-                Ok(RawSubscription { subject, subscriber: Some(subscriber), measure, runtime })
+                Ok(RawSubscription {
+                    subject,
+                    subscriber: Some(subscriber),
+                    watch,
+                    settled: false,
+                    received_before,
+                    measure,
+                    runtime,
+                })
             }
             // The transport ended between our look at the state and now.
             Err(_) if self.link().is_closed() => Err(self.link().down(&during())),
@@ -49,7 +59,34 @@ impl Client {
     /// A round trip behind the subscription on the same connection: the server handles both in order.
     pub(crate) async fn confirm(&self, subscription: &RawSubscription) -> Result<()> {
         let during = format!("subscribe to `{}`", subscription.subject);
-        self.round_trip(&during, self.request_timeout()).await
+        let answered = self.round_trip_since(subscription.received_before, &during, self.request_timeout()).await;
+        // The refusal says more than a round trip that failed, and comes before the answer of one that did not.
+        match subscription.refused() {
+            Some(refused) => Err(refused),
+            None => answered.inspect(|()| subscription.watch.settle()),
+        }
+    }
+
+    /// A subscription that the server has.
+    pub(crate) async fn subscribe_confirmed(
+        &self,
+        subject: async_nats::Subject,
+        options: &SubscribeOptions,
+    ) -> Result<RawSubscription> {
+        let subscription = self.subscribe_raw(subject.clone(), options).await?;
+        let error = match self.confirm(&subscription).await {
+            Ok(()) => return Ok(subscription),
+            Err(error) => error,
+        };
+        if !subscription.watch.is_ambiguous() {
+            return Err(error);
+        }
+        // A limit was reached while several were being made, and the server does not say by which: alone, it is plain.
+        drop(subscription);
+        let _turn = self.refusals().turn.lock().await;
+        let subscription = self.subscribe_raw(subject, options).await?;
+        self.confirm(&subscription).await?;
+        Ok(subscription)
     }
 }
 
@@ -58,6 +95,12 @@ pub(crate) struct RawSubscription {
     pub(crate) subject: async_nats::Subject,
     /// Taken only by `Drop`.
     subscriber: Option<async_nats::Subscriber>,
+    /// Hears of it when the server refuses the subscription, or takes it away.
+    watch: Watch,
+    /// Something has come, so that the server has it.
+    settled: bool,
+    /// Bytes that the connection had received when it was made.
+    received_before: u64,
     measure: Measure,
     runtime: Handle,
 }
@@ -80,6 +123,16 @@ pub(crate) enum ChangeKind {
 }
 
 impl RawSubscription {
+    /// Why the subscription has ended, where the server ended it.
+    pub(crate) fn refused(&self) -> Option<Error> {
+        self.watch.refused().map(|refused| refused.subscription(&self.subject))
+    }
+
+    /// The error of a call whose answers ended with this subscription.
+    pub(crate) fn end(&self, during: &str, link: &Link) -> Error {
+        self.refused().unwrap_or_else(|| link.down(during))
+    }
+
     pub(crate) async fn apply(&mut self, kind: ChangeKind) -> Result<()> {
         let Some(subscriber) = &mut self.subscriber else { return Ok(()) };
         let applied = match kind {
@@ -106,9 +159,16 @@ impl Stream for RawSubscription {
     #[inline]
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Some(subscriber) = &mut self.subscriber else { return Poll::Ready(None) };
-        let message = ready!(Pin::new(subscriber).poll_next(context));
+        let Poll::Ready(message) = Pin::new(subscriber).poll_next(context) else {
+            // Behind what has come: it was allowed then.
+            return if self.watch.poll_refused(context).is_some() { Poll::Ready(None) } else { Poll::Pending };
+        };
         if let Some(message) = &message {
             self.measure.received(message);
+            if !self.settled {
+                self.settled = true;
+                self.watch.settle();
+            }
         }
         Poll::Ready(message)
     }

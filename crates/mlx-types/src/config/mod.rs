@@ -7,7 +7,6 @@ mod cluster;
 mod controller;
 mod durable;
 mod embedded;
-mod inbox_prefix;
 mod nats;
 mod rules;
 mod serving;
@@ -17,7 +16,7 @@ pub use cluster::{ClusterConfig, Mode};
 pub use controller::{ControllerConfig, DiscoveryConfig, StaticWorker, WorkersConfig};
 pub use durable::DurableConfig;
 pub use embedded::{EmbeddedConfig, EmbeddedLogLevel, JetStreamConfig, RestartConfig};
-pub use nats::{NatsConfig, NatsMode, PublishWhileDisconnected, TlsConfig};
+pub use nats::{DiscoveredServers, NatsConfig, NatsMode, PublishWhileDisconnected, TlsConfig};
 pub use serving::{
     CircuitBreakerConfig, LoadBalancingConfig, RequestRoutingConfig, RetryConfig, SessionAffinityConfig, Strategy,
     StreamingConfig,

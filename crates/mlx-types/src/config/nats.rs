@@ -8,8 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::EmbeddedConfig;
-use super::inbox_prefix::{DEFAULT_INBOX_PREFIX, inbox_prefix_rule, inbox_prefix_schema};
-use super::rules::{is_loopback, nested, outcome, relation};
+use super::rules::{is_loopback, nested, outcome, relation, subject_prefix};
 use crate::check::bounds;
 use crate::{Millis, NatsUrl, Secret};
 
@@ -35,13 +34,15 @@ pub struct NatsConfig {
     pub credentials_file: Option<PathBuf>,
     /// A file with the NKEY seed to connect with.
     pub nkey_seed_file: Option<PathBuf>,
-    /// Certificates.
+    /// Certificates, and how TLS begins.
     #[garde(dive)]
     pub tls: TlsConfig,
-    /// What the subjects of replies begin with: `_INBOX_alice` for a user that may subscribe to `_INBOX_alice.>` only.
-    #[garde(custom(inbox_prefix_rule))]
-    #[schemars(schema_with = "inbox_prefix_schema")]
+    /// What the subjects of replies begin with, for users that may subscribe to a prefix of their own only.
+    #[garde(custom(subject_prefix))]
+    #[schemars(schema_with = "super::rules::subject_prefix_schema")]
     pub inbox_prefix: String,
+    /// Whether servers that the connected server tells of are tried beside the configured ones.
+    pub discovered_servers: DiscoveredServers,
     /// Whether a lost connection is made again.
     pub reconnect: bool,
     /// Attempts to connect again before giving up.
@@ -77,7 +78,8 @@ impl Default for NatsConfig {
             credentials_file: None,
             nkey_seed_file: None,
             tls: TlsConfig::default(),
-            inbox_prefix: DEFAULT_INBOX_PREFIX.to_owned(),
+            inbox_prefix: "_INBOX".to_owned(),
+            discovered_servers: DiscoveredServers::Use,
             reconnect: true,
             max_reconnect_attempts: 10,
             reconnect_time_wait: Millis::of::<2000>(),
@@ -177,7 +179,18 @@ pub enum PublishWhileDisconnected {
     Buffer,
 }
 
-/// Certificates for `tls://` URLs.
+/// What becomes of the addresses that servers of a cluster tell of each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum DiscoveredServers {
+    /// They are tried too, behind the configured ones.
+    #[default]
+    Use,
+    /// Only the configured servers are tried: for clients that cannot reach the addresses that the servers know.
+    Ignore,
+}
+
+/// Certificates for `tls://` URLs, and how TLS begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
@@ -188,6 +201,8 @@ pub struct TlsConfig {
     pub cert_file: Option<PathBuf>,
     /// The certificate's private key, as PEM; together with `certFile`.
     pub key_file: Option<PathBuf>,
+    /// The server speaks TLS before its first line (`handshake_first` in its own settings).
+    pub handshake_first: bool,
 }
 
 impl TlsConfig {

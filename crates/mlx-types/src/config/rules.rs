@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use mlx_errors::{Violation, Violations};
 use schemars::{Schema, SchemaGenerator, json_schema};
 
+use crate::check_subject_token;
+
 /// A host name or an address to bind.
 pub(super) fn host_or_address(value: &str, _: &()) -> garde::Result {
     let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
@@ -23,6 +25,23 @@ pub(super) fn host_schema(_: &mut SchemaGenerator) -> Schema {
         "type": "string",
         "anyOf": [{ "pattern": "^[0-9A-Za-z._-]{1,253}$" }, { "format": "ipv6" }],
         "errorMessage": "must be a host name or an address, without a port",
+    })
+}
+
+/// What subjects begin with: tokens without wildcards.
+pub(super) fn subject_prefix(value: &str, _: &()) -> garde::Result {
+    const FAULT: &str = "must be a subject without wildcards, such as `_INBOX_alice`, without `.` or `.>` at its end";
+    let fits = (1..=256).contains(&value.len()) && value.split('.').all(|token| check_subject_token(token).is_ok());
+    if fits { Ok(()) } else { Err(garde::Error::new(FAULT)) }
+}
+
+/// [`subject_prefix`], for the schema.
+pub(super) fn subject_prefix_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 256,
+        "pattern": r"^[^\s.*>]+(\.[^\s.*>]+)*$",
+        "errorMessage": "must be a subject without wildcards, such as `_INBOX_alice`, without `.` or `.>` at its end",
     })
 }
 
