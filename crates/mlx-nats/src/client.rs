@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::connection::{
     self, Backoff, CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, Dispatcher, Link, Managed,
-    Refusals, Signal, received_bytes, transports,
+    PayloadLimit, Refusals, Signal, received_bytes, transports,
 };
 use crate::discovery::{Directory, Discovery};
 use crate::inbox::{Answer, Inbox, Waiter};
@@ -65,6 +65,7 @@ pub(crate) struct Inner {
     outbox: Option<Arc<Outbox>>,
     signals: mpsc::UnboundedSender<Signal>,
     dispatcher: Arc<Dispatcher>,
+    limit: Arc<PayloadLimit>,
     measure: Measure,
     options: ClientOptions,
     request_timeout: Duration,
@@ -228,11 +229,12 @@ impl Client {
                 error.to_string(),
             )
         })?;
-        let dispatcher = transport.dispatcher;
+        let (dispatcher, limit) = (transport.dispatcher, transport.limit);
         let manager = connection::manage(Managed {
             nats: nats.clone(),
             signals: transport.signals,
             dispatcher: Arc::clone(&dispatcher),
+            limit: Arc::clone(&limit),
             inbox: Arc::clone(&inbox),
             link: Arc::clone(&link),
             outbox: outbox.clone(),
@@ -249,6 +251,7 @@ impl Client {
                 outbox,
                 signals: transport.signals_sender,
                 dispatcher,
+                limit,
                 measure: Measure::new(),
                 options,
                 request_timeout: config.request_timeout_ms.as_duration(),
@@ -419,9 +422,12 @@ impl Client {
         self.inner.refusals.publishes()
     }
 
-    /// Bytes that the server accepts as one payload, headers included.
+    /// Bytes that the server accepts as one payload, headers included: its own limit, or that of this user's account.
+    ///
+    /// What was in force when the connection was made, or when it was last asked; see
+    /// [`refresh_limits`](crate::refresh_limits).
     pub fn max_payload(&self) -> usize {
-        self.inner.nats.max_payload()
+        self.inner.limit.in_force(self.inner.nats.max_payload())
     }
 
     /// Messages that wait for the connection to come back; always 0 unless `nats.publishWhileDisconnected` is `buffer`.
@@ -548,6 +554,10 @@ impl Client {
 
     pub(crate) fn inbox(&self) -> &Arc<Inbox> {
         &self.inner.inbox
+    }
+
+    pub(crate) fn payload_limit(&self) -> &PayloadLimit {
+        &self.inner.limit
     }
 
     pub(crate) fn refusals(&self) -> &Arc<Refusals> {

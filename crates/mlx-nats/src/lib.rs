@@ -42,6 +42,7 @@ mod inbox;
 mod measure;
 mod outbox;
 mod publish;
+mod publish_large;
 mod registry;
 mod request;
 mod service;
@@ -52,7 +53,9 @@ mod trace;
 
 pub use address::{PublishTo, RequestTo, SubscribeTo};
 pub use client::{Client, ClientOptions};
-pub use connection::{CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, DisconnectReason};
+pub use connection::{
+    CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, DisconnectReason, refresh_limits,
+};
 pub use discovery::Discovery;
 #[cfg(feature = "durable")]
 pub use durable::DurableOptions;

@@ -10,7 +10,7 @@ use futures_util::SinkExt;
 use mlx_errors::{Error, ErrorKind, Result};
 
 use crate::Headers;
-use crate::connection::{ConnectionState, Link, transports};
+use crate::connection::{ConnectionState, Link, PayloadLimit, transports};
 use crate::measure;
 
 /// A message on its way out.
@@ -77,7 +77,13 @@ impl Outbox {
     ///
     /// For ever, when that connection has gone meanwhile. Dropped at any point, nothing is lost or sent twice: what has not
     /// gone out still waits.
-    pub(crate) async fn release(self: Arc<Self>, mut nats: async_nats::Client, link: Arc<Link>, epoch: u64) {
+    pub(crate) async fn release(
+        self: Arc<Self>,
+        mut nats: async_nats::Client,
+        link: Arc<Link>,
+        limit: Arc<PayloadLimit>,
+        epoch: u64,
+    ) {
         loop {
             // A place in the transport's queue before the parcel leaves ours. The queue stands still while the transport is
             // down.
@@ -88,6 +94,12 @@ impl Outbox {
             }
             let Some(Parcel { subject, headers, json }) = self.next_or_declare(&link, epoch) else { return };
             let (to, bytes) = (subject.clone(), json.len());
+            let limit = limit.of_transport(nats.max_payload());
+            if bytes + headers.as_ref().map_or(0, Headers::wire_len) > limit {
+                // It fitted when it was published. The server would close the connection at it.
+                tracing::warn!(subject = %to, bytes, limit, "a message kept for the connection is too large for it, and lost");
+                continue;
+            }
             let headers = headers.map(Headers::into_transport);
             match nats.start_send_unpin(OutboundMessage { subject, reply: None, payload: json, headers }) {
                 Ok(()) => measure::published_late(bytes),

@@ -118,7 +118,6 @@ impl Client {
 
     async fn publish_headed(&self, subject: async_nats::Subject, headers: Headers, json: Bytes) -> Result<()> {
         if !self.link().is_up() {
-            self.check_size(&subject, json.len() + headers.wire_len())?;
             return self.publish_while_down(subject, Some(headers), json).await;
         }
         self.send(subject, None, Some(headers), json).await
@@ -126,7 +125,9 @@ impl Client {
 
     /// Publishes without headers, and so without a trace.
     pub(crate) async fn publish_plain(&self, subject: async_nats::Subject, json: Bytes) -> Result<()> {
-        self.check_size(&subject, json.len())?;
+        if json.len() > self.max_payload_of_transport() {
+            return self.send_large(subject, None, None, json).await;
+        }
         let Some(epoch) = self.link().epoch() else {
             return self.publish_while_down(subject, None, json).await;
         };
@@ -147,6 +148,10 @@ impl Client {
         headers: Option<Headers>,
         json: Bytes,
     ) -> Result<()> {
+        let size = json.len() + headers.as_ref().map_or(0, Headers::wire_len);
+        if size > self.max_payload_of_transport() {
+            return Err(self.too_large(&subject, size));
+        }
         let down = || self.link().down(&format!("publish on `{subject}`"));
         let Some(outbox) = self.outbox().filter(|_| !self.state().is_closed()) else { return Err(down()) };
         let parcel = Parcel { subject: subject.clone(), headers, json };
@@ -167,7 +172,9 @@ impl Client {
     ) -> Result<()> {
         let headers = headers.filter(|headers| !headers.is_empty());
         let header_bytes = headers.as_ref().map_or(0, Headers::wire_len);
-        self.check_size(&subject, json.len() + header_bytes)?;
+        if json.len() + header_bytes > self.max_payload_of_transport() {
+            return self.send_large(subject, reply, headers, json).await;
+        }
         let epoch = self.link().live(|| format!("publish on `{subject}`"))?;
         let (nats, bytes) = (self.nats(), json.len());
         let to = subject.clone();
@@ -212,15 +219,6 @@ impl Client {
         }
         self.measure().published(bytes);
         Ok(())
-    }
-
-    /// Whether the server takes a message of `size` bytes.
-    fn check_size(&self, subject: &async_nats::Subject, size: usize) -> Result<()> {
-        let limit = self.max_payload();
-        if size <= limit {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::PayloadTooLarge { subject: subject.to_string(), size, limit }))
     }
 
     #[cold]

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Link;
 use super::backoff::Backoff;
+use super::limit::PayloadLimit;
 use super::manager::Signal;
 use super::reconnect::{Dispatcher, nowhere};
 use super::refusal::{failed, refused};
@@ -39,6 +40,7 @@ pub(crate) struct Transport {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) limit: Arc<PayloadLimit>,
     pub(crate) signals: mpsc::UnboundedReceiver<Signal>,
     /// For signals that come from the user.
     pub(crate) signals_sender: mpsc::UnboundedSender<Signal>,
@@ -83,7 +85,17 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
         let connecting = Box::pin(transport.clone().connect(addresses.clone()));
         let error = match timeout(share, connecting).await {
             Ok(Ok(nats)) => {
-                return Ok(Transport { nats, link, inbox, refusals, dispatcher, signals, signals_sender: sender });
+                let limit = PayloadLimit::new(config, Arc::clone(&dispatcher));
+                return Ok(Transport {
+                    nats,
+                    link,
+                    inbox,
+                    refusals,
+                    dispatcher,
+                    limit,
+                    signals,
+                    signals_sender: sender,
+                });
             }
             Ok(Err(error)) => refused(config, &shown, &error),
             Err(_) => Error::new(ErrorKind::Connection {

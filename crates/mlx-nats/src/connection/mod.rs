@@ -2,7 +2,9 @@
 
 mod backoff;
 mod connect;
+mod credentials;
 mod events;
+mod limit;
 mod link;
 mod manager;
 mod reconnect;
@@ -10,14 +12,18 @@ mod refusal;
 mod refusals;
 mod report;
 mod roster;
+mod side;
 mod state;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use connect::{connect, transport_capacity};
 pub(crate) use events::Events;
 pub use events::{ConnectionEvent, ConnectionEvents, DisconnectReason};
+pub(crate) use limit::PayloadLimit;
+pub use limit::refresh_limits;
 pub(crate) use link::Link;
 pub(crate) use manager::{Managed, Signal, end, manage, received_bytes, transports};
 pub(crate) use reconnect::Dispatcher;
 pub(crate) use refusals::{Refusals, Refused, Watch};
+pub(crate) use side::Delivery;
 pub use state::{CloseReason, ConnectionState};
