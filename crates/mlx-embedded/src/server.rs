@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mlx_errors::{Error, ErrorKind, Result, Violation};
@@ -50,7 +50,10 @@ pub struct EmbeddedServer {
     shared: Arc<Shared>,
     endpoints: Endpoints,
     url: NatsUrl,
-    config: NatsConfig,
+    /// What the server runs with: told by whatever had it take that on.
+    config: Arc<Mutex<NatsConfig>>,
+    /// Held by the reload under way.
+    reloading: Arc<tokio::sync::Mutex<()>>,
     binary: Binary,
     /// Where it stores, if that is to be gone with the last server that does. Dropped after the process has ended.
     folder: Option<Arc<TempDir>>,
@@ -92,7 +95,7 @@ impl EmbeddedServer {
 
     /// The configuration for a client of this server: external mode, its URL, its credentials.
     pub fn client_config(&self) -> NatsConfig {
-        client_config(&self.config, self.client_url())
+        client_config(&lock(&self.config), self.client_url())
     }
 
     /// The binary that runs.
@@ -144,26 +147,23 @@ impl EmbeddedServer {
 
     /// Has the running server take on what it can of `config`: credentials, certificates, the largest payload, the log
     /// level. Connections whose credentials are no longer valid are closed. All others stay; but where there is a token, the
-    /// server may close those too, and the clients come back by themselves.
+    /// server may close those too, and the clients come back by themselves. The clients of this process know of another
+    /// largest payload when this returns.
     ///
     /// # Errors
     /// If `config` breaks a rule, changes what a running server cannot change, or is refused by the server; it then
-    /// runs on as before.
+    /// runs on as before. So it does where it did not confirm the settings within 5 s: it is then given those of before.
+    ///
+    /// # Cancel safety
+    /// Once polled, this goes on although the future is dropped: [`client_config`](Self::client_config) then follows by itself,
+    /// as soon as the server has taken the settings on.
     pub async fn reload(&mut self, config: &NatsConfig) -> Result<()> {
         check(config)?;
-        let (done, current) = oneshot::channel();
-        let not_running = || failed("it is not running, so that it cannot reload its settings".to_owned());
-        self.orders.send(Order::Settings { done }).await.map_err(|_| not_running())?;
-        let current = current.await.map_err(|_| not_running())?;
-        let settings = Box::new(current.reloaded(config).map_err(|keys| {
-            failed(format!("a running server cannot change {}; stop it and start another", keys.join(", ")))
-        })?);
-        let (done, outcome) = oneshot::channel();
-        let log_level = config.embedded.log_level;
-        self.orders.send(Order::Reload { settings, log_level, done }).await.map_err(|_| not_running())?;
-        outcome.await.map_err(|_| not_running())??;
-        self.config = config.clone();
-        Ok(())
+        let task =
+            reload(self.orders.downgrade(), Arc::clone(&self.reloading), Arc::clone(&self.config), config.clone());
+        // Not on the runtime of the caller, which may end with it.
+        let reloaded = thread::handle()?.spawn(task.with_current_subscriber()).await;
+        reloaded.unwrap_or_else(|_| Err(not_running()))
     }
 
     /// Ends the server in good order, or by force if it is not gone within `deadline`. Returns when it is gone.
@@ -204,6 +204,42 @@ impl Drop for EmbeddedServer {
     fn drop(&mut self) {
         kill(&self.orders);
     }
+}
+
+/// Has the server take on `config`, and then whoever asks for it find it in `current`.
+async fn reload(
+    orders: mpsc::WeakSender<Order>,
+    reloading: Arc<tokio::sync::Mutex<()>>,
+    current: Arc<Mutex<NatsConfig>>,
+    config: NatsConfig,
+) -> Result<()> {
+    let _alone = reloading.lock().await;
+    // Weak, so that the last handle is still the one that ends the server.
+    let give = async |order| match orders.upgrade() {
+        Some(orders) => orders.send(order).await.map_err(|_| not_running()),
+        None => Err(not_running()),
+    };
+    let (done, settings) = oneshot::channel();
+    give(Order::Settings { done }).await?;
+    let settings = Box::new(settings.await.map_err(|_| not_running())?.reloaded(&config).map_err(|keys| {
+        failed(format!("a running server cannot change {}; stop it and start another", keys.join(", ")))
+    })?);
+    let (done, outcome) = oneshot::channel();
+    give(Order::Reload { settings, log_level: config.embedded.log_level, done }).await?;
+    outcome.await.map_err(|_| not_running())??;
+    *lock(&current) = config;
+    // The server tells nobody of another limit.
+    mlx_nats::refresh_limits().await;
+    Ok(())
+}
+
+fn not_running() -> Error {
+    failed("it is not running, so that it cannot reload its settings".to_owned())
+}
+
+fn lock(config: &Mutex<NatsConfig>) -> MutexGuard<'_, NatsConfig> {
+    // Nothing inside the lock can panic half way.
+    config.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Kills what the supervisor at the other end of `orders` runs, and waits for it.
@@ -307,7 +343,8 @@ impl Builder {
         let (endpoints, beside) = tokio::try_join!(ready, beside)?;
         let binary = binary.await.map_err(|_| lost())?;
         let url = client_url(&config, endpoints.client)?;
-        Ok((EmbeddedServer { orders, shared, endpoints, url, config, binary, folder: None }, beside))
+        let (config, reloading) = (Arc::new(Mutex::new(config)), Arc::default());
+        Ok((EmbeddedServer { orders, shared, endpoints, url, config, reloading, binary, folder: None }, beside))
     }
 }
 

@@ -203,9 +203,11 @@ impl Supervisor<'_> {
                     Some(Order::Stop { farewell, deadline, done }) => return Err(End::Stop { farewell, deadline, done }),
                     Some(Order::Kill { done }) => return Err(End::Kill { done }),
                     Some(Order::Settings { done }) => drop(done.send(self.launcher.settings().clone())),
-                    Some(Order::Reload { settings, log_level, done }) => {
-                        drop(done.send(self.launcher.reload(*settings, log_level).await));
-                    }
+                    Some(Order::Reload { settings, log_level, done }) => tokio::select! {
+                        outcome = self.launcher.reload(*settings, log_level) => drop(done.send(outcome)),
+                        // Whoever ends a server that does not answer is not to wait for its answer.
+                        end = until_end(self.orders) => return Err(end),
+                    },
                 },
             }
         }

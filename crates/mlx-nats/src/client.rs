@@ -11,7 +11,8 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::connection::{
-    self, Backoff, ConnectionEvent, ConnectionEvents, ConnectionState, Dispatcher, Link, Managed, Refusals, Signal,
+    self, Backoff, CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, Dispatcher, Link, Managed,
+    PayloadLimit, Refusals, Signal,
 };
 use crate::discovery::{Directory, Discovery};
 use crate::inbox::Inbox;
@@ -54,6 +55,7 @@ pub(crate) struct Inner {
     outbox: Option<Arc<Outbox>>,
     signals: mpsc::UnboundedSender<Signal>,
     dispatcher: Arc<Dispatcher>,
+    limit: Arc<PayloadLimit>,
     measure: Measure,
     options: ClientOptions,
     request_timeout: Duration,
@@ -68,8 +70,21 @@ pub(crate) struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        let up = self.link.is_up();
         // Its manager, which tells every other end, ends with it.
         self.link.orphaned();
+        let messages = self.outbox.as_ref().map_or(0, |outbox| outbox.abandon());
+        if messages > 0 {
+            tracing::warn!(
+                messages,
+                "the last handle was dropped before messages kept for the connection could be sent"
+            );
+        }
+        if up {
+            // The transport ends with its last handle, without a look at what it still holds, unless it is told to drain.
+            let nats = self.nats.clone();
+            self.runtime.spawn(async move { connection::end(&nats).await });
+        }
     }
 }
 
@@ -170,7 +185,8 @@ impl Client {
     ///
     /// # Errors
     /// Within `connectTimeoutMs`: [`ErrorKind::Connection`] names the server and the step that failed,
-    /// [`ErrorKind::Authentication`] says that the credentials were refused.
+    /// [`ErrorKind::Authentication`] says that the credentials were refused, and [`ErrorKind::Subscription`] that this user
+    /// may not subscribe where answers come (`nats.inboxPrefix`).
     ///
     /// # Cancel safety
     /// Dropping the future gives the attempt up and leaves nothing behind.
@@ -206,17 +222,18 @@ impl Client {
                 error.to_string(),
             )
         })?;
-        let dispatcher = transport.dispatcher;
+        let (dispatcher, limit) = (transport.dispatcher, transport.limit);
         let manager = connection::manage(Managed {
             nats: nats.clone(),
             signals: transport.signals,
             dispatcher: Arc::clone(&dispatcher),
+            limit: Arc::clone(&limit),
             inbox: Arc::clone(&inbox),
             link: Arc::clone(&link),
             outbox: outbox.clone(),
             reconnect: config.reconnect,
         });
-        let tasks = [tokio::spawn(manager), tokio::spawn(Arc::clone(&inbox).run(answers))]
+        let tasks = [tokio::spawn(manager), tokio::spawn(Arc::clone(&inbox).run(nats.clone(), answers))]
             .map(|task| AbortOnDrop(task.abort_handle()));
         let client = Self {
             inner: Arc::new(Inner {
@@ -227,6 +244,7 @@ impl Client {
                 outbox,
                 signals: transport.signals_sender,
                 dispatcher,
+                limit,
                 measure: Measure::new(),
                 options,
                 request_timeout: config.request_timeout_ms.as_duration(),
@@ -263,7 +281,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// Those of [`connect`](Self::connect), of the last attempt within `limit`. Refused credentials are not tried again.
+    /// Those of [`connect`](Self::connect), of the last attempt within `limit`. Refused credentials, and a refused inbox, are not
+    /// tried again.
     ///
     /// # Cancel safety
     /// Dropping the future gives up, and leaves nothing behind.
@@ -278,7 +297,9 @@ impl Client {
             };
             attempt += 1;
             let pause = backoff.delay(attempt, fastrand::f64()).min(LONGEST_RETRY);
-            if !error.is_retryable() || began.elapsed() + pause > limit {
+            // A permission that is missing will not come by waiting for a server.
+            let refused = !error.is_retryable() || matches!(error.kind(), ErrorKind::Subscription { .. });
+            if refused || began.elapsed() + pause > limit {
                 return Err(error);
             }
             tracing::debug!(attempt, error = &error as &dyn std::error::Error, "no NATS server yet");
@@ -394,9 +415,12 @@ impl Client {
         self.inner.refusals.publishes()
     }
 
-    /// Bytes that the server accepts as one payload, headers included.
+    /// Bytes that the server accepts as one payload, headers included: its own limit, or that of this user's account.
+    ///
+    /// What was in force when the connection was made, or when it was last asked; see
+    /// [`refresh_limits`](crate::refresh_limits).
     pub fn max_payload(&self) -> usize {
-        self.inner.nats.max_payload()
+        self.inner.limit.in_force(self.inner.nats.max_payload())
     }
 
     /// Messages that wait for the connection to come back; always 0 unless `nats.publishWhileDisconnected` is `buffer`.
@@ -406,7 +430,9 @@ impl Client {
 
     /// Takes no more work, sends what is under way, and closes the connection, within `deadline`.
     ///
-    /// Subscriptions end after their last message. Services should be stopped before, so that their handlers finish.
+    /// Subscriptions end after their last message. What is published while this runs goes out, or fails as
+    /// [`ErrorKind::Closed`]. What `nats.publishWhileDisconnected: buffer` keeps while there is no connection is lost, and
+    /// counted in the log. Services should be stopped before, so that their handlers finish.
     ///
     /// ```no_run
     /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
@@ -424,10 +450,18 @@ impl Client {
     pub async fn shutdown(&self, deadline: Duration) -> Result<()> {
         let connected = self.inner.link.live(|| "shutdown".to_owned()).is_ok();
         let flushed = if connected { self.round_trip("the end of the shutdown", deadline).await } else { Ok(()) };
+        // Another call of this may be faster, and has flushed as much.
+        let shut_down = ConnectionState::Closed { reason: CloseReason::ShutDown };
+        let flushed = flushed.or_else(|error| if self.state() == shut_down { Ok(()) } else { Err(error) });
         let _ = self.inner.signals.send(Signal::ShutDown);
         let mut state = self.watch_state();
         // The manager answers at once; should it be gone already, so is the connection.
         let _ = timeout(deadline, state.wait_for(ConnectionState::is_closed)).await;
+        if connected {
+            // What was published in the meantime, too, is with the socket when the process ends behind this. An error means
+            // that the transport has ended, which it does behind a flush of its own.
+            let _ = timeout(deadline, self.nats().flush()).await;
+        }
         flushed
     }
 
@@ -464,6 +498,10 @@ impl Client {
 
     pub(crate) fn inbox(&self) -> &Arc<Inbox> {
         &self.inner.inbox
+    }
+
+    pub(crate) fn payload_limit(&self) -> &PayloadLimit {
+        &self.inner.limit
     }
 
     pub(crate) fn refusals(&self) -> &Arc<Refusals> {

@@ -10,12 +10,16 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind};
 use tokio::sync::{Notify, oneshot};
 
 use crate::connection::Refused;
+
+/// How long a refusal of the inbox stands before the server is asked again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 
 /// Characters of a name that nobody else has: 131 bits.
 const UNIQUE: usize = 22;
@@ -204,8 +208,31 @@ impl Inbox {
         subject.strip_prefix(&self.prefix).and_then(|token| token.parse().ok())
     }
 
-    /// Hands each message to whoever waits for it, until the subscription ends.
-    pub(crate) async fn run(self: Arc<Self>, mut subscriber: async_nats::Subscriber) {
+    /// Hands each message to whoever waits for it, until the transport ends. A subscription that the server has refused is
+    /// made anew now and then, since permissions may come back without a word.
+    pub(crate) async fn run(self: Arc<Self>, nats: async_nats::Client, mut subscriber: async_nats::Subscriber) {
+        loop {
+            let refused = async {
+                self.refused().await;
+                tokio::time::sleep(REFUSED_PAUSE).await; // for permissions to be changed
+            };
+            tokio::select! {
+                () = self.hand_out(&mut subscriber) => break,
+                () = refused => {}
+            }
+            // Another connection may have been made in the meantime.
+            if self.check().is_err() {
+                self.renewed();
+                match nats.subscribe(self.pattern()).await {
+                    Ok(renewed) => subscriber = renewed,
+                    Err(_) => break,
+                }
+            }
+        }
+        self.fail_pending();
+    }
+
+    async fn hand_out(&self, subscriber: &mut async_nats::Subscriber) {
         while let Some(message) = subscriber.next().await {
             self.proven.store(true, Ordering::Release);
             let pending = self.token(&message.subject).and_then(|token| self.lock().senders.remove(&token));
@@ -216,7 +243,6 @@ impl Inbox {
                 tracing::debug!(subject = %message.subject, "an answer came after its request was given up");
             }
         }
-        self.fail_pending();
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

@@ -45,6 +45,7 @@ mod log_limit;
 mod measure;
 mod outbox;
 mod publish;
+mod publish_large;
 mod registry;
 mod request;
 mod round_trip;
@@ -57,7 +58,9 @@ mod trace;
 
 pub use address::{PublishTo, RequestTo, SubscribeTo};
 pub use client::{Client, ClientOptions};
-pub use connection::{CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, DisconnectReason};
+pub use connection::{
+    CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, DisconnectReason, refresh_limits,
+};
 pub use discovery::Discovery;
 #[cfg(feature = "durable")]
 pub use durable::DurableOptions;

@@ -10,7 +10,7 @@ use futures_util::SinkExt;
 use mlx_errors::{Error, ErrorKind, Result};
 
 use crate::Headers;
-use crate::connection::{ConnectionState, Link, transports};
+use crate::connection::{ConnectionState, Link, PayloadLimit, transports};
 use crate::measure;
 
 /// A message on its way out.
@@ -32,6 +32,8 @@ pub(crate) struct Outbox {
 struct Waiting {
     parcels: VecDeque<Parcel>,
     bytes: usize,
+    /// Nothing will be sent any more.
+    ended: bool,
 }
 
 impl Outbox {
@@ -48,12 +50,16 @@ impl Outbox {
     /// Keeps a message until the connection is back; hands it back when it is back already.
     ///
     /// # Errors
-    /// When the message does not fit: it is not kept, and those kept before it stay.
+    /// When the message does not fit: it is not kept, and those kept before it stay. When the client is closed.
     pub(crate) fn keep(&self, parcel: Parcel, link: &Link) -> Result<Option<Parcel>> {
         let mut waiting = self.lock();
         // Under the lock, under which `release` also declares the connection to be back: nothing is left behind.
         if link.is_up() {
             return Ok(Some(parcel));
+        }
+        // Likewise: what was kept behind `abandon` would stay here for ever.
+        if waiting.ended || link.is_closed() {
+            return Err(link.down(&format!("publish on `{}`", parcel.subject)));
         }
         let bytes = waiting.bytes.saturating_add(parcel.size());
         if bytes > self.limit {
@@ -71,7 +77,13 @@ impl Outbox {
     ///
     /// For ever, when that connection has gone meanwhile. Dropped at any point, nothing is lost or sent twice: what has not
     /// gone out still waits.
-    pub(crate) async fn release(self: Arc<Self>, mut nats: async_nats::Client, link: Arc<Link>, epoch: u64) {
+    pub(crate) async fn release(
+        self: Arc<Self>,
+        mut nats: async_nats::Client,
+        link: Arc<Link>,
+        limit: Arc<PayloadLimit>,
+        epoch: u64,
+    ) {
         loop {
             // A place in the transport's queue before the parcel leaves ours. The queue stands still while the transport is
             // down.
@@ -82,6 +94,12 @@ impl Outbox {
             }
             let Some(Parcel { subject, headers, json }) = self.next_or_declare(&link, epoch) else { return };
             let (to, bytes) = (subject.clone(), json.len());
+            let limit = limit.of_transport(nats.max_payload());
+            if bytes + headers.as_ref().map_or(0, Headers::wire_len) > limit {
+                // It fitted when it was published. The server would close the connection at it.
+                tracing::warn!(subject = %to, bytes, limit, "a message kept for the connection is too large for it, and lost");
+                continue;
+            }
             let headers = headers.map(Headers::into_transport);
             match nats.start_send_unpin(OutboundMessage { subject, reply: None, payload: json, headers }) {
                 Ok(()) => measure::published_late(bytes),
@@ -91,9 +109,9 @@ impl Outbox {
         }
     }
 
-    /// Gives up what waits, and says how many messages that were.
+    /// Gives up what waits, says how many messages that were, and keeps none from now on.
     pub(crate) fn abandon(&self) -> usize {
-        std::mem::take(&mut *self.lock()).parcels.len()
+        std::mem::replace(&mut *self.lock(), Waiting { ended: true, ..Waiting::default() }).parcels.len()
     }
 
     fn next_or_declare(&self, link: &Link, epoch: u64) -> Option<Parcel> {
@@ -141,6 +159,19 @@ mod tests {
         assert!(error.to_string().contains("nats.publishBufferBytes"), "{error}");
         assert_eq!(outbox.len(), 2);
         assert!(outbox.keep(parcel(4), &link).unwrap().is_none());
+    }
+
+    #[test]
+    fn c2_nothing_is_kept_once_the_client_is_closed() {
+        let closed = ConnectionState::Closed { reason: crate::connection::CloseReason::ShutDown };
+        let (link, outbox) = (Link::new(), Outbox::new(100));
+        outbox.keep(parcel(1), &link).unwrap();
+        // Closed, but not emptied yet: whoever comes now is told, and what was kept before is counted.
+        link.set(&closed);
+        assert_eq!(outbox.keep(parcel(1), &link).unwrap_err().code(), ErrorCode::NatsClosed);
+        assert_eq!((outbox.abandon(), outbox.len()), (1, 0));
+        assert_eq!(outbox.keep(parcel(1), &link).unwrap_err().code(), ErrorCode::NatsClosed);
+        assert_eq!((outbox.abandon(), outbox.len()), (0, 0));
     }
 
     #[test]

@@ -27,6 +27,7 @@ impl Client {
     /// Before anything is sent: [`ErrorKind::Validation`] for a payload that breaks a rule of its type,
     /// [`ErrorKind::PayloadTooLarge`], [`ErrorKind::InvalidSubject`], and [`ErrorKind::Disconnected`] at once while
     /// the connection is down; with `nats.publishWhileDisconnected: buffer`, only once the buffer is full.
+    /// [`ErrorKind::Closed`] when the client is closed, or was while this was under way; then it may have been sent.
     ///
     /// # Cancel safety
     /// A dropped future has either queued the message or not touched it.
@@ -117,8 +118,6 @@ impl Client {
 
     async fn publish_headed(&self, subject: async_nats::Subject, headers: Headers, json: Bytes) -> Result<()> {
         if !self.link().is_up() {
-            control_line::check_publish(&subject, None)?;
-            self.check_size(&subject, json.len() + headers.wire_len())?;
             return self.publish_while_down(subject, Some(headers), json).await;
         }
         self.send(subject, None, Some(headers), json).await
@@ -127,12 +126,18 @@ impl Client {
     /// Publishes without headers, and so without a trace.
     pub(crate) async fn publish_plain(&self, subject: async_nats::Subject, json: Bytes) -> Result<()> {
         control_line::check_publish(&subject, None)?;
-        self.check_size(&subject, json.len())?;
-        if !self.link().is_up() {
-            return self.publish_while_down(subject, None, json).await;
+        if json.len() > self.max_payload_of_transport() {
+            return self.send_large(subject, None, None, json).await;
         }
+        let Some(epoch) = self.link().epoch() else {
+            return self.publish_while_down(subject, None, json).await;
+        };
         let bytes = json.len();
-        let sent = self.nats().publish(subject.clone(), json).await;
+        let sent = tokio::select! {
+            biased;
+            sent = self.nats().publish(subject.clone(), json) => sent,
+            () = self.hopeless(epoch) => return Err(self.link().down(&format!("publish on `{subject}`"))),
+        };
         self.sent(&subject, bytes, sent)
     }
 
@@ -144,6 +149,10 @@ impl Client {
         headers: Option<Headers>,
         json: Bytes,
     ) -> Result<()> {
+        let size = json.len() + headers.as_ref().map_or(0, Headers::wire_len);
+        if size > self.max_payload_of_transport() {
+            return Err(self.too_large(&subject, size));
+        }
         let down = || self.link().down(&format!("publish on `{subject}`"));
         let Some(outbox) = self.outbox().filter(|_| !self.state().is_closed()) else { return Err(down()) };
         let parcel = Parcel { subject: subject.clone(), headers, json };
@@ -165,19 +174,37 @@ impl Client {
         control_line::check_publish(&subject, reply.as_deref())?;
         let headers = headers.filter(|headers| !headers.is_empty());
         let header_bytes = headers.as_ref().map_or(0, Headers::wire_len);
-        self.check_size(&subject, json.len() + header_bytes)?;
-        self.link().live(|| format!("publish on `{subject}`"))?;
+        if json.len() + header_bytes > self.max_payload_of_transport() {
+            return self.send_large(subject, reply, headers, json).await;
+        }
+        let epoch = self.link().live(|| format!("publish on `{subject}`"))?;
         let (nats, bytes) = (self.nats(), json.len());
         let to = subject.clone();
-        let sent = match (reply, headers) {
-            (None, None) => nats.publish(to, json).await,
-            (None, Some(headers)) => nats.publish_with_headers(to, headers.into_transport(), json).await,
-            (Some(reply), None) => nats.publish_with_reply(to, reply, json).await,
-            (Some(reply), Some(headers)) => {
-                nats.publish_with_reply_and_headers(to, reply, headers.into_transport(), json).await
+        let sending = async {
+            match (reply, headers) {
+                (None, None) => nats.publish(to, json).await,
+                (None, Some(headers)) => nats.publish_with_headers(to, headers.into_transport(), json).await,
+                (Some(reply), None) => nats.publish_with_reply(to, reply, json).await,
+                (Some(reply), Some(headers)) => {
+                    nats.publish_with_reply_and_headers(to, reply, headers.into_transport(), json).await
+                }
             }
         };
+        let sent = tokio::select! {
+            biased;
+            sent = sending => sent,
+            () = self.hopeless(epoch) => return Err(self.link().down(&format!("publish on `{subject}`"))),
+        };
         self.sent(&subject, bytes, sent)
+    }
+
+    /// Resolves when what waits for room in the transport's queue is not to wait any longer: its connection, of `epoch`, is
+    /// gone, or the client, where messages are kept for the next connection.
+    pub(crate) async fn hopeless(&self, epoch: u64) {
+        match self.outbox() {
+            None => self.link().lost(epoch).await,
+            Some(_) => self.link().closed().await,
+        }
     }
 
     fn sent(
@@ -187,17 +214,18 @@ impl Client {
         sent: Result<(), async_nats::PublishError>,
     ) -> Result<()> {
         sent.map_err(|error| self.unsent(subject, &error))?;
+        // The transport takes messages until it has ended, and drops what comes behind the order to end. That is given after
+        // the client is declared closed: whoever finds it open here came before.
+        if !self.link().is_up() {
+            self.unless_closed(subject)?;
+        }
         self.measure().published(bytes);
         Ok(())
     }
 
-    /// Whether the server takes a message of `size` bytes.
-    fn check_size(&self, subject: &async_nats::Subject, size: usize) -> Result<()> {
-        let limit = self.max_payload();
-        if size <= limit {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::PayloadTooLarge { subject: subject.to_string(), size, limit }))
+    #[cold]
+    fn unless_closed(&self, subject: &async_nats::Subject) -> Result<()> {
+        if self.link().is_closed() { Err(self.link().down(&format!("publish on `{subject}`"))) } else { Ok(()) }
     }
 
     #[cold]

@@ -8,11 +8,15 @@ use tokio::time::timeout;
 
 use crate::Client;
 use crate::connection::{received_bytes, transports};
-use crate::inbox::Answer;
+use crate::inbox::{Answer, Waiter};
 
 /// What an answer without a payload takes on the wire beside its subject, and a ping beside it. With both, there is no room
 /// for a refusal in what is left.
 const ANSWER_OVERHEAD: u64 = 24;
+
+/// How long the first message of a round trip may take before another is sent, and the longest pause between two.
+const AGAIN: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Client {
     /// A message to ourselves and back: what was sent before has been handled by the server. What it had to say against it
@@ -42,9 +46,11 @@ impl Client {
         let epoch = self.link().live(|| during.to_owned())?;
         let (waiter, subject) = self.inbox().wait();
         let quiet = subject.len() as u64 + ANSWER_OVERHEAD;
-        let answer = match self.nats().publish(subject, Bytes::new()).await {
-            Ok(()) => waiter.await,
-            Err(_) => None,
+        let answer = tokio::select! {
+            biased;
+            answer = self.message_to_self(waiter, subject) => answer,
+            // The table of those who wait may have been emptied between the look at the state and the wait.
+            () = self.link().lost(epoch) => None,
         };
         match answer {
             Some(Answer::Message(_)) => {
@@ -75,6 +81,24 @@ impl Client {
             barrier.pass(self.nats()).await;
         } else if before <= barrier.proven() {
             barrier.prove(received);
+        }
+    }
+
+    /// Sent again while nothing comes back: the transport's queue of refusals is bounded, and drops what does not fit.
+    async fn message_to_self(&self, mut waiter: Waiter, subject: String) -> Option<Answer> {
+        let subject = async_nats::Subject::from(subject);
+        let mut pause = AGAIN;
+        loop {
+            tokio::select! {
+                biased;
+                // While there is no room for it: the connection may drop.
+                answer = &mut waiter => return answer,
+                sent = self.nats().publish(subject.clone(), Bytes::new()) => sent.ok()?,
+            }
+            if let Ok(answer) = timeout(pause, &mut waiter).await {
+                return answer;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use mlx_errors::ErrorCode;
-use mlx_nats::{DurableOptions, InferenceOptions};
-use mlx_tests::{TestServer, eventually, eventually_async, millis, within};
+use mlx_nats::{Client, ClientOptions, DurableOptions, InferenceOptions};
+use mlx_tests::{ConfiguredServer, TestServer, eventually, eventually_async, millis, within};
 use mlx_types::WorkerId;
+use mlx_types::config::NatsConfig;
 use mlx_types::messages::{FinishReason, InferenceRequest, StreamingResponse};
 
 use crate::support::{CONSUMER, MODEL, Server, drain, echo, frames, options, queued, request, serve, taken};
@@ -283,4 +284,23 @@ async fn s3_frames_of_a_second_run_never_mix_with_those_of_the_first() {
     assert_eq!((rest.index, rest.text.as_str()), (1, "run"));
     assert!(within("the end", stream.next()).await.is_none());
     assert_eq!(stream.summary().unwrap().finish_reason, Some(FinishReason::Stop));
+}
+
+#[tokio::test]
+async fn every_inbox_is_below_the_prefix_those_of_jetstream_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let permissions = r#"publish: ">", subscribe: ["_INBOX_alice.>", "worker.>", "response.>", "inference.>"]"#;
+    let server = ConfiguredServer::start(&format!(
+        "jetstream {{ store_dir: \"{}\" }}\nauthorization {{ users: [ {{ user: alice, password: a, permissions: {{ {permissions} }} }} ] }}",
+        folder.path().display()
+    ))
+    .await;
+    let config = NatsConfig { inbox_prefix: "_INBOX_alice".to_owned(), ..server.config("nats", "alice:a@") };
+    let client = Client::connect_with(&config, ClientOptions { discovery: None, ..options() }).await.unwrap();
+    let (_service, runs) = echo(&client).await;
+    let answer = drain(client.infer_durable(&request("one two three")).await.unwrap()).await;
+    assert_eq!(answer.tokens, ["one ", "two ", "three"]);
+    assert_eq!(runs.load(Ordering::Relaxed), 1);
+    queued(&client, 0).await;
+    assert!(!server.log().contains("Subscription Violation"), "{}", server.log());
 }

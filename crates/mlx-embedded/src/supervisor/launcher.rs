@@ -148,6 +148,11 @@ impl Launcher {
             self.threshold.set(log_level);
         } else {
             self.settings = before;
+            // One that is only slow reads its settings yet, and finds those of before.
+            let undone = self.write_settings(&self.settings_to_reload()).is_ok();
+            if let Some(running) = self.running.as_ref().filter(|_| undone) {
+                let _ = running.process.reload();
+            }
         }
         outcome
     }
@@ -207,10 +212,14 @@ impl Launcher {
         self.folder.write_settings(&text).map_err(|error| diagnosis::not_started("write its settings file", error))
     }
 
+    /// To a server that was asked for a free port, the number of the one it took would be a change, which it refuses.
+    fn settings_to_reload(&self) -> Settings {
+        Settings { monitoring: self.asked_monitoring.clone(), ..self.settings.clone() }
+    }
+
     async fn try_reload(&mut self) -> Result<()> {
         let failed = |reason: String| Error::new(ErrorKind::EmbeddedServer { reason });
-        // To a server that was asked for a free port, the number of the one it took would be a change, which it refuses.
-        self.write_settings(&Settings { monitoring: self.asked_monitoring.clone(), ..self.settings.clone() })?;
+        self.write_settings(&self.settings_to_reload())?;
         let Some(running) = &mut self.running else { return Err(failed("it is not running".to_owned())) };
         while running.reloads.try_recv().is_ok() {}
         running.process.reload().map_err(|error| failed(format!("it cannot be told to reload: {error}")))?;

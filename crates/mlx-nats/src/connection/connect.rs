@@ -8,12 +8,13 @@ use std::sync::Arc;
 use async_nats::{ConnectOptions, Event, ReconnectToServer, Server, ServerError, ServerInfo};
 use mlx_errors::{ConnectStep, Error, ErrorCode, ErrorKind, Result};
 use mlx_types::config::{DiscoveredServers, NatsConfig, NatsMode};
-use mlx_types::{NatsUrl, Scheme};
+use mlx_types::{NatsUrl, Scheme, Subject};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
 use super::Link;
 use super::backoff::Backoff;
+use super::limit::PayloadLimit;
 use super::manager::Signal;
 use super::reconnect::{Dispatcher, nowhere};
 use super::refusal::{failed, refused};
@@ -39,6 +40,7 @@ pub(crate) struct Transport {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) limit: Arc<PayloadLimit>,
     pub(crate) signals: mpsc::UnboundedReceiver<Signal>,
     /// For signals that come from the user.
     pub(crate) signals_sender: mpsc::UnboundedSender<Signal>,
@@ -46,6 +48,8 @@ pub(crate) struct Transport {
 
 /// Connects to one of the configured servers within `connectTimeoutMs`, which those not tried yet share.
 pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Result<Transport> {
+    // A configuration that was not loaded has not been checked.
+    Subject::<()>::new(config.inbox_prefix.as_str())?;
     let servers = servers(config)?;
     let shown = servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     // Without credentials: async-nats logs the addresses that it is given.
@@ -80,7 +84,17 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
         let connecting = Box::pin(transport.clone().connect(addresses.clone()));
         let error = match timeout(share, connecting).await {
             Ok(Ok(nats)) => {
-                return Ok(Transport { nats, link, inbox, refusals, dispatcher, signals, signals_sender: sender });
+                let limit = PayloadLimit::new(config, Arc::clone(&dispatcher));
+                return Ok(Transport {
+                    nats,
+                    link,
+                    inbox,
+                    refusals,
+                    dispatcher,
+                    limit,
+                    signals,
+                    signals_sender: sender,
+                });
             }
             Ok(Err(error)) => refused(config, &shown, &error),
             Err(_) => Error::new(ErrorKind::Connection {
@@ -217,7 +231,7 @@ fn event_forwarder(
     move |event| {
         // At once, and not by way of the manager: whoever waits on what was refused is about to look.
         refusals.hear();
-        let marker = match &event {
+        let answered = match &event {
             Event::Connected => {
                 refusals.renewed();
                 false
@@ -225,7 +239,8 @@ fn event_forwarder(
             Event::ServerError(ServerError::Other(said)) => refusals.heard(said),
             _ => false,
         };
-        if marker {
+        // What answers a question of our own is no news.
+        if answered {
             return std::future::ready(());
         }
         let signal = match event {

@@ -63,6 +63,22 @@ impl Link {
         self.live_epoch.load(Ordering::Acquire) != 0
     }
 
+    /// The epoch of the live connection, if there is one.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        Some(self.live_epoch.load(Ordering::Acquire)).filter(|epoch| *epoch != 0)
+    }
+
+    /// Whether the client is over for good.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.borrow().is_closed()
+    }
+
+    /// Resolves when the client is over for good.
+    pub(crate) async fn closed(&self) {
+        // The sender is in `self`.
+        let _ = self.watch().wait_for(ConnectionState::is_closed).await;
+    }
+
     /// Whether the connection of `epoch` is still the live one.
     pub(crate) fn is_live(&self, epoch: u64) -> bool {
         self.live_epoch.load(Ordering::Acquire) == epoch

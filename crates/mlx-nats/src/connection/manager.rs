@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Link;
+use super::limit::PayloadLimit;
 use super::reconnect::Dispatcher;
 use super::report::Reporter;
 use super::roster::Failure;
@@ -21,6 +22,10 @@ use crate::outbox::Outbox;
 
 /// How long one probe is waited for before the next is sent, in case the server dropped it.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the server's answer to the question for its limit is waited for, when a connection has proved itself.
+const LEAST_PATIENCE: Duration = Duration::from_millis(100);
+const MOST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Something that takes its time, beside the news.
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -56,6 +61,7 @@ pub(crate) struct Managed {
     /// Its end, with the manager's, ends the dispatcher too.
     pub(crate) signals: mpsc::UnboundedReceiver<Signal>,
     pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) limit: Arc<PayloadLimit>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) link: Arc<Link>,
     pub(crate) outbox: Option<Arc<Outbox>>,
@@ -64,7 +70,7 @@ pub(crate) struct Managed {
 
 /// Runs until the client is closed. Dropping it (the client's last handle aborts it) leaves nothing behind.
 pub(crate) async fn manage(managed: Managed) {
-    let Managed { nats, mut signals, dispatcher, inbox, link, outbox, reconnect } = managed;
+    let Managed { nats, mut signals, dispatcher, limit, inbox, link, outbox, reconnect } = managed;
     let mut machine = Machine::new(reconnect);
     let mut measure = ConnectionMeasure::new();
     let mut reporter = Reporter::new(Arc::clone(link.events()), dispatcher);
@@ -101,7 +107,12 @@ pub(crate) async fn manage(managed: Managed) {
         match (&outbox, machine.state()) {
             (Some(outbox), ConnectionState::Connected { epoch }) => {
                 if input == Input::ProbeReturned(*epoch) {
-                    release = Some(Box::pin(Arc::clone(outbox).release(nats.clone(), Arc::clone(&link), *epoch)));
+                    release = Some(Box::pin(Arc::clone(outbox).release(
+                        nats.clone(),
+                        Arc::clone(&link),
+                        Arc::clone(&limit),
+                        *epoch,
+                    )));
                 }
             }
             (_, state) => {
@@ -112,7 +123,9 @@ pub(crate) async fn manage(managed: Managed) {
             }
         }
         match effect {
-            Some(Effect::Probe(epoch)) => probe = Some(Box::pin(round_trip(nats.clone(), Arc::clone(&inbox), epoch))),
+            Some(Effect::Probe(epoch)) => {
+                probe = Some(Box::pin(prove(nats.clone(), Arc::clone(&inbox), Arc::clone(&limit), epoch)));
+            }
             Some(Effect::FailPending) => {
                 probe = None;
                 inbox.fail_pending();
@@ -123,12 +136,23 @@ pub(crate) async fn manage(managed: Managed) {
                 if messages > 0 {
                     tracing::warn!(messages, "closed before messages kept for the connection could be sent");
                 }
-                // Ends the transport when it has a connection; when it has none, the dispatcher does.
-                let _ = timeout(PROBE_PATIENCE, nats.drain()).await;
+                end(&nats).await;
             }
             None => {}
         }
     }
+}
+
+/// Sends what the transport still holds, and ends it when it has a connection; when it has none, the dispatcher does.
+pub(crate) async fn end(nats: &async_nats::Client) {
+    let ending = async {
+        if nats.connection_state() == async_nats::connection::State::Connected {
+            // Drained, it ends without a look at what the socket has not taken yet.
+            let _ = nats.flush().await;
+        }
+        let _ = nats.drain().await;
+    };
+    let _ = timeout(PROBE_PATIENCE, ending).await;
 }
 
 /// What the work under way comes to; never, when there is none.
@@ -137,6 +161,18 @@ async fn done<T>(work: &mut Option<Work<T>>) -> T {
         Some(work) => work.await,
         None => std::future::pending().await,
     }
+}
+
+/// A round trip, and beside it the question for the largest payload, which is not waited for much longer.
+async fn prove(nats: async_nats::Client, inbox: Arc<Inbox>, limit: Arc<PayloadLimit>, epoch: u64) -> u64 {
+    let began = Instant::now();
+    limit.renewed(nats.server_info().server_id);
+    let mut asking = tokio::spawn(async move { limit.refresh().await });
+    let epoch = round_trip(nats, inbox, epoch).await;
+    // It takes a few round trips more, and goes on by itself where these take longer.
+    let patience = (began.elapsed() * 8).clamp(LEAST_PATIENCE, MOST_PATIENCE);
+    let _ = timeout(patience, &mut asking).await;
+    epoch
 }
 
 /// Sends messages to our own inbox until one comes back: proof that the server has our subscriptions and answers.

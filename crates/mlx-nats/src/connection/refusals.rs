@@ -183,7 +183,8 @@ impl Refusals {
         self.barrier.hear();
     }
 
-    /// Takes note of what the server said. Whether it is the answer to a marker, which is nobody else's business.
+    /// Takes note of what the server said. Whether it is the answer to a question of our own, a marker or a round trip that is
+    /// refused, which is nobody else's business.
     pub(crate) fn heard(&self, text: &str) -> bool {
         let refused = Refused { said: text.into() };
         match parse(text) {
@@ -207,9 +208,9 @@ impl Refusals {
                     return true;
                 }
                 // A reply subject in the inbox is as good as the request itself.
-                self.publish_denied(reply, refused);
+                return self.publish_denied(reply, refused);
             }
-            ServerSays::PublishDenied { subject } => self.publish_denied(subject, refused),
+            ServerSays::PublishDenied { subject } => return self.publish_denied(subject, refused),
             ServerSays::TooManySubscriptions => {
                 if self.barrier.limit_met() {
                     self.limit_met(&refused);
@@ -221,11 +222,12 @@ impl Refusals {
         false
     }
 
-    fn publish_denied(&self, subject: String, refused: Refused) {
+    /// Whether it is the answer to a round trip of our own.
+    fn publish_denied(&self, subject: String, refused: Refused) -> bool {
         let answered = self.inbox.publish_refused(&subject, &refused);
         // Our own proof of life, to which the refusal is an answer as good as any.
         if self.inbox.is_own(&subject) {
-            return;
+            return answered > 0;
         }
         self.publishes.fetch_add(1, Ordering::Relaxed);
         crate::measure::publish_refused();
@@ -236,19 +238,20 @@ impl Refusals {
             if told > 1 && table.told.len() < TOLD {
                 *table.told.entry(subject).or_default() += told - 1;
             }
-            return;
+            return false;
         }
         if let Some(expected) = table.told.get_mut(&subject) {
             *expected -= 1;
             if *expected == 0 {
                 table.told.remove(&subject);
             }
-            return;
+            return false;
         }
         match &mut table.unflushed {
             Some((.., count)) => *count += 1,
             none => *none = Some((subject, refused, 1)),
         }
+        false
     }
 
     /// A subscription was one too many, and the server does not say which. It refuses those that it gets while the limit is

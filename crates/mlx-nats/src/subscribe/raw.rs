@@ -90,13 +90,21 @@ impl Client {
         options: &SubscribeOptions,
         waits: Waits,
     ) -> Result<RawSubscription> {
-        self.link().live(|| format!("subscribe to `{subject}`"))?;
+        let during = || format!("subscribe to `{subject}`");
+        let epoch = self.link().live(during)?;
         let group = options.queue_group.clone();
         control_line::check_subscribe(&subject, group.as_deref())?;
         let watch = self.refusals().subscription(subject.clone(), group.clone(), waits);
-        let made = match group {
-            Some(group) => self.nats().queue_subscribe(subject.clone(), group).await,
-            None => self.nats().subscribe(subject.clone()).await,
+        let making = async {
+            match group {
+                Some(group) => self.nats().queue_subscribe(subject.clone(), group).await,
+                None => self.nats().subscribe(subject.clone()).await,
+            }
+        };
+        let made = tokio::select! {
+            biased;
+            made = making => made,
+            () = self.link().lost(epoch) => return Err(self.link().down(&during())),
         };
         match made {
             Ok(subscriber) => {
@@ -104,6 +112,8 @@ impl Client {
                 let settled = waits == Waits::Call; // by the call
                 Ok(RawSubscription { subject, subscriber: Some(subscriber), watch, settled, measure, runtime })
             }
+            // The transport ended between our look at the state and now.
+            Err(_) if self.link().is_closed() => Err(self.link().down(&during())),
             Err(error) => Err(Error::new(ErrorKind::Subscription {
                 subject: subject.to_string(),
                 reason: error.kind().to_string(),
