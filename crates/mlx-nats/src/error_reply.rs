@@ -31,8 +31,14 @@ pub(crate) fn remote_error<R: DeserializeOwned>(message: &async_nats::Message) -
     }
     let body = body()?;
     let said = body.message()?;
-    if has_error_member::<R>() && !body.rest.is_empty() {
-        return None;
+    if !body.rest.is_empty() {
+        if has_error_member::<R>() {
+            return None;
+        }
+        // A type that takes anything takes the answers of other systems, JetStream's for example, with their own errors.
+        if body.error.is_object() && serde_json::from_slice::<R>(&message.payload).is_ok() {
+            return None;
+        }
     }
     Some(RemoteError::from_parts(said, body.code()))
 }
@@ -221,6 +227,7 @@ mod tests {
         }
         assert_eq!(read::<u64>(r#"{"error":{"message":"no","type":"t"}}"#), Some(("no".into(), "t".into())));
         assert_eq!(read::<u64>(r#"{"error":{"message":"no","code":503}}"#), Some(("no".into(), "503".into())));
+        assert_eq!(said::<u64>(r#"{"type":"t","error":{"message":"no"}}"#).as_deref(), Some("no"));
         assert_eq!(read::<u64>(r#"{"error":"no","code":null}"#), Some(("no".into(), "REMOTE_ERROR".into())));
     }
 
@@ -235,6 +242,7 @@ mod tests {
         }
         assert_eq!(said::<Own>(r#"{"error":"no","more":1}"#), None);
         assert_eq!(said::<Value>(r#"{"status":"online","note":"\"error\""}"#), None);
+        assert_eq!(said::<Value>(r#"{"type":"t","error":{"code":404}}"#), None, "JetStream's own way");
         assert_eq!(said::<Value>(r#"{"error":null,"result":1}"#), None);
         assert_eq!(said::<Value>(r#"{"error":false}"#), None);
         assert_eq!(said::<u64>("7"), None);
