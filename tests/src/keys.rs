@@ -55,6 +55,7 @@ impl Authority {
 #[derive(Debug)]
 pub struct Operator {
     account: KeyPair,
+    user_limits: Value,
     /// The server's settings.
     pub settings: String,
 }
@@ -62,29 +63,33 @@ pub struct Operator {
 impl Operator {
     /// A new one.
     pub fn new() -> Self {
+        Self::with_limits(&json!({}), &json!({}))
+    }
+
+    /// A new one whose account, and whose users, have these limits; -1 is none, and goes without saying.
+    pub fn with_limits(account_limits: &Value, user_limits: &Value) -> Self {
         let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
         let operator_jwt = jwt(&operator, &operator.public_key(), json!({ "type": "operator" }));
-        let unlimited: Value = ["subs", "data", "payload", "imports", "exports", "conn", "leaf"]
+        let mut limits: Value = ["subs", "data", "payload", "imports", "exports", "conn", "leaf"]
             .iter()
             .map(|limit| ((*limit).to_owned(), json!(-1)))
             .chain([("wildcards".to_owned(), json!(true))])
             .collect();
-        let account_jwt = jwt(&operator, &account.public_key(), json!({ "type": "account", "limits": unlimited }));
+        merge(&mut limits, account_limits);
+        let account_jwt = jwt(&operator, &account.public_key(), json!({ "type": "account", "limits": limits }));
         let settings = format!(
             "operator: {operator_jwt}\nresolver: MEMORY\nresolver_preload: {{ {}: {account_jwt} }}",
             account.public_key()
         );
-        Self { account, settings }
+        Self { account, user_limits: user_limits.clone(), settings }
     }
 
     /// The text of a `.creds` file of a new user of the account.
     pub fn credentials(&self) -> String {
         let user = KeyPair::new_user();
-        let jwt = jwt(
-            &self.account,
-            &user.public_key(),
-            json!({ "type": "user", "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {} }),
-        );
+        let mut claims = json!({ "type": "user", "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {} });
+        merge(&mut claims, &self.user_limits);
+        let jwt = jwt(&self.account, &user.public_key(), claims);
         format!(
             "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
              -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
@@ -96,6 +101,12 @@ impl Operator {
 impl Default for Operator {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    for (key, value) in from.as_object().unwrap() {
+        into[key] = value.clone();
     }
 }
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode};
 use mlx_nats::{Client, ClientOptions, Request, ServeOptions, SubscribeOptions};
-use mlx_tests::{ConfiguredServer, FaultProxy, LIMIT, Presence, TestServer, millis, within};
+use mlx_tests::{ConfiguredServer, FaultProxy, LIMIT, Operator, Presence, TestServer, millis, within};
 use mlx_types::config::NatsConfig;
 use mlx_types::{Secret, WorkerId};
+use serde_json::json;
 
 fn config(server: &ConfiguredServer, user: &str) -> NatsConfig {
     NatsConfig {
@@ -297,4 +298,42 @@ async fn a_service_that_may_answer_only_what_it_was_asked_answers_and_one_that_m
     let error = alice.flush(LIMIT).await.unwrap_err();
     assert_refused(&error, ErrorCode::NatsPublish, "_INBOX.");
     assert_eq!(alice.refused_publishes(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c4_limits_and_permissions_of_a_jwt_are_refusals_like_others() {
+    for (account, user) in [(json!({ "subs": 2 }), json!({})), (json!({}), json!({ "subs": 2 }))] {
+        let user = json!({ "subs": user.get("subs").unwrap_or(&json!(-1)), "sub": { "deny": ["secret.>"] }, "pub": { "deny": ["secret.>"] } });
+        let operator = Operator::with_limits(&account, &user);
+        let server = ConfiguredServer::start(&operator.settings).await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("user.creds");
+        std::fs::write(&file, operator.credentials()).unwrap();
+        let config = NatsConfig { credentials_file: Some(file), ..server.config("nats", "") };
+        let client = within("the connection", Client::connect(&config)).await.unwrap();
+        let error = within("the refusal", client.subscribe::<_, String>("secret.a")).await.unwrap_err();
+        assert_refused(&error, ErrorCode::NatsSubscription, "secret.a");
+        let error = within("the refusal", client.request::<_, _, u64>("secret.a", "x")).await.unwrap_err();
+        assert_refused(&error, ErrorCode::NatsPublish, "secret.a");
+        let _one = client.subscribe::<_, String>("lab.a").await.unwrap(); // beside its inbox
+        let error = within("the limit", client.subscribe::<_, String>("lab.b")).await.unwrap_err();
+        assert_eq!((error.code(), error.is_retryable()), (ErrorCode::NatsSubscription, false));
+        assert!(error.to_string().contains("maximum subscriptions exceeded"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c4_an_inbox_that_is_taken_away_fails_whoever_waits_for_an_answer() {
+    let server = ConfiguredServer::start(&users("")).await;
+    let (alice, root) = (client(&server, "alice").await, client(&server, "root").await);
+    let _silent =
+        root.serve("lab.silent", |_: Request<String>| std::future::pending::<Result<u64, Error>>()).await.unwrap();
+    let asked = alice.request::<_, _, u64>("lab.silent", "x");
+    let taken = async {
+        server.reload(&users(r#"subscribe: { deny: ["_INBOX.>"] }"#)).await;
+    };
+    let (asked, ()) = within("the refusal", async { tokio::join!(asked, taken) }).await;
+    assert_refused(&asked.unwrap_err(), ErrorCode::NatsSubscription, "_INBOX.");
+    let later = within("the refusal", alice.request::<_, _, u64>("lab.silent", "x")).await.unwrap_err();
+    assert_refused(&later, ErrorCode::NatsSubscription, "_INBOX.");
 }
