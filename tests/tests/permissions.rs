@@ -29,7 +29,7 @@ async fn client(server: &ConfiguredServer, user: &str) -> Client {
 
 fn users(alice: &str) -> String {
     format!(
-        r#"authorization {{ users: [ {{ user: root, password: x }}, {{ user: alice, password: x, permissions: {{ {alice} }} }} ] }}"#
+        r"authorization {{ users: [ {{ user: root, password: x }}, {{ user: alice, password: x, permissions: {{ {alice} }} }} ] }}"
     )
 }
 
@@ -126,7 +126,7 @@ async fn c4_no_denied_subscription_looks_fine_in_a_flood_of_refusals() {
             let _ = client.flush(LIMIT).await;
         }
     };
-    within("all of it", async { tokio::join!(denied, allowed, flood) }).await;
+    within("all of it", Box::pin(async { tokio::join!(denied, allowed, flood) })).await;
     assert!(client.refused_publishes() > 0);
     // The next refusals are found as before.
     let error = within("a request", client.request::<_, _, u64>("flood", "x")).await.unwrap_err();
@@ -208,17 +208,17 @@ async fn c4_whoever_has_all_subscriptions_that_it_may_have_loses_none_by_being_t
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c4_a_table_of_workers_that_hears_nothing_any_more_says_so_and_declares_nobody_lost() {
     let server = ConfiguredServer::start(&users("")).await;
-    let options = ClientOptions { offline_timeout: Duration::from_secs(600), ..ClientOptions::default() };
+    let options = ClientOptions { offline_timeout: Duration::from_mins(10), ..ClientOptions::default() };
     let alice = Client::connect_with(&config(&server, "alice"), options).await.unwrap();
     let root = client(&server, "root").await;
     let workers = alice.workers().await.unwrap();
-    let presence = Presence::announce(&root, WorkerId::new(), Duration::from_secs(600)).await.unwrap();
+    let presence = Presence::announce(&root, WorkerId::new(), Duration::from_mins(10)).await.unwrap();
     workers.wait_until(LIMIT, |known| known.len() == 1).await.unwrap();
     let nobody = workers.wait_until(LIMIT, |known| known.len() > 1);
     let taken = async {
         server.reload(&users(BLIND)).await;
     };
-    let (nobody, ()) = within("the refusal", async { tokio::join!(nobody, taken) }).await;
+    let (nobody, ()) = within("the refusal", Box::pin(async { tokio::join!(nobody, taken) })).await;
     assert_refused(&nobody.unwrap_err(), ErrorCode::NatsSubscription, "worker.heartbeat");
     assert_refused(&workers.check().unwrap_err(), ErrorCode::NatsSubscription, "worker.heartbeat");
     assert_eq!(workers.list().len(), 1, "who was there is not declared lost");
@@ -332,7 +332,7 @@ async fn c4_an_inbox_that_is_taken_away_fails_whoever_waits_for_an_answer() {
     let taken = async {
         server.reload(&users(r#"subscribe: { deny: ["_INBOX.>"] }"#)).await;
     };
-    let (asked, ()) = within("the refusal", async { tokio::join!(asked, taken) }).await;
+    let (asked, ()) = within("the refusal", Box::pin(async { tokio::join!(asked, taken) })).await;
     assert_refused(&asked.unwrap_err(), ErrorCode::NatsSubscription, "_INBOX.");
     let later = within("the refusal", alice.request::<_, _, u64>("lab.silent", "x")).await.unwrap_err();
     assert_refused(&later, ErrorCode::NatsSubscription, "_INBOX.");
