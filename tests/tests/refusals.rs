@@ -34,7 +34,7 @@ async fn client(server: &ConfiguredServer, user: &str) -> Client {
 
 fn users(alice: &str) -> String {
     format!(
-        r#"authorization {{ users: [ {{ user: root, password: x }}, {{ user: alice, password: x, permissions: {{ {alice} }} }} ] }}"#
+        r"authorization {{ users: [ {{ user: root, password: x }}, {{ user: alice, password: x, permissions: {{ {alice} }} }} ] }}"
     )
 }
 
@@ -102,7 +102,7 @@ async fn c4_allowed_and_denied_are_told_apart_in_every_one_of_a_thousand_rounds(
             drop(client.subscribe::<_, String>(format!("lab.{round}").as_str()).await.unwrap());
         }
     };
-    within("both", async { tokio::join!(denied, allowed) }).await;
+    within("both", Box::pin(async { tokio::join!(denied, allowed) })).await;
 }
 
 #[tokio::test]
@@ -202,7 +202,7 @@ async fn c1_a_request_that_may_not_be_published_fails_at_once_and_others_go_on()
         let error = tokens.next().await.unwrap().unwrap_err();
         assert_refused(&error, ErrorCode::NatsPublish, &id.to_string());
     };
-    let (slow, ()) = within("all of them", async { tokio::join!(slow, denied) }).await;
+    let (slow, ()) = within("all of them", Box::pin(async { tokio::join!(slow, denied) })).await;
     assert_eq!(slow.unwrap(), 1);
 }
 

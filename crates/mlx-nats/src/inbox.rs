@@ -185,15 +185,11 @@ impl Inbox {
     /// The server refused what was published on `subject`: ends the waits for an answer to it, and says how many.
     pub(crate) fn publish_refused(&self, subject: &str, refused: &Refused) -> u64 {
         let mut waiting = self.lock();
-        let tokens: Vec<u64> = match self.token(subject) {
-            Some(token) => vec![token],
-            None => {
-                let asked = waiting
-                    .senders
-                    .iter()
-                    .filter(|(_, pending)| pending.asked.as_ref().is_some_and(|asked| asked.as_str() == subject));
-                asked.map(|(token, _)| *token).collect()
-            }
+        let tokens: Vec<u64> = if let Some(token) = self.token(subject) {
+            vec![token]
+        } else {
+            let is_asked = |pending: &Pending| pending.asked.as_ref().is_some_and(|asked| asked.as_str() == subject);
+            waiting.senders.iter().filter(|(_, pending)| is_asked(pending)).map(|(token, _)| *token).collect()
         };
         let concerned: Vec<_> = tokens.into_iter().filter_map(|token| waiting.senders.remove(&token)).collect();
         drop(waiting);

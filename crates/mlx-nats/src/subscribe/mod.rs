@@ -149,8 +149,8 @@ impl Client {
         Ok(self.runtime().spawn(async move {
             while let Some(message) = subscription.next().await {
                 // Nothing of ours is shared with a handler, so nothing of ours can be left half changed.
-                let handled = AssertUnwindSafe(async { handler(message).await }).catch_unwind();
-                if handled.await.is_err() {
+                let outcome = AssertUnwindSafe(async { handler(message).await }).catch_unwind();
+                if outcome.await.is_err() {
                     tracing::error!(subject = subscription.subject(), "a message handler panicked");
                 }
             }

@@ -37,7 +37,17 @@ impl Client {
                 return made;
             }
         }
-        // A limit was met while several were being made, and the server does not say by which: alone, it is plain.
+        // Boxed for being rare, as every future around it would be as large.
+        Box::pin(self.subscribe_alone(subject, options)).await
+    }
+
+    /// The same, where a limit was met while several were being made, and the server did not say by which, or where its word
+    /// may have been lost among many: alone, and as often as it takes, it is plain.
+    async fn subscribe_alone(
+        &self,
+        subject: async_nats::Subject,
+        options: &SubscribeOptions,
+    ) -> Result<RawSubscription> {
         let (began, limit) = (Instant::now(), self.request_timeout());
         let _alone = self.refusals().turn.write().await;
         loop {
