@@ -35,6 +35,7 @@ const ATTEMPTS: u32 = 3;
 /// cluster.stop(Duration::from_secs(5)).await
 /// # }
 /// ```
+#[must_use = "dropping the cluster kills its servers: keep it for as long as they are needed"]
 #[derive(Debug)]
 pub struct EmbeddedCluster {
     servers: Vec<EmbeddedServer>,

@@ -55,6 +55,7 @@ pub async fn connect_with(config: &NatsConfig, options: ClientOptions) -> Result
 
 /// A connected node. Dropping it kills the embedded server; the connection closes with the last handle of its client.
 /// [`shutdown`](Self::shutdown) ends both in good order, whoever holds a handle.
+#[must_use = "dropping the node kills its embedded server: keep it for as long as that is needed"]
 #[derive(Debug)]
 pub struct Node {
     client: Client,

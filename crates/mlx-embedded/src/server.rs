@@ -44,6 +44,7 @@ const FOR_EVER: Duration = Duration::from_hours(30 * 365 * 24);
 /// server.stop(Duration::from_secs(5)).await
 /// # }
 /// ```
+#[must_use = "dropping the server kills it: keep it for as long as it is needed"]
 #[derive(Debug)]
 pub struct EmbeddedServer {
     orders: mpsc::Sender<Order>,

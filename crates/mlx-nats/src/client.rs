@@ -24,6 +24,9 @@ use crate::task::AbortOnDrop;
 /// Messages that a subscription holds for a slow reader before it drops, unless set otherwise.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
+/// Bytes of their payloads, unless set otherwise.
+const SUBSCRIPTION_BYTES: usize = 64 << 20;
+
 /// Pauses between attempts to reach a server that is not there yet.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
@@ -41,6 +44,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "dropping the last handle of a client closes its connection"]
 #[derive(Clone)]
 pub struct Client {
     pub(crate) inner: Arc<Inner>,
@@ -104,6 +108,8 @@ pub struct ClientOptions {
     pub name: Option<String>,
     /// Messages that a subscription holds for a slow reader; further ones are dropped and counted. 65,536.
     pub subscription_capacity: usize,
+    /// Bytes of payloads that a subscription holds for a slow reader; further messages are dropped and counted. 64 MiB.
+    pub subscription_bytes: usize,
     /// How long a token stream may take to bring its first token. 60 s.
     pub first_token_timeout: Duration,
     /// How long a token stream may be silent between two tokens. 30 s.
@@ -147,6 +153,7 @@ impl ClientOptions {
         Self {
             name: None,
             subscription_capacity: SUBSCRIPTION_CAPACITY,
+            subscription_bytes: SUBSCRIPTION_BYTES,
             first_token_timeout: streaming.first_token_timeout_ms.as_duration(),
             inter_token_timeout: streaming.inter_token_timeout_ms.as_duration(),
             coalesce: streaming.coalesce,

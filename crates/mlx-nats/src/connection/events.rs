@@ -106,6 +106,7 @@ fn as_millis<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S:
 ///
 /// A reader holds nobody up. One that falls behind by more than 256 events loses the oldest, and gets a
 /// [`ConnectionEvent::Missed`] in their place. The stream does not keep the client alive.
+#[must_use = "events are only told to whoever reads them"]
 pub struct ConnectionEvents(Pin<Box<dyn Stream<Item = ConnectionEvent> + Send + Sync>>);
 
 impl Stream for ConnectionEvents {

@@ -35,7 +35,7 @@ impl Client {
         let Offer { subject, name, metadata, begin, options } = offer;
         // On its way before the service's own subscription, whose confirmation is then also that of this.
         let listing = if options.discoverable { self.listing().await } else { None };
-        let shared = SubscribeOptions { queue_group: options.queue_group.clone(), capacity: None };
+        let shared = SubscribeOptions { queue_group: options.queue_group.clone(), ..SubscribeOptions::default() };
         let subscription = self.subscribe_confirmed(subject.clone(), &shared).await?;
         let endpoint = Endpoint::new(&name, &subject, options.queue_group, options.limit, metadata);
         let listed = listing.map(|listing| listing.list(endpoint));
@@ -93,6 +93,7 @@ pub(crate) enum Begin {
 }
 
 /// A running service. Dropping it ends it at once; [`stop`](Self::stop) lets what runs finish.
+#[must_use = "dropping a service ends it at once: keep it for as long as it is to answer"]
 #[derive(Debug)]
 pub struct Service {
     subject: String,

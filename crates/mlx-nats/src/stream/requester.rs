@@ -150,6 +150,7 @@ pub struct StreamSummary {
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "dropping the stream cancels the request: read it to its end"]
 pub struct TokenStream {
     client: Client,
     route: Route,
@@ -548,6 +549,8 @@ impl TokenStream {
             (self.reading, self.has_read) = (None, false);
             if let Some(suspicion) = self.suspicion.take() {
                 suspicion.refuted();
+                // The next silence begins here, and the timer stands at the end of the one that is over.
+                self.look.as_mut().reset(now + SUSPICIOUS.min(self.silence.timeout()));
             }
         }
         loop {

@@ -118,6 +118,7 @@ impl Client {
 }
 
 /// A running inference service. Dropping it ends it and its streams at once; [`stop`](Self::stop) lets them finish.
+#[must_use = "dropping the service ends it and its streams at once: keep it for as long as it is to answer"]
 #[derive(Debug)]
 pub struct InferenceService {
     service: Service,

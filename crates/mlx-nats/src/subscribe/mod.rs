@@ -20,12 +20,15 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use self::pieces::Pieces;
-use self::queue::{Found, Queue};
+use self::queue::{Found, Queue, weight};
 use self::raw::Change;
 pub(crate) use self::raw::{ChangeKind, RawSubscription};
 use crate::address::SubscribeTo;
 use crate::task::AbortOnDrop;
 use crate::{Client, codec, headers};
+
+/// Bytes that a reader decodes before other tasks have their turn.
+const DECODED_AT_ONCE: usize = 256 * 1024;
 
 /// How to subscribe. The default is a subscription of its own with the client's capacity.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +38,9 @@ pub struct SubscribeOptions {
     /// Messages held for a slow reader; further ones are dropped, counted and reported. Unset:
     /// [`ClientOptions::subscription_capacity`](crate::ClientOptions::subscription_capacity).
     pub capacity: Option<usize>,
+    /// Bytes of payloads held for a slow reader, beside the count; a single larger message is held all the same. Unset:
+    /// [`ClientOptions::subscription_bytes`](crate::ClientOptions::subscription_bytes).
+    pub max_bytes: Option<usize>,
 }
 
 impl Client {
@@ -96,7 +102,8 @@ impl Client {
         let subject = to.name().for_subscribe()?;
         let raw = self.subscribe_confirmed(subject.clone(), &options).await?;
         let capacity = options.capacity.unwrap_or(self.options().subscription_capacity);
-        let queue = Arc::new(Queue::new(capacity.max(1)));
+        let max_bytes = options.max_bytes.unwrap_or(self.options().subscription_bytes);
+        let queue = Arc::new(Queue::new(capacity.max(1), max_bytes));
         let forwarder = self.runtime().spawn(queue::forward(raw, Arc::clone(&queue), Arc::clone(self.link())));
         Ok(Subscription {
             client: Some(self.clone()),
@@ -105,6 +112,7 @@ impl Client {
             own: Pieces::default(),
             dropped: 0,
             reported: 0,
+            decoded: 0,
             _forwarder: AbortOnDrop(forwarder.abort_handle()),
             check: S::check,
             payload: PhantomData,
@@ -165,6 +173,7 @@ impl Client {
 /// slow. The stream ends when the client is closed, and after what the methods below say.
 ///
 /// Dropping the future of `next` loses no message.
+#[must_use = "dropping a subscription ends it: keep it, and read from it"]
 pub struct Subscription<M> {
     /// Keeps the connection; unset for subscriptions that belong to the client itself.
     client: Option<Client>,
@@ -175,6 +184,8 @@ pub struct Subscription<M> {
     /// Drops known when `own` was taken, and how many of them have been reported.
     dropped: u64,
     reported: u64,
+    /// Bytes decoded since this task last let others have their turn.
+    decoded: usize,
     _forwarder: AbortOnDrop,
     check: fn(&M) -> Result<(), Violations>,
     payload: PhantomData<fn() -> M>,
@@ -258,7 +269,15 @@ impl<M: DeserializeOwned> Stream for Subscription<M> {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
+            // Large messages take long to decode, and others wait for this thread.
+            if this.decoded >= DECODED_AT_ONCE {
+                this.decoded = 0;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if let Some(message) = this.own.pop_front() {
+                this.decoded = this.decoded.saturating_add(message.payload.len());
+                this.queue.read(weight(&message));
                 let decoded = codec::decode(&message.subject, &message.payload, this.check);
                 return Poll::Ready(Some(decoded.map(|payload| Received { payload, message })));
             }

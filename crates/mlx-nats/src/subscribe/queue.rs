@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
@@ -28,6 +29,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Queue {
     state: Mutex<State>,
     capacity: usize,
+    max_bytes: usize,
+    /// Bytes of the payloads that wait, here and in the reader's own queue.
+    bytes: AtomicUsize,
     /// The task that moves messages, while it waits.
     mover: AtomicWaker,
 }
@@ -55,13 +59,18 @@ pub(super) enum Found {
 }
 
 impl Queue {
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { state: Mutex::default(), capacity, mover: AtomicWaker::new() }
+    pub(super) fn new(capacity: usize, max_bytes: usize) -> Self {
+        Self { state: Mutex::default(), capacity, max_bytes, bytes: AtomicUsize::new(0), mover: AtomicWaker::new() }
     }
 
     /// Messages that did not fit so far.
     pub(super) fn dropped(&self) -> u64 {
         self.lock().dropped
+    }
+
+    /// A message of so many bytes was taken out of the reader's own queue.
+    pub(super) fn read(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Takes what waits into `own`, which is empty, and the count of drops that came with it.
@@ -107,6 +116,7 @@ impl Queue {
     fn push(&self, batch: &mut VecDeque<async_nats::Message>, subject: &str, events: &Events) -> Option<Change> {
         let mut state = self.lock();
         let room = self.capacity.saturating_sub(state.messages.len());
+        let room = self.fitting(batch.iter().take(room));
         let excess = batch.len().saturating_sub(room);
         batch.truncate(room);
         state.messages.append(batch);
@@ -116,8 +126,8 @@ impl Queue {
             let now = Instant::now();
             if state.last_report.is_none_or(|last| now.duration_since(last) >= REPORT_INTERVAL) {
                 state.last_report = Some(now);
-                let (dropped, capacity) = (state.dropped, self.capacity);
-                tracing::warn!(subject, dropped, capacity, "a subscription is too slow and loses messages");
+                let (dropped, capacity, max_bytes) = (state.dropped, self.capacity, self.max_bytes);
+                tracing::warn!(subject, dropped, capacity, max_bytes, "a subscription is too slow and loses messages");
                 events.tell(|| ConnectionEvent::SlowConsumer { subject: subject.to_owned(), dropped });
             }
         }
@@ -133,6 +143,24 @@ impl Queue {
     /// Why the subscription has ended, where the server ended it; told once.
     pub(super) fn take_refused(&self) -> Option<Error> {
         self.lock().refused.take()
+    }
+
+    /// How many of a batch the bound of bytes lets in, which are counted as waiting then. One at the least where nothing
+    /// waits, or a message that is larger than the bound could never be read.
+    fn fitting<'a>(&self, batch: impl Iterator<Item = &'a async_nats::Message>) -> usize {
+        let mut bytes = self.bytes.load(Ordering::Relaxed);
+        let before = bytes;
+        let mut fitting = 0;
+        for message in batch {
+            let length = weight(message);
+            if bytes > 0 && bytes.saturating_add(length) > self.max_bytes {
+                break;
+            }
+            bytes += length;
+            fitting += 1;
+        }
+        self.bytes.fetch_add(bytes - before, Ordering::Relaxed);
+        fitting
     }
 
     fn close(&self) {
@@ -229,6 +257,11 @@ fn poll_batch(
     Poll::Ready(true)
 }
 
+/// Bytes that a message takes: subject, headers and payload.
+pub(super) fn weight(message: &async_nats::Message) -> usize {
+    message.length.max(message.payload.len())
+}
+
 struct CloseOnDrop(Arc<Queue>);
 
 impl Drop for CloseOnDrop {
@@ -267,7 +300,7 @@ mod tests {
 
     #[test]
     fn c12_what_does_not_fit_is_counted_exactly_and_the_oldest_stay() {
-        let queue = Queue::new(3);
+        let queue = Queue::new(3, usize::MAX);
         queue.push(&mut messages(2), "lab.test", &Events::default());
         assert_eq!(queue.dropped(), 0);
         queue.push(&mut messages(5), "lab.test", &Events::default());
@@ -277,8 +310,27 @@ mod tests {
     }
 
     #[test]
+    fn c12_what_waits_is_bounded_in_bytes_too_and_a_larger_message_can_still_be_read() {
+        let queue = Queue::new(1000, 10);
+        let large =
+            |length: usize| async_nats::Message { payload: vec![b'x'; length].into(), ..messages(1)[0].clone() };
+        queue.push(&mut [large(4), large(4), large(4)].into(), "lab.test", &Events::default());
+        assert_eq!(queue.dropped(), 1);
+        let (mut own, mut dropped) = (Pieces::default(), 0);
+        let _ = queue.poll_take(&mut own, &mut dropped, &mut Context::from_waker(Waker::noop()));
+        // What the reader has taken counts until it has read it.
+        queue.push(&mut [large(4)].into(), "lab.test", &Events::default());
+        assert_eq!(queue.dropped(), 2);
+        while let Some(message) = own.pop_front() {
+            queue.read(weight(&message));
+        }
+        queue.push(&mut [large(40), large(1)].into(), "lab.test", &Events::default());
+        assert_eq!(queue.dropped(), 3);
+    }
+
+    #[test]
     fn a_closed_queue_is_still_read_to_its_end() {
-        let queue = Queue::new(3);
+        let queue = Queue::new(3, usize::MAX);
         queue.push(&mut messages(1), "lab.test", &Events::default());
         queue.close();
         assert_eq!(take(&queue).0.len(), 1);
