@@ -93,7 +93,9 @@ impl Probe {
             Outcome::NoResponders if !self.serves => State::Idle { from: now + INTERVAL },
             Outcome::NoResponders if refused_before => State::Dead,
             Outcome::NoResponders => State::Refused { until: now + PAUSE },
-            Outcome::Answered | Outcome::Nothing => State::Idle { from: now + INTERVAL },
+            Outcome::Answered => State::Idle { from: now + INTERVAL },
+            // It has been waited for: the worker may have died with the question in its hands.
+            Outcome::Nothing => State::Idle { from: now },
         };
         self.serves |= outcome == Outcome::Answered;
     }

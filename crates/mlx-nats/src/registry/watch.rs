@@ -301,9 +301,6 @@ struct Sources {
     client: Weak<Inner>,
 }
 
-/// How long an answer to a question is waited for.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// How long a round trip may take before a silence is judged, and after one that failed, until it is tried again.
 const READING_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -436,7 +433,7 @@ async fn until_read(reading: &mut Option<Pin<Box<dyn Future<Output = bool> + Sen
 async fn question(client: Weak<Inner>, id: WorkerId) -> (WorkerId, Option<Outcome>) {
     let Some(client) = client.upgrade().map(|inner| Client { inner }) else { return (id, Some(Outcome::Nothing)) };
     let subject = probe::subject(id).into();
-    let answer = client.one_answer(&subject, Headers::new(), bytes::Bytes::new(), ANSWER_TIMEOUT).await;
+    let answer = client.one_answer(&subject, Headers::new(), bytes::Bytes::new(), probe::INTERVAL).await;
     let outcome = match answer {
         Ok(message) if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) => Some(Outcome::NoResponders),
         Ok(_) => Some(Outcome::Answered),
