@@ -236,3 +236,15 @@ async fn the_question_for_the_limit_leaves_no_connection_behind() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn c9_the_limit_of_an_account_that_needs_no_credentials_is_known_after_a_refusal() {
+    let settings = format!(
+        "no_auth_user: ann\naccounts {{ A {{ users: [ {{ user: ann, password: p }} ], limits: {{ max_payload: {SMALL} }} }} }}"
+    );
+    let server = ConfiguredServer::start(&settings).await;
+    let client = Client::connect(&server.config("nats", "")).await.unwrap();
+    let _ = client.publish("lab.test", &text(LARGE)).await;
+    eventually("the limit", || client.max_payload() == SMALL && client.state().is_connected()).await;
+    is_too_large(&client.publish("lab.test", &text(LARGE)).await.unwrap_err(), SMALL);
+}

@@ -60,9 +60,9 @@ mod tests {
     #[test]
     fn a_section_of_a_credentials_file_is_what_stands_between_its_lines() {
         let text = "-----BEGIN NATS USER JWT-----\r\nej.wt\r\n------END NATS USER JWT------\n\n****\n\n-----BEGIN USER NKEY \
-                    SEED-----\n\nSUSEED \n------END USER NKEY SEED------\n";
+                    SEED-----\n\nSUA7X \n------END USER NKEY SEED------\n";
         assert_eq!(section(text, "NATS USER JWT"), Some("ej.wt"));
-        assert_eq!(section(text, "USER NKEY SEED"), Some("SUSEED"));
+        assert_eq!(section(text, "USER NKEY SEED"), Some("SUA7X"));
         assert_eq!(section("-----BEGIN NATS USER JWT-----\n------END", "NATS USER JWT"), None);
         assert_eq!(section("", "NATS USER JWT"), None);
     }

@@ -4,7 +4,7 @@
 //! limit without a word to those who are connected. async-nats knows the greeting only. So each connection is accompanied by a
 //! short second one that reads what the first does not pass on, and so is a payload that seems too large.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub(crate) struct PayloadLimit {
     config: NatsConfig,
     dispatcher: Arc<Dispatcher>,
     told: AtomicUsize,
+    /// The server has refused a payload that seemed to fit.
+    doubted: AtomicBool,
     /// The server that the transport is connected to.
     server_id: Mutex<String>,
     /// Held while the server is asked; when it was asked last.
@@ -43,6 +45,7 @@ impl PayloadLimit {
             config: config.clone(),
             dispatcher,
             told: AtomicUsize::new(UNKNOWN),
+            doubted: AtomicBool::new(false),
             server_id: Mutex::default(),
             asked: Turn::default(),
         });
@@ -78,6 +81,18 @@ impl PayloadLimit {
         let (server, server_id) = (self.dispatcher.current().0, lock(&self.server_id).clone());
         let message = side::Message { subject, reply, headers, payload };
         side::send(&self.config, &server, &server_id, &message, limit).await
+    }
+
+    /// Takes note of what the server says: after the refusal of a payload it is asked on every connection.
+    pub(super) fn heard(&self, said: &str) {
+        if said.to_ascii_lowercase().contains("maximum payload violation") {
+            self.doubted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a payload was refused that seemed to fit.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed)
     }
 
     /// Another connection: to the server `server_id`, of whose limit nothing is known beyond its greeting.

@@ -83,6 +83,9 @@ pub(crate) async fn manage(managed: Managed) {
             biased;
             signal = signals.recv() => {
                 let Some(signal) = signal else { return };
+                if let Signal::ServerError(said) = &signal {
+                    limit.heard(said);
+                }
                 reporter.heard(&signal, Instant::now());
                 input(&signal, &nats)
             }
@@ -168,7 +171,7 @@ async fn prove(nats: async_nats::Client, inbox: Arc<Inbox>, limit: Arc<PayloadLi
     let began = Instant::now();
     let info = nats.server_info();
     limit.renewed(info.server_id);
-    if !info.auth_required {
+    if !info.auth_required && !limit.is_doubted() {
         // Whoever need not say who he is has no account with limits of its own.
         return round_trip(nats, inbox, epoch).await;
     }
