@@ -19,17 +19,27 @@ const REMEMBERED: usize = 4096;
 /// How long: for the last few steps of a request inside this process. The id may be asked for again some day.
 const TTL: Duration = Duration::from_secs(2);
 
+/// How far a request and a cancellation may overtake each other.
+const LAST_STEPS: Duration = Duration::from_millis(100);
+
 /// The streams under way.
 #[derive(Debug, Default)]
 pub(crate) struct Running(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    streams: HashMap<RequestId, Arc<OutgoingStream>>,
+    streams: HashMap<RequestId, Stream>,
     /// Cancellations of requests unknown so far.
     early: Recent<Early>,
     /// Requests that have just ended, whose late cancellations mean nobody any more.
     ended: Recent<()>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    outgoing: Arc<OutgoingStream>,
+    /// When it began, where another run of the same id had just ended: a cancellation may still mean that one.
+    begun_again: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -46,13 +56,14 @@ impl Running {
         if table.streams.contains_key(&id) {
             return Err(Error::new(ErrorKind::DuplicateRequest { request: id.to_string() }));
         }
-        table.ended.take(id, Instant::now());
-        if let Some(early) = table.early.take(id, Instant::now())
+        let now = Instant::now();
+        let begun_again = table.ended.take(id, now).map(|()| now);
+        if let Some(early) = table.early.take(id, now)
             && means(early.mark.as_deref(), stream)
         {
             stream.cancel(early.mode);
         }
-        table.streams.insert(id, Arc::clone(stream));
+        table.streams.insert(id, Stream { outgoing: Arc::clone(stream), begun_again });
         Ok(Entry { running: Arc::clone(self), id })
     }
 
@@ -63,7 +74,9 @@ impl Running {
     pub(super) fn cancel(&self, id: RequestId, mode: CancelMode, mark: Option<Arc<str>>, now: Instant) {
         let mut table = self.lock();
         match table.streams.get(&id) {
-            Some(stream) if means(mark.as_deref(), stream) => stream.cancel(mode),
+            Some(Stream { begun_again: Some(begun), .. })
+                if mark.is_none() && now.saturating_duration_since(*begun) < LAST_STEPS => {}
+            Some(stream) if means(mark.as_deref(), &stream.outgoing) => stream.outgoing.cancel(mode),
             // Of a run before this one, which has ended.
             Some(_) => {}
             // One that says which request it means can wait for it, whatever has ended; of another one that is not known.
