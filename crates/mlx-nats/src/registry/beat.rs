@@ -5,14 +5,20 @@ use mlx_types::{Epoch, Timestamp, WorkerId};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+/// The figures of a heartbeat, or what is wrong with them.
+pub(crate) type Figures = Result<WorkerMetrics, String>;
+
+/// As much of what is wrong is said: a peer may put what it likes there.
+const REASON: usize = 200;
+
 /// A heartbeat, with its figures where they are right.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Beat {
     pub(super) worker_id: WorkerId,
     pub(super) status: WorkerStatus,
-    #[serde(default, deserialize_with = "figures")]
-    pub(super) metrics: Option<WorkerMetrics>,
+    #[serde(default = "missing", deserialize_with = "figures")]
+    pub(super) metrics: Figures,
     pub(super) timestamp: Timestamp,
     #[serde(default)]
     pub(super) epoch: Option<Epoch>,
@@ -21,19 +27,26 @@ pub(crate) struct Beat {
 impl From<WorkerHeartbeat> for Beat {
     fn from(beat: WorkerHeartbeat) -> Self {
         let WorkerHeartbeat { worker_id, status, metrics, timestamp, epoch, .. } = beat;
-        Self { worker_id, status, metrics: Some(metrics), timestamp, epoch }
+        Self { worker_id, status, metrics: Ok(metrics), timestamp, epoch }
     }
 }
 
-fn figures<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<WorkerMetrics>, D::Error> {
-    let metrics = Option::<Value>::deserialize(deserializer)?;
-    Ok(metrics.and_then(|metrics| serde_json::from_value(metrics).ok()).filter(|metrics| metrics_hold(metrics)))
+fn missing() -> Figures {
+    Err("there are none".to_owned())
+}
+
+fn figures<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Figures, D::Error> {
+    let Some(metrics) = Option::<Value>::deserialize(deserializer)? else { return Ok(missing()) };
+    let metrics = serde_json::from_value(metrics).map_err(|error| error.to_string());
+    Ok(metrics.and_then(checked).map_err(|reason| reason.chars().take(REASON).collect()))
 }
 
 /// By the bounds of a heartbeat, which are the only ones that look into its figures.
-fn metrics_hold(metrics: &WorkerMetrics) -> bool {
+fn checked(metrics: WorkerMetrics) -> Figures {
     use mlx_types::messages::Message as _;
-    WorkerHeartbeat::new(WorkerId::new(), WorkerStatus::Online, metrics.clone()).check().is_ok()
+    let beat = WorkerHeartbeat::new(WorkerId::new(), WorkerStatus::Online, metrics);
+    beat.check().map_err(|error| error.to_string())?;
+    Ok(beat.metrics)
 }
 
 #[cfg(test)]
@@ -53,10 +66,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_figure_leaves_a_sign_of_life_without_figures() {
-        assert!(read(&json!(50)).metrics.is_some());
-        for bad in [json!(100.1), json!(-1), json!("high"), json!(null)] {
-            assert!(read(&bad).metrics.is_none(), "{bad}");
+    fn a_bad_figure_leaves_a_sign_of_life_without_figures_and_says_why() {
+        assert!(read(&json!(50)).metrics.is_ok());
+        for bad in [json!(100.1), json!(-1), json!("high"), json!(null), json!("high".repeat(1000))] {
+            let reason = read(&bad).metrics.unwrap_err();
+            assert!(!reason.is_empty() && reason.chars().count() <= REASON, "{bad}: {reason}");
         }
+        let none = json!({ "workerId": WorkerId::new(), "status": "online", "timestamp": 1 });
+        assert!(serde_json::from_value::<Beat>(none).unwrap().metrics.is_err());
     }
 }

@@ -38,6 +38,22 @@ impl Moment {
         }
     }
 
+    /// The same of a farewell to a worker whose epoch is `known`; nothing where that worker cannot have said it.
+    ///
+    /// An incarnation that begins after `now` has not begun, so nobody can leave it, except for a worker that says its own epoch
+    /// by a clock that is ahead. By such a clock it also says when it leaves, which counts as now; but a moment that no clock is
+    /// at, of no incarnation that is known, is nobody's.
+    pub(super) fn farewell_at(self, now: Timestamp, known: Option<Epoch>) -> Option<Self> {
+        let begun = self.epoch.filter(|epoch| epoch.as_millis() <= now.as_millis());
+        let Self { timestamp, .. } = self.heard_at(now);
+        if known.is_none() {
+            return Some(Self { epoch: begun, timestamp });
+        }
+        let latest = now.as_millis().saturating_add(CLOCK_SKEW_MS);
+        let may_be = begun == self.epoch && self.timestamp.is_none_or(|said| said.as_millis() <= latest);
+        (self.epoch == known || may_be).then_some(Self { epoch: self.epoch, timestamp })
+    }
+
     /// Of two incarnations the epochs tell; within one, or where it is not known which, the worker's clock does.
     pub(super) fn order(self, other: Self) -> Ordering {
         match (self.epoch, other.epoch) {
@@ -92,11 +108,15 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    use super::super::WorkerEvent;
-    use super::super::table::{News, Table};
+    use super::super::news::{News, WorkerEvent};
+    use super::super::table::Table;
     use super::*;
 
     const OFFLINE: Duration = Duration::from_secs(15);
+
+    fn wall() -> Timestamp {
+        Timestamp::now()
+    }
 
     fn beat_at(id: WorkerId, epoch: Option<u64>, millis: u64) -> WorkerHeartbeat {
         let mut beat = WorkerHeartbeat::new(id, WorkerStatus::Online, WorkerMetrics::default());
@@ -163,16 +183,16 @@ mod tests {
             let (id, start) = (WorkerId::new(), Instant::now());
             let mut table = Table::new(OFFLINE, Duration::from_secs(5));
             // Its very first one, and one of many.
-            assert_eq!(table.left(&farewell_at(id, epoch, 10), start), None);
-            assert_eq!(table.beat(beat_at(id, epoch, 9), start), None);
-            assert_eq!(table.registered(registration_at(id, epoch, 11), start), online(id));
-            assert_eq!(table.left(&farewell_at(id, epoch, 20), start), left(id));
-            assert_eq!(table.beat(beat_at(id, epoch, 20), start + OFFLINE), None);
-            assert_eq!(table.registered(registration_at(id, epoch, 19), start + OFFLINE), None);
+            assert_eq!(table.left(&farewell_at(id, epoch, 10), start, wall()), None);
+            assert_eq!(table.beat(beat_at(id, epoch, 9), start, wall()), None);
+            assert_eq!(table.registered(registration_at(id, epoch, 11), start, wall()), online(id));
+            assert_eq!(table.left(&farewell_at(id, epoch, 20), start, wall()), left(id));
+            assert_eq!(table.beat(beat_at(id, epoch, 20), start + OFFLINE, wall()), None);
+            assert_eq!(table.registered(registration_at(id, epoch, 19), start + OFFLINE, wall()), None);
             assert!(table.list().is_empty());
             // A clock that was put back keeps nobody away for ever.
             let later = start + OFFLINE + Duration::from_millis(1);
-            assert_eq!(table.beat(beat_at(id, epoch, 15), later), online(id));
+            assert_eq!(table.beat(beat_at(id, epoch, 15), later, wall()), online(id));
         }
     }
 
@@ -183,14 +203,14 @@ mod tests {
         let said_goodbye = farewell_at(id, Some(5), 100);
         // In the same millisecond; later, and with or without an epoch; as another process, whose clock was put back.
         for (epoch, millis) in [(Some(5), 100), (Some(5), 101), (None, 101), (Some(6), 50)] {
-            table.beat(beat_at(id, Some(5), 99), start);
-            assert_eq!(table.left(&said_goodbye, start), left(id));
-            assert_eq!(table.registered(registration_at(id, epoch, millis), start), online(id));
+            table.beat(beat_at(id, Some(5), 99), start, wall());
+            assert_eq!(table.left(&said_goodbye, start, wall()), left(id));
+            assert_eq!(table.registered(registration_at(id, epoch, millis), start, wall()), online(id));
             table = Table::new(OFFLINE, Duration::from_secs(5));
         }
         // The farewell may also come behind the return.
-        table.registered(registration_at(id, None, 101), start);
-        assert_eq!(table.left(&farewell_at(id, None, 100), start), None);
+        table.registered(registration_at(id, None, 101), start, wall());
+        assert_eq!(table.left(&farewell_at(id, None, 100), start, wall()), None);
         assert_eq!(table.list().len(), 1);
     }
 
@@ -199,15 +219,85 @@ mod tests {
         let (id, start) = (WorkerId::new(), Instant::now());
         let silent = start + OFFLINE + Duration::from_millis(1);
         let mut table = Table::new(OFFLINE, Duration::from_secs(5));
-        table.beat(beat_at(id, Some(5), 10), start);
-        assert_eq!(table.left(&farewell_at(id, Some(5), 11), start), left(id));
-        assert_eq!(table.beat(beat_at(id, Some(4), 12), start), None);
-        assert_eq!(table.registered(registration_at(id, Some(4), 12), start), None);
+        table.beat(beat_at(id, Some(5), 10), start, wall());
+        assert_eq!(table.left(&farewell_at(id, Some(5), 11), start, wall()), left(id));
+        assert_eq!(table.beat(beat_at(id, Some(4), 12), start, wall()), None);
+        assert_eq!(table.registered(registration_at(id, Some(4), 12), start, wall()), None);
 
-        table.registered(registration_at(id, Some(5), 13), start);
+        table.registered(registration_at(id, Some(5), 13), start, wall());
         assert_eq!(table.expire(silent), [News::Event(WorkerEvent::Lost(id))]);
-        assert_eq!(table.beat(beat_at(id, Some(4), 14), silent), None);
-        assert_eq!(table.beat(beat_at(id, Some(5), 1), silent), online(id), "it was only silent");
+        assert_eq!(table.beat(beat_at(id, Some(4), 14), silent, wall()), None);
+        assert_eq!(table.beat(beat_at(id, Some(5), 1), silent, wall()), online(id), "it was only silent");
+    }
+
+    /// What the clock says in the tests of times that are ahead of it.
+    const NOON: u64 = 1_000_000_000;
+
+    fn noon() -> Timestamp {
+        Timestamp::from_millis(NOON).unwrap()
+    }
+
+    /// A table with a worker that began and was heard just before noon.
+    fn heard_before_noon(id: WorkerId, epoch: Option<u64>, now: Instant) -> Table {
+        let mut table = Table::new(OFFLINE, Duration::from_secs(5));
+        assert_eq!(table.beat(beat_at(id, epoch, NOON - 10), now, noon()), online(id));
+        table
+    }
+
+    #[test]
+    fn s6_a_farewell_of_an_incarnation_that_cannot_exist_takes_nobody_out() {
+        let (id, start) = (WorkerId::new(), Instant::now());
+        let known = Some(NOON - 1000);
+        // Far beyond what clocks differ by, and within it; of a moment that may be, and of one that may not.
+        for epoch in [NOON + 1, NOON + CLOCK_SKEW_MS, NOON + CLOCK_SKEW_MS + 1, 9_000_000_000_000_000, u64::MAX] {
+            for millis in [NOON - 5, NOON, NOON + 30_000, 9_000_000_000_000_000] {
+                let mut table = heard_before_noon(id, known, start);
+                assert_eq!(table.left(&farewell_at(id, Some(epoch), millis), start, noon()), None, "{epoch} {millis}");
+                assert!(table.get(id).is_some());
+                assert_eq!(table.beat(beat_at(id, known, NOON - 4), start, noon()), None);
+                // Nor is it remembered against the worker, when it leaves and comes back.
+                assert_eq!(table.left(&farewell_at(id, known, NOON - 3), start, noon()), left(id));
+                assert_eq!(table.left(&farewell_at(id, Some(epoch), millis), start, noon()), None);
+                assert_eq!(table.registered(registration_at(id, known, NOON - 2), start, noon()), online(id));
+            }
+        }
+        // Nor one without an epoch, of a moment that no clock is at.
+        let mut table = heard_before_noon(id, known, start);
+        assert_eq!(table.left(&farewell_at(id, None, 9_000_000_000_000_000), start, noon()), None);
+        let mut offline = beat_at(id, Some(9_000_000_000_000_000), 9_000_000_000_000_000);
+        offline.status = WorkerStatus::Offline;
+        assert_eq!(table.beat(offline, start, noon()), None, "the same by a heartbeat");
+        assert!(table.get(id).is_some());
+    }
+
+    #[test]
+    fn s6_a_worker_whose_clock_is_ahead_says_farewell_truthfully() {
+        let (id, start) = (WorkerId::new(), Instant::now());
+        let (later, far) = (NOON + 30_000, 9_000_000_000_000_000);
+        for (epoch, millis) in [(Some(NOON - 1000), far), (None, far), (Some(later), later), (Some(far), far + 1)] {
+            let mut table = heard_before_noon(id, epoch, start);
+            assert_eq!(table.left(&farewell_at(id, epoch, millis), start, noon()), left(id), "{epoch:?} {millis}");
+            // It is no later than now, so that whoever comes back is there at once.
+            let next = Timestamp::from_millis(NOON + 1).unwrap();
+            assert_eq!(table.beat(beat_at(id, epoch, NOON + 1), start, next), online(id));
+        }
+    }
+
+    #[test]
+    fn s6_a_heartbeat_ahead_of_the_clock_makes_nobody_a_ghost_for_longer_than_a_silence() {
+        let (id, start) = (WorkerId::new(), Instant::now());
+        let own = Some(NOON - 1000);
+        let mut table = heard_before_noon(id, own, start);
+        table.beat(beat_at(id, Some(NOON + CLOCK_SKEW_MS), NOON), start, noon());
+        assert_eq!(table.beat(beat_at(id, own, NOON), start, noon()), None);
+        let silent = start + OFFLINE + Duration::from_millis(1);
+        assert_eq!(table.expire(silent), [News::Event(WorkerEvent::Lost(id))]);
+        let later = Timestamp::from_millis(NOON + 15_001).unwrap();
+        assert_eq!(table.beat(beat_at(id, own, NOON + 15_000), silent, later), online(id));
+        assert_eq!(table.get(id).unwrap().epoch, own.map(Epoch::from_millis));
+        // One beyond what clocks differ by is a sign of life of whoever is there.
+        assert_eq!(table.beat(beat_at(id, Some(u64::MAX), u64::MAX >> 12), silent, later), None);
+        assert_eq!(table.get(id).unwrap().epoch, own.map(Epoch::from_millis));
     }
 
     #[derive(Clone, Debug)]
@@ -257,9 +347,9 @@ mod tests {
             let mut table = Table::new(OFFLINE, Duration::from_secs(5));
             for turn in turns.into_iter().chain((0..3).flat_map(|subscription| [subscription; 20])) {
                 match subscriptions[turn].pop_front() {
-                    Some(Message::Registration(registration)) => drop(table.registered(*registration, now)),
-                    Some(Message::Beat(beat)) => drop(table.beat(beat, now)),
-                    Some(Message::Farewell(farewell)) => drop(table.left(&farewell, now)),
+                    Some(Message::Registration(registration)) => drop(table.registered(*registration, now, wall())),
+                    Some(Message::Beat(beat)) => drop(table.beat(beat, now, wall())),
+                    Some(Message::Farewell(farewell)) => drop(table.left(&farewell, now, wall())),
                     None => {}
                 }
             }

@@ -2,11 +2,13 @@
 
 mod beat;
 mod departed;
+mod entry;
+mod news;
 mod probe;
 mod table;
 mod watch;
 
+pub use news::{WorkerEvent, WorkerInfo};
 pub(crate) use probe::subject as ping_subject;
-pub use table::{WorkerEvent, WorkerInfo};
 pub use watch::Workers;
 pub(crate) use watch::{Departure, Suspicion};

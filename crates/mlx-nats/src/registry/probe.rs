@@ -34,7 +34,7 @@ pub(crate) enum Outcome {
 /// What there is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Ask now.
+    /// Ask now, by the number that was given.
     Ask,
     /// Nothing before this moment.
     Wait(Instant),
@@ -54,9 +54,18 @@ pub(crate) struct Probe {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Idle { from: Instant },
-    Asked { refused_before: bool },
-    Refused { until: Instant },
+    Idle {
+        from: Instant,
+    },
+    Asked {
+        number: u64,
+        refused_before: bool,
+        /// A sign of life has come since: that nobody listens may be from before.
+        stale: bool,
+    },
+    Refused {
+        until: Instant,
+    },
     Dead,
 }
 
@@ -71,8 +80,8 @@ impl Probe {
         self.serves
     }
 
-    /// What to do at `now` for a worker that is silent.
-    pub(crate) fn next(&mut self, now: Instant) -> Action {
+    /// What to do at `now` for a worker that is silent. A question has the `number`, which no other has had.
+    pub(crate) fn next(&mut self, now: Instant, number: u64) -> Action {
         let (due, refused_before) = match self.state {
             State::Idle { from } => (from, false),
             State::Refused { until } => (until, true),
@@ -82,14 +91,18 @@ impl Probe {
         if now < due {
             return Action::Wait(due);
         }
-        self.state = State::Asked { refused_before };
+        self.state = State::Asked { number, refused_before, stale: false };
         Action::Ask
     }
 
-    /// Takes what the last question came to.
-    pub(crate) fn heard(&mut self, outcome: Outcome, now: Instant) {
-        let State::Asked { refused_before } = self.state else { return };
+    /// Takes what the question of that number came to; whether it is the one that is waited for.
+    pub(crate) fn heard(&mut self, number: u64, outcome: Outcome, now: Instant) -> bool {
+        let State::Asked { number: open, refused_before, stale } = self.state else { return false };
+        if open != number {
+            return false;
+        }
         self.state = match outcome {
+            Outcome::NoResponders if stale => State::Idle { from: now },
             Outcome::NoResponders if !self.serves => State::Idle { from: now + INTERVAL },
             Outcome::NoResponders if refused_before => State::Dead,
             Outcome::NoResponders => State::Refused { until: now + PAUSE },
@@ -98,13 +111,16 @@ impl Probe {
             Outcome::Nothing => State::Idle { from: now },
         };
         self.serves |= outcome == Outcome::Answered;
+        true
     }
 
     /// A sign of life of another kind has come.
     pub(crate) fn alive(&mut self, now: Instant) {
-        if !matches!(self.state, State::Asked { refused_before: false }) {
-            self.state = State::Idle { from: now };
-        }
+        self.state = match self.state {
+            // One question at a time: the next is asked when this one is over.
+            State::Asked { number, refused_before, .. } => State::Asked { number, refused_before, stale: true },
+            _ => State::Idle { from: now },
+        };
     }
 }
 
@@ -115,8 +131,8 @@ mod tests {
     use super::*;
 
     fn asked(probe: &mut Probe, now: Instant, outcome: Outcome) {
-        assert_eq!(probe.next(now), Action::Ask);
-        probe.heard(outcome, now);
+        assert_eq!(probe.next(now, 1), Action::Ask);
+        assert!(probe.heard(1, outcome, now));
     }
 
     #[test]
@@ -124,12 +140,12 @@ mod tests {
         let start = Instant::now();
         let mut probe = Probe::new(start);
         asked(&mut probe, start, Outcome::Answered);
-        assert_eq!(probe.next(start), Action::Wait(start + INTERVAL));
+        assert_eq!(probe.next(start, 2), Action::Wait(start + INTERVAL));
         asked(&mut probe, start + INTERVAL, Outcome::NoResponders);
         let second = start + INTERVAL + PAUSE;
-        assert_eq!(probe.next(start + INTERVAL), Action::Wait(second));
+        assert_eq!(probe.next(start + INTERVAL, 2), Action::Wait(second));
         asked(&mut probe, second, Outcome::NoResponders);
-        assert_eq!(probe.next(second), Action::Dead);
+        assert_eq!(probe.next(second, 2), Action::Dead);
         assert!(INTERVAL + INTERVAL + PAUSE <= Duration::from_millis(450), "leaves time for the questions");
     }
 
@@ -152,11 +168,61 @@ mod tests {
         asked(&mut probe, start + INTERVAL, Outcome::NoResponders);
         probe.alive(start + INTERVAL);
         asked(&mut probe, start + INTERVAL, Outcome::NoResponders);
-        assert_eq!(probe.next(start + INTERVAL), Action::Wait(start + INTERVAL + PAUSE));
+        assert_eq!(probe.next(start + INTERVAL, 2), Action::Wait(start + INTERVAL + PAUSE));
     }
 
     proptest! {
         /// Whatever comes back, the verdict needs an answer before, and two refusals in a row with the pause between.
+        #[test]
+        fn d2_whatever_comes_between_the_verdict_needs_two_refusals_of_questions_asked_since(
+            steps in prop::collection::vec((0u8..8, 0u64..200, 0usize..4), 1..200),
+        ) {
+            let mut now = Instant::now();
+            let mut probe = Probe::new(now);
+            // Questions without an answer yet: their number, and whether they were asked since the last sign of life.
+            let mut open: Vec<(u64, bool)> = Vec::new();
+            let (mut number, mut refused_since) = (0, Vec::new());
+            for (what, wait, which) in steps {
+                now += Duration::from_millis(wait);
+                match what {
+                    0 | 1 | 2 => match probe.next(now, number + 1) {
+                        Action::Ask => {
+                            number += 1;
+                            open.push((number, true));
+                        }
+                        Action::Dead => {
+                            let [.., first, second] = refused_since[..] else { panic!("{refused_since:?}") };
+                            prop_assert!(second - first >= PAUSE);
+                            return Ok(());
+                        }
+                        Action::Wait(_) | Action::Pending => {}
+                    },
+                    3 | 4 | 5 if !open.is_empty() => {
+                        let (number, since) = open.remove(which % open.len());
+                        let outcome = [Outcome::Answered, Outcome::NoResponders, Outcome::Nothing][usize::from(what) - 3];
+                        let counts = probe.heard(number, outcome, now);
+                        match outcome {
+                            Outcome::NoResponders if since && counts => refused_since.push(now),
+                            Outcome::Answered if counts => refused_since.clear(),
+                            _ => {}
+                        }
+                    }
+                    6 => {
+                        probe.alive(now);
+                        refused_since.clear();
+                        open.iter_mut().for_each(|(_, since)| *since = false);
+                    }
+                    // Another connection of ours, or another process of the worker.
+                    7 if which == 0 => {
+                        probe = Probe::new(now);
+                        refused_since.clear();
+                        open.iter_mut().for_each(|(_, since)| *since = false);
+                    }
+                    _ => {}
+                }
+            }
+        }
+
         #[test]
         fn d2_the_verdict_needs_two_refusals_in_a_row(outcomes in prop::collection::vec((0u8..3, 0u64..400), 1..60)) {
             let mut now = Instant::now();
@@ -164,10 +230,10 @@ mod tests {
             let (mut answered, mut row, mut last) = (false, 0, None);
             for (outcome, wait) in outcomes {
                 now += Duration::from_millis(wait);
-                match probe.next(now) {
+                match probe.next(now, 1) {
                     Action::Ask => {
                         let outcome = [Outcome::Answered, Outcome::NoResponders, Outcome::Nothing][usize::from(outcome)];
-                        probe.heard(outcome, now);
+                        probe.heard(1, outcome, now);
                         if outcome == Outcome::NoResponders && answered {
                             if row == 1 {
                                 prop_assert!(now.duration_since(last.unwrap()) >= PAUSE);
@@ -183,7 +249,7 @@ mod tests {
                     Action::Wait(until) => prop_assert!(until > now),
                     Action::Pending => prop_assert!(false, "every question was answered"),
                 }
-                prop_assert!(row < 2 || probe.next(now) == Action::Dead);
+                prop_assert!(row < 2 || probe.next(now, 1) == Action::Dead);
             }
         }
     }

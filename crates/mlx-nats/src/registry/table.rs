@@ -3,77 +3,15 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use mlx_types::messages::{WorkerDeregistration, WorkerMetrics, WorkerRegistration, WorkerStatus};
-use mlx_types::{Epoch, Timestamp, WorkerId};
+use mlx_types::messages::{WorkerDeregistration, WorkerRegistration, WorkerStatus};
+use mlx_types::{Timestamp, WorkerId};
 
 use super::beat::Beat;
 use super::departed::{Departed, Moment};
+use super::entry::Entry;
+use super::news::{News, WorkerEvent, WorkerInfo};
 use super::probe::{Action, Outcome, Probe};
 use crate::connection::Backoff;
-
-/// What is known of a worker.
-#[derive(Clone, Debug)]
-pub struct WorkerInfo {
-    /// Its id.
-    pub worker_id: WorkerId,
-    /// The incarnation last heard of; unset for a node that does not tell.
-    pub epoch: Option<Epoch>,
-    /// What it said of itself last.
-    pub status: WorkerStatus,
-    /// Its registration, once one was seen.
-    pub registration: Option<WorkerRegistration>,
-    /// The metrics of its last heartbeat.
-    pub metrics: Option<WorkerMetrics>,
-}
-
-/// A change in the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WorkerEvent {
-    /// A worker is there that was not.
-    Online(WorkerId),
-    /// A worker came back as a new process: whatever its former one was doing is lost.
-    Replaced(WorkerId),
-    /// A worker said goodbye.
-    Left(WorkerId),
-    /// A worker fell silent for longer than the offline timeout.
-    Lost(WorkerId),
-}
-
-impl WorkerEvent {
-    /// The worker concerned, when what it was doing is over.
-    pub(crate) fn departed(&self) -> Option<WorkerId> {
-        match self {
-            Self::Online(_) => None,
-            Self::Replaced(id) | Self::Left(id) | Self::Lost(id) => Some(*id),
-        }
-    }
-}
-
-/// What there is to tell after a change of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum News {
-    /// To everybody.
-    Event(WorkerEvent),
-    /// To those who wait for this worker, which is gone. Others were never told that it was there.
-    Gone(WorkerId),
-    /// The bus says that nobody listens for this worker any more: it is dead, and not only silent.
-    Dead {
-        worker_id: WorkerId,
-        /// Whether it was known to everybody.
-        heard: bool,
-    },
-}
-
-impl News {
-    /// The worker concerned, when what it was doing is over.
-    pub(crate) fn departed(&self) -> Option<WorkerId> {
-        match self {
-            Self::Event(event) => event.departed(),
-            Self::Gone(id) | Self::Dead { worker_id: id, .. } => Some(*id),
-        }
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -88,31 +26,11 @@ pub(crate) struct Table {
     by_probe: BTreeSet<(Instant, WorkerId)>,
     /// While the bus itself is down nobody can be heard, and silence means nothing.
     bus_down_since: Option<Instant>,
+    /// Entries made so far.
+    generations: u64,
+    /// Questions asked so far, by which each has its number.
+    questions: u64,
 }
-
-#[derive(Debug)]
-struct Entry {
-    info: WorkerInfo,
-    last_heard: Instant,
-    /// The latest of the worker's own times that were heard.
-    timestamp: Option<Timestamp>,
-    /// Expected by us, but not heard of yet: not shown to users.
-    heard: bool,
-    /// When its last heartbeat came, and the usual time between two of them.
-    last_beat: Option<Instant>,
-    interval: Option<Duration>,
-    /// What it says when it is asked for a sign of life.
-    probe: Probe,
-    /// It may be asked: it has said its epoch, or accepted a request with it, as only those do that answer.
-    may_be_asked: bool,
-    /// Its place in `by_probe`.
-    probe_at: Option<Instant>,
-    /// Streams that wait for it and hear nothing.
-    suspicions: usize,
-}
-
-/// A heartbeat that is overdue by this has its worker asked, which leaves half a second in all for two questions.
-const OVERDUE: Duration = Duration::from_millis(120);
 
 /// How often a worker is asked for the first time in vain before it is left alone, until it is heard again.
 const LEARN_AGAIN: Duration = Duration::from_secs(10);
@@ -133,41 +51,54 @@ impl Table {
             by_silence: BTreeSet::new(),
             by_probe: BTreeSet::new(),
             bus_down_since: None,
+            generations: 0,
+            questions: 0,
         }
     }
 
-    pub(crate) fn registered(&mut self, mut registration: WorkerRegistration, now: Instant) -> Option<News> {
+    /// Takes a registration that came at `now`, which is `wall` by the clock that epochs and timestamps are of.
+    pub(crate) fn registered(
+        &mut self,
+        mut registration: WorkerRegistration,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Option<News> {
         let id = registration.worker_id;
-        let moment = Moment::new(registration.epoch, registration.timestamp).heard_at(Timestamp::now());
+        let said = Moment::new(registration.epoch, registration.timestamp);
         if registration.status == WorkerStatus::Offline {
-            return self.gone(id, moment, now);
+            return self.gone(id, said, now, wall);
         }
+        let moment = said.heard_at(wall);
         // One of the same millisecond as the farewell may be a return, and none of these is missed.
         if self.departed.last_moment(id, now).is_some_and(|last| moment.order(last).is_lt()) {
             return None;
         }
         let (event, entry) = self.heard(id, moment, now)?;
         entry.info.status = registration.status;
+        entry.is_ahead = entry.info.epoch.is_some_and(|epoch| epoch.as_millis() > wall.as_millis());
         // What is known of the incarnation is never forgotten for a message that does not tell.
         registration.epoch = entry.info.epoch;
         entry.info.registration = Some(registration);
         event.map(News::Event)
     }
 
-    pub(crate) fn beat(&mut self, beat: impl Into<Beat>, now: Instant) -> Option<News> {
+    /// Takes a heartbeat, as [`registered`](Self::registered) does a registration.
+    pub(crate) fn beat(&mut self, beat: impl Into<Beat>, now: Instant, wall: Timestamp) -> Option<News> {
         let beat = beat.into();
         let id = beat.worker_id;
-        let moment = Moment::new(beat.epoch, beat.timestamp).heard_at(Timestamp::now());
+        let said = Moment::new(beat.epoch, beat.timestamp);
         if beat.status == WorkerStatus::Offline {
-            return self.gone(id, moment, now);
+            return self.gone(id, said, now, wall);
         }
+        let moment = said.heard_at(wall);
         // One of the same millisecond as the farewell was the last.
         if self.departed.last_moment(id, now).is_some_and(|last| moment.order(last).is_le()) {
             return None;
         }
         let (event, entry) = self.heard(id, moment, now)?;
         entry.info.status = beat.status;
-        entry.info.metrics = beat.metrics;
+        entry.is_ahead = entry.info.epoch.is_some_and(|epoch| epoch.as_millis() > wall.as_millis());
+        entry.info.metrics = beat.metrics.ok();
         if let Some(gap) = entry.last_beat.map(|last| now.saturating_duration_since(last)) {
             // A shorter one is believed at once, a longer one by and by: it may be one that was missed.
             entry.interval = Some(match entry.interval {
@@ -180,9 +111,9 @@ impl Table {
         event.map(News::Event)
     }
 
-    pub(crate) fn left(&mut self, farewell: &WorkerDeregistration, now: Instant) -> Option<News> {
-        let moment = Moment::new(farewell.epoch, farewell.timestamp).heard_at(Timestamp::now());
-        self.gone(farewell.worker_id, moment, now)
+    /// Takes a farewell, as [`registered`](Self::registered) does a registration.
+    pub(crate) fn left(&mut self, farewell: &WorkerDeregistration, now: Instant, wall: Timestamp) -> Option<News> {
+        self.gone(farewell.worker_id, Moment::new(farewell.epoch, farewell.timestamp), now, wall)
     }
 
     /// Counts the silence of a worker from now, should it never have been heard of.
@@ -190,7 +121,8 @@ impl Table {
         if self.workers.contains_key(&id) {
             return;
         }
-        self.workers.insert(id, Entry::new(id, now));
+        self.generations += 1;
+        self.workers.insert(id, Entry::new(id, self.generations, now));
         self.by_silence.insert((now, id));
     }
 
@@ -205,8 +137,9 @@ impl Table {
             && now.saturating_duration_since(last_heard) > limit
         {
             let Some(entry) = self.remove(id) else { break };
-            // Whoever was silent may be heard again at any time; a former incarnation may not.
-            if entry.info.epoch.is_some() {
+            // Whoever was silent may be heard again at any time; a former incarnation may not. An epoch that had not come yet
+            // is no proof of a former one: it may have been a slip, or somebody else's word.
+            if entry.info.epoch.is_some() && !entry.is_ahead {
                 self.departed.note(id, Moment { epoch: entry.info.epoch, timestamp: None }, now);
             }
             lost.push(entry.news(WorkerEvent::Lost(id)));
@@ -264,17 +197,21 @@ impl Table {
         self.workers.get_key_value(&id).map(|(said, _)| *said)
     }
 
-    /// A stream waits for this worker and hears nothing, until [`trusted`](Self::trusted).
-    pub(crate) fn suspected(&mut self, id: WorkerId, now: Instant) {
-        if let Some(entry) = self.workers.get_mut(&id) {
-            entry.suspicions += 1;
-        }
+    /// A stream waits for this worker and hears nothing, until [`trusted`](Self::trusted) with the generation of the entry,
+    /// which is what is returned; none where the worker is not in the table.
+    pub(crate) fn suspected(&mut self, id: WorkerId, now: Instant) -> Option<u64> {
+        let entry = self.workers.get_mut(&id)?;
+        entry.suspicions += 1;
+        let generation = entry.generation;
         self.see_about(id, now);
+        Some(generation)
     }
 
-    /// The stream has heard something, or is over.
-    pub(crate) fn trusted(&mut self, id: WorkerId, heard: bool, now: Instant) {
-        if let Some(entry) = self.workers.get_mut(&id) {
+    /// The stream has heard something, or is over. A worker that went and came again is not the one that was suspected.
+    pub(crate) fn trusted(&mut self, id: WorkerId, generation: u64, heard: bool, now: Instant) {
+        if let Some(entry) = self.workers.get_mut(&id)
+            && entry.generation == generation
+        {
             entry.suspicions = entry.suspicions.saturating_sub(1);
             if heard {
                 entry.probe.alive(now);
@@ -295,15 +232,16 @@ impl Table {
         self.workers.get(&id).is_some_and(|entry| entry.info.epoch.is_some())
     }
 
-    /// Whom to ask for a sign of life now, and who is dead by what was answered. The dead leave the table.
-    pub(crate) fn probe(&mut self, now: Instant) -> (Vec<WorkerId>, Vec<News>) {
+    /// Whom to ask for a sign of life now, at most `room`, each with the number of the question; and who is dead by what was
+    /// answered. The dead leave the table.
+    pub(crate) fn probe(&mut self, now: Instant, room: usize) -> (Vec<(WorkerId, u64)>, Vec<News>) {
         let (mut questions, mut dead) = (Vec::new(), Vec::new());
         if self.bus_down_since.is_some() {
             return (questions, dead);
         }
         while let Some((due, id)) = self.by_probe.first().copied()
             && due <= now
-            && questions.len() < QUESTIONS
+            && questions.len() < QUESTIONS.min(room)
         {
             self.by_probe.pop_first();
             let default = self.heartbeat_interval;
@@ -314,8 +252,11 @@ impl Table {
                 self.see_about_at(id, overdue);
                 continue;
             }
-            match entry.probe.next(now) {
-                Action::Ask => questions.push(id),
+            match entry.probe.next(now, self.questions + 1) {
+                Action::Ask => {
+                    self.questions += 1;
+                    questions.push((id, self.questions));
+                }
                 Action::Wait(until) => self.see_about_at(id, until),
                 Action::Pending => {}
                 Action::Dead => {
@@ -336,12 +277,15 @@ impl Table {
         self.by_probe.first().map(|(due, _)| *due)
     }
 
-    /// What a question to a worker came to.
-    pub(crate) fn probed(&mut self, id: WorkerId, outcome: Outcome, now: Instant) {
+    /// What the question of that number to a worker came to.
+    pub(crate) fn probed(&mut self, id: WorkerId, number: u64, outcome: Outcome, now: Instant) {
         let default = self.heartbeat_interval;
         let Some(entry) = self.workers.get_mut(&id) else { return };
         let served = entry.probe.serves();
-        entry.probe.heard(outcome, now);
+        if !entry.probe.heard(number, outcome, now) {
+            // One to a former incarnation, or on a former connection. Nobody else may see about this worker again.
+            return self.see_about(id, now);
+        }
         if !served && !entry.probe.serves() {
             return self.see_about_at(id, now + LEARN_AGAIN);
         }
@@ -404,7 +348,8 @@ impl Table {
         }
         let entry = self.workers.entry(id).or_insert_with(|| {
             self.by_silence.insert((now, id));
-            Entry::new(id, now)
+            self.generations += 1;
+            Entry::new(id, self.generations, now)
         });
         let event = match (entry.info.epoch, moment.epoch) {
             (Some(known), Some(new)) if new < known => return None,
@@ -434,9 +379,11 @@ impl Table {
     }
 
     /// Notes a farewell, unless the worker has said something since, or another farewell.
-    fn gone(&mut self, id: WorkerId, farewell: Moment, now: Instant) -> Option<News> {
+    fn gone(&mut self, id: WorkerId, farewell: Moment, now: Instant, wall: Timestamp) -> Option<News> {
         let last_heard = self.workers.get(&id).map(Entry::last_moment);
         let last_farewell = self.departed.last_moment(id, now);
+        let known = last_heard.into_iter().chain(last_farewell).find_map(|last| last.epoch);
+        let farewell = farewell.farewell_at(wall, known)?;
         if last_heard.into_iter().chain(last_farewell).any(|last| farewell.order(last).is_lt()) {
             return None;
         }
@@ -446,49 +393,19 @@ impl Table {
     }
 }
 
-impl Entry {
-    fn new(worker_id: WorkerId, now: Instant) -> Self {
-        let info =
-            WorkerInfo { worker_id, epoch: None, status: WorkerStatus::Online, registration: None, metrics: None };
-        Self {
-            info,
-            last_heard: now,
-            timestamp: None,
-            heard: false,
-            last_beat: None,
-            interval: None,
-            probe: Probe::new(now),
-            may_be_asked: false,
-            probe_at: None,
-            suspicions: 0,
-        }
-    }
-
-    /// When its next heartbeat is late.
-    fn overdue_at(&self, default: Duration) -> Instant {
-        let from = self.last_beat.unwrap_or(self.last_heard);
-        let due = from.checked_add(self.interval.unwrap_or(default).saturating_add(OVERDUE));
-        due.unwrap_or_else(|| from + Duration::from_hours(24))
-    }
-
-    fn last_moment(&self) -> Moment {
-        Moment { epoch: self.info.epoch, timestamp: self.timestamp }
-    }
-
-    /// What there is to tell of the end of this worker, which is `end` if anybody knows of it.
-    fn news(&self, end: WorkerEvent) -> News {
-        if self.heard { News::Event(end) } else { News::Gone(self.info.worker_id) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use mlx_types::messages::WorkerHeartbeat;
+    use mlx_types::Epoch;
+    use mlx_types::messages::{WorkerHeartbeat, WorkerMetrics};
     use proptest::prelude::*;
 
     use super::*;
 
     const OFFLINE: Duration = Duration::from_secs(15);
+
+    fn wall() -> Timestamp {
+        Timestamp::now()
+    }
     const INTERVAL: Duration = Duration::from_secs(5);
 
     fn beat(id: WorkerId, epoch: u64) -> WorkerHeartbeat {
@@ -500,6 +417,14 @@ mod tests {
         News::Event(WorkerEvent::Online(id))
     }
 
+    fn left(id: WorkerId) -> News {
+        News::Event(WorkerEvent::Left(id))
+    }
+
+    fn farewell(id: WorkerId, epoch: u64) -> WorkerDeregistration {
+        WorkerDeregistration { epoch: Some(Epoch::from_millis(epoch)), ..WorkerDeregistration::new(id) }
+    }
+
     fn lost(id: WorkerId) -> News {
         News::Event(WorkerEvent::Lost(id))
     }
@@ -508,7 +433,7 @@ mod tests {
     fn s4_silence_beyond_the_timeout_loses_a_worker_and_not_before() {
         let (id, start) = (WorkerId::new(), Instant::now());
         let mut table = Table::new(OFFLINE, INTERVAL);
-        assert_eq!(table.beat(beat(id, 1), start), Some(online(id)));
+        assert_eq!(table.beat(beat(id, 1), start, wall()), Some(online(id)));
         assert_eq!(table.expire(start + OFFLINE), []);
         assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [lost(id)]);
         assert!(table.list().is_empty());
@@ -518,10 +443,9 @@ mod tests {
     fn s6_a_ghost_of_an_older_incarnation_is_ignored() {
         let (id, start) = (WorkerId::new(), Instant::now());
         let mut table = Table::new(OFFLINE, INTERVAL);
-        table.beat(beat(id, 5), start);
-        assert_eq!(table.beat(beat(id, 4), start + OFFLINE), None);
-        let farewell = WorkerDeregistration { epoch: Some(Epoch::from_millis(4)), ..WorkerDeregistration::new(id) };
-        assert_eq!(table.left(&farewell, start), None);
+        table.beat(beat(id, 5), start, wall());
+        assert_eq!(table.beat(beat(id, 4), start + OFFLINE, wall()), None);
+        assert_eq!(table.left(&farewell(id, 4), start, wall()), None);
         assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [lost(id)]);
     }
 
@@ -529,16 +453,16 @@ mod tests {
     fn s4_a_new_incarnation_ends_what_the_former_one_did() {
         let (id, start) = (WorkerId::new(), Instant::now());
         let mut table = Table::new(OFFLINE, INTERVAL);
-        table.beat(beat(id, 5), start);
-        assert_eq!(table.beat(beat(id, 6), start), Some(News::Event(WorkerEvent::Replaced(id))));
-        assert_eq!(table.beat(beat(id, 6), start), None);
+        table.beat(beat(id, 5), start, wall());
+        assert_eq!(table.beat(beat(id, 6), start, wall()), Some(News::Event(WorkerEvent::Replaced(id))));
+        assert_eq!(table.beat(beat(id, 6), start, wall()), None);
     }
 
     #[test]
     fn a_bus_wide_outage_marks_nobody_dead() {
         let (id, start) = (WorkerId::new(), Instant::now());
         let mut table = Table::new(OFFLINE, INTERVAL);
-        table.beat(beat(id, 1), start);
+        table.beat(beat(id, 1), start, wall());
         table.bus(false, start);
         let after = start + 4 * OFFLINE;
         assert_eq!(table.expire(after), []);
@@ -553,12 +477,12 @@ mod tests {
     fn who_is_heard_again_after_an_outage_has_the_usual_timeout() {
         let (id, start) = (WorkerId::new(), Instant::now());
         let mut table = Table::new(OFFLINE, INTERVAL);
-        table.beat(beat(id, 1), start);
+        table.beat(beat(id, 1), start, wall());
         table.bus(false, start);
         table.bus(false, start + OFFLINE); // from disconnected to reconnecting
         let after = start + 2 * OFFLINE;
         table.bus(true, after);
-        table.beat(beat(id, 1), after);
+        table.beat(beat(id, 1), after, wall());
         assert_eq!(table.expire(after + OFFLINE), []);
         assert_eq!(table.expire(after + OFFLINE + Duration::from_millis(1)), [lost(id)]);
     }
@@ -577,16 +501,69 @@ mod tests {
         let (id, start) = (WorkerId::new(), Instant::now());
         let mut table = Table::new(OFFLINE, INTERVAL);
         table.expect(id, start);
-        assert_eq!(table.left(&WorkerDeregistration::new(id), start), Some(News::Gone(id)));
+        assert_eq!(table.left(&WorkerDeregistration::new(id), start, wall()), Some(News::Gone(id)));
     }
 
     #[test]
     fn a_timeout_without_end_loses_nobody() {
         let (id, start) = (WorkerId::new(), Instant::now());
         let mut table = Table::new(Duration::MAX, INTERVAL);
-        table.beat(beat(id, 1), start);
+        table.beat(beat(id, 1), start, wall());
         assert_eq!(table.next_expiry(), None);
         assert_eq!(table.expire(start + 1000 * OFFLINE), []);
+    }
+
+    #[test]
+    fn d2_a_suspicion_of_a_worker_that_went_says_nothing_of_the_one_that_came() {
+        let (id, start) = (WorkerId::new(), Instant::now());
+        let mut table = Table::new(OFFLINE, INTERVAL);
+        table.beat(beat(id, 1), start, wall());
+        let former = table.suspected(id, start).unwrap();
+        assert_eq!(table.left(&farewell(id, 1), start, wall()), Some(left(id)));
+        assert_eq!(table.suspected(id, start), None);
+        table.beat(beat(id, 2), start, wall());
+        let own = table.suspected(id, start).unwrap();
+        assert_ne!(former, own);
+        table.trusted(id, former, true, start);
+        assert_eq!(table.workers[&id].suspicions, 1);
+        table.trusted(id, own, true, start);
+        assert_eq!(table.workers[&id].suspicions, 0);
+    }
+
+    #[test]
+    fn d2_what_a_question_to_a_former_incarnation_came_to_is_not_booked_to_the_next() {
+        let (id, start) = (WorkerId::new(), Instant::now());
+        let mut table = Table::new(OFFLINE, INTERVAL);
+        let ask = |table: &mut Table, now| table.probe(now, 1).0.first().map(|(_, number)| *number);
+        table.beat(beat(id, 1), start, wall());
+        let former = ask(&mut table, start).unwrap();
+        table.beat(beat(id, 2), start, wall());
+        let own = ask(&mut table, start).unwrap();
+        table.probed(id, former, Outcome::Answered, start);
+        assert!(!table.workers[&id].probe.serves());
+        table.probed(id, own, Outcome::Answered, start);
+        assert!(table.workers[&id].probe.serves());
+        assert!(table.next_probe().is_some(), "it is seen about again");
+    }
+
+    #[test]
+    fn ten_thousand_workers_beat_and_no_beat_looks_at_all_of_them() {
+        const WORKERS: usize = 10_000;
+        let (start, wall) = (Instant::now(), wall());
+        let mut table = Table::new(OFFLINE, INTERVAL);
+        let mut beats: Vec<_> = (0..WORKERS).map(|_| beat(WorkerId::new(), 1)).collect();
+        for round in 0..20_u64 {
+            for (index, beat) in (0..).zip(&mut beats) {
+                let now = start + Duration::from_secs(5 * round) + Duration::from_micros(index);
+                beat.timestamp = wall;
+                table.beat(beat.clone(), now, wall);
+                assert!(table.next_expiry().is_some_and(|expiry| expiry > now));
+                assert_eq!(table.expire(now), []);
+            }
+        }
+        assert_eq!(table.list().len(), WORKERS);
+        // Looking at each worker at each beat would be two thousand million looks.
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     }
 
     proptest! {
@@ -595,12 +572,12 @@ mod tests {
             let id = WorkerId::new();
             let mut now = Instant::now();
             let mut table = Table::new(OFFLINE, INTERVAL);
-            table.beat(beat(id, 1), now);
+            table.beat(beat(id, 1), now, wall());
             for gap in gaps {
                 now += Duration::from_millis(gap);
                 let lost = !table.expire(now).is_empty();
                 prop_assert_eq!(lost, Duration::from_millis(gap) > OFFLINE);
-                table.beat(beat(id, 1), now);
+                table.beat(beat(id, 1), now, wall());
             }
         }
     }

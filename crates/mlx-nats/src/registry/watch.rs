@@ -9,16 +9,16 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::{WorkerDeregistration, WorkerRegistration};
-use mlx_types::{WorkerId, subjects};
+use mlx_types::{Timestamp, WorkerId, subjects};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{sleep_until, timeout};
 
 use super::beat::Beat;
+use super::news::{News, WorkerEvent, WorkerInfo};
 use super::probe::{self, Outcome};
-use super::table::{News, Table};
-use super::{WorkerEvent, WorkerInfo};
+use super::table::Table;
 use crate::client::Inner;
-use crate::clock::TICK;
+use crate::clock::{SleepClock, TICK};
 use crate::connection::ConnectionState;
 use crate::log_limit::LogLimit;
 use crate::task::AbortOnDrop;
@@ -220,9 +220,9 @@ impl Workers {
 
     /// Has the worker asked for signs of life, until what is returned is dropped.
     pub(crate) fn suspect(&self, id: WorkerId) -> Suspicion {
-        self.shared.table().suspected(id, Instant::now());
+        let generation = self.shared.table().suspected(id, Instant::now());
         self.shared.changes.send_replace(());
-        Suspicion { shared: Arc::clone(&self.shared), id, heard: false }
+        Suspicion { shared: Arc::clone(&self.shared), id, generation, heard: false }
     }
 }
 
@@ -231,6 +231,8 @@ impl Workers {
 pub(crate) struct Suspicion {
     shared: Arc<Shared>,
     id: WorkerId,
+    /// Of its entry in the table, where it has one.
+    generation: Option<u64>,
     heard: bool,
 }
 
@@ -243,7 +245,9 @@ impl Suspicion {
 
 impl Drop for Suspicion {
     fn drop(&mut self) {
-        self.shared.table().trusted(self.id, self.heard, Instant::now());
+        if let Some(generation) = self.generation {
+            self.shared.table().trusted(self.id, generation, self.heard, Instant::now());
+        }
     }
 }
 
@@ -307,11 +311,14 @@ const READING_TIMEOUT: Duration = Duration::from_secs(5);
 /// After the round trip: for what has been read to come through this process.
 const READING_GRACE: Duration = Duration::from_millis(50);
 
-type Question = Pin<Box<dyn Future<Output = (WorkerId, Option<Outcome>)> + Send>>;
+/// Questions without an answer yet, at the most: further ones wait for one of these to end.
+const QUESTIONS_AT_ONCE: usize = 256;
+
+type Question = Pin<Box<dyn Future<Output = (WorkerId, u64, Option<Outcome>)> + Send>>;
 
 async fn follow(shared: Arc<Shared>, mut sources: Sources) {
     let mut woken = shared.changes.subscribe();
-    let limits = [const { LogLimit::new() }; 3];
+    let limits = [const { LogLimit::new() }; 4];
     let mut questions: FuturesUnordered<Question> = FuturesUnordered::new();
     // A silence is judged behind all that had come by then.
     let mut reading: Option<Pin<Box<dyn Future<Output = bool> + Send>>> = None;
@@ -321,7 +328,11 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
     loop {
         let (expiry, probe, idle) = {
             let table = shared.table();
-            (table.next_expiry(), table.next_probe().filter(|_| may_ask), table.is_empty())
+            (
+                table.next_expiry(),
+                table.next_probe().filter(|_| may_ask && questions.len() < QUESTIONS_AT_ONCE),
+                table.is_empty(),
+            )
         };
         let expiry = expiry.filter(|_| reading.is_none()).map(|expiry| expiry.max(not_before));
         if idle {
@@ -344,7 +355,7 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
             }
             Some(registration) = sources.registrations.next() => match registration {
                 Ok(registration) => {
-                    let news = shared.table().registered(registration.into_payload(), Instant::now());
+                    let news = shared.table().registered(registration.into_payload(), Instant::now(), Timestamp::now());
                     shared.tell(news);
                 }
                 Err(error) if is_refusal(&error) => return shared.go_blind(error),
@@ -352,7 +363,9 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
             },
             Some(beat) = sources.beats.next() => match beat {
                 Ok(beat) => {
-                    let news = shared.table().beat(beat.into_payload(), Instant::now());
+                    let beat = beat.into_payload();
+                    bad_figures(&beat, &limits[3]);
+                    let news = shared.table().beat(beat, Instant::now(), Timestamp::now());
                     shared.tell(news);
                 }
                 Err(error) if is_refusal(&error) => return shared.go_blind(error),
@@ -363,22 +376,24 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
                     let (news, unmarked) = {
                         let mut table = shared.table();
                         let unmarked = farewell.epoch.is_none() && !table.has_epoch(farewell.worker_id);
-                        (table.left(&farewell, Instant::now()), unmarked)
+                        (table.left(&farewell, Instant::now(), Timestamp::now()), unmarked)
                     };
                     shared.tell_of(news, unmarked);
                 }
                 Err(error) if is_refusal(&error) => return shared.go_blind(error),
                 Err(error) => malformed(&error, &limits[2]),
             },
-            Some((id, outcome)) = questions.next(), if !questions.is_empty() => match outcome {
-                Some(outcome) => shared.table().probed(id, outcome, Instant::now()),
+            Some((id, number, outcome)) = questions.next(), if !questions.is_empty() => match outcome {
+                Some(outcome) => shared.table().probed(id, number, outcome, Instant::now()),
                 // The server does not let us ask; that is not going to change on this connection.
                 None => may_ask = false,
             },
             () = wait(probe) => {
-                let (ask, dead) = shared.table().probe(Instant::now());
-                for id in ask {
-                    questions.push(Box::pin(question(sources.client.clone(), id)));
+                let room = QUESTIONS_AT_ONCE.saturating_sub(questions.len());
+                let due = |client: &Client| due(&mut shared.table(), client.link().clock(), Instant::now(), room);
+                let (ask, dead) = with(&sources.client, due).unwrap_or_default();
+                for (id, number) in ask {
+                    questions.push(Box::pin(question(sources.client.clone(), id, number)));
                 }
                 if !dead.is_empty() {
                     shared.tell(dead);
@@ -386,11 +401,7 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
             }
             () = sleep_until(next_tick.into()), if !idle => {
                 let now = Instant::now();
-                let slept = with(&sources.client, |client| client.link().clock().tick(now)).unwrap_or_default();
-                if !slept.is_zero() {
-                    tracing::debug!(?slept, "this process slept, which is nobody's silence");
-                    shared.table().slept(slept);
-                }
+                with(&sources.client, |client| credit_sleep(&mut shared.table(), client.link().clock(), now));
                 next_tick = now + TICK;
             }
             read = until_read(&mut reading) => {
@@ -407,6 +418,21 @@ async fn follow(shared: Arc<Shared>, mut sources: Sources) {
             _ = woken.changed() => {}
         }
     }
+}
+
+/// Takes what this process slept off everybody's silence.
+fn credit_sleep(table: &mut Table, clock: &SleepClock, now: Instant) {
+    let slept = clock.tick(now);
+    if !slept.is_zero() {
+        tracing::debug!(?slept, "this process slept, which is nobody's silence");
+        table.slept(slept);
+    }
+}
+
+/// Whom to ask now, and who is dead: after a sleep has been noticed, through which everybody seemed silent.
+fn due(table: &mut Table, clock: &SleepClock, now: Instant, room: usize) -> (Vec<(WorkerId, u64)>, Vec<News>) {
+    credit_sleep(table, clock, now);
+    table.probe(now, room)
 }
 
 fn with<T>(client: &Weak<Inner>, look: impl FnOnce(&Client) -> T) -> Option<T> {
@@ -430,8 +456,10 @@ async fn until_read(reading: &mut Option<Pin<Box<dyn Future<Output = bool> + Sen
 }
 
 /// Asks a worker for a sign of life. Nothing where the server does not let us.
-async fn question(client: Weak<Inner>, id: WorkerId) -> (WorkerId, Option<Outcome>) {
-    let Some(client) = client.upgrade().map(|inner| Client { inner }) else { return (id, Some(Outcome::Nothing)) };
+async fn question(client: Weak<Inner>, id: WorkerId, number: u64) -> (WorkerId, u64, Option<Outcome>) {
+    let Some(client) = client.upgrade().map(|inner| Client { inner }) else {
+        return (id, number, Some(Outcome::Nothing));
+    };
     let subject = probe::subject(id).into();
     let answer = client.one_answer(&subject, Headers::new(), bytes::Bytes::new(), probe::INTERVAL).await;
     let outcome = match answer {
@@ -440,7 +468,7 @@ async fn question(client: Weak<Inner>, id: WorkerId) -> (WorkerId, Option<Outcom
         Err(error) if matches!(error.kind(), ErrorKind::Publish { .. } | ErrorKind::Subscription { .. }) => None,
         Err(_) => Some(Outcome::Nothing),
     };
-    (id, outcome)
+    (id, number, outcome)
 }
 
 async fn wait(until: Option<Instant>) {
@@ -460,5 +488,73 @@ fn malformed(error: &Error, limit: &LogLimit) {
     if let Some(so_far) = limit.count(Instant::now()) {
         let error = error as &dyn std::error::Error;
         tracing::warn!(error, so_far, "ignored a malformed message about a worker");
+    }
+}
+
+/// Says that figures are wrong, of which whoever looks at the worker would only see that there are none.
+fn bad_figures(beat: &Beat, limit: &LogLimit) {
+    if let Err(reason) = &beat.metrics
+        && let Some(so_far) = limit.count(Instant::now())
+    {
+        tracing::warn!(worker_id = %beat.worker_id, reason, so_far, "a heartbeat has figures that cannot be; it counts without");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_types::Epoch;
+    use mlx_types::messages::{WorkerHeartbeat, WorkerMetrics, WorkerStatus};
+
+    use super::*;
+
+    /// Workers that have said their epoch, so that each of them may be asked.
+    fn table_of(count: usize, now: Instant) -> Table {
+        let mut table = Table::new(Duration::from_secs(15), Duration::from_secs(5));
+        for _ in 0..count {
+            let mut beat = WorkerHeartbeat::new(WorkerId::new(), WorkerStatus::Online, WorkerMetrics::default());
+            beat.epoch = Some(Epoch::from_millis(1));
+            table.beat(beat, now, Timestamp::now());
+        }
+        table
+    }
+
+    #[test]
+    fn d2_after_a_sleep_nobody_is_asked_for_what_was_slept_through() {
+        let (clock, start) = (SleepClock::default(), Instant::now());
+        let mut table = table_of(10, start);
+        let (asked, _) = due(&mut table, &clock, start, QUESTIONS_AT_ONCE);
+        assert_eq!(asked.len(), 10);
+        for (id, number) in asked {
+            table.probed(id, number, Outcome::Answered, start);
+        }
+        let woken = start + Duration::from_secs(60);
+        let (asked, dead) = due(&mut table, &clock, woken, QUESTIONS_AT_ONCE);
+        assert!(asked.is_empty() && dead.is_empty(), "{asked:?} {dead:?}");
+        // Without a sleep all of them are late by then.
+        let mut now = woken;
+        while now < woken + Duration::from_secs(6) {
+            now += TICK;
+            clock.tick(now);
+        }
+        assert_eq!(due(&mut table, &clock, now, QUESTIONS_AT_ONCE).0.len(), 10);
+    }
+
+    #[test]
+    fn no_more_workers_are_asked_than_there_is_room_for_and_the_others_in_their_turn() {
+        let (clock, start) = (SleepClock::default(), Instant::now());
+        let mut table = table_of(100, start);
+        assert_eq!(due(&mut table, &clock, start, 0).0, []);
+        assert!(table.next_probe().is_some_and(|next| next <= start), "they still have to be asked");
+        let (first, _) = due(&mut table, &clock, start, 30);
+        assert_eq!(first.len(), 30);
+        let mut asked: Vec<_> = first.into_iter().map(|(id, _)| id).collect();
+        while asked.len() < 100 {
+            let (more, _) = due(&mut table, &clock, start, QUESTIONS_AT_ONCE);
+            assert!(!more.is_empty());
+            asked.extend(more.into_iter().map(|(id, _)| id));
+        }
+        asked.sort();
+        asked.dedup();
+        assert_eq!(asked.len(), 100);
     }
 }
