@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use mlx_embedded::EmbeddedCluster;
 use mlx_errors::{ErrorCode, ErrorKind};
-use mlx_nats::{Client, ClientOptions, InferenceOptions, TokenStream, WorkerEvent};
+use mlx_nats::{Client, ClientOptions, GatherOptions, InferenceOptions, RequestOptions, TokenStream, WorkerEvent};
 use mlx_tests::{FaultProxy, LIMIT, TEST_MODEL, TestServer, WorkerProcess, eventually, number_from_env, within};
 use mlx_types::config::NatsConfig;
 use mlx_types::messages::{FinishReason, InferenceRequest, WorkerHeartbeat, WorkerMetrics, WorkerStatus};
@@ -343,18 +343,109 @@ async fn what_comes_from_the_future_takes_nobody_out_and_a_bad_figure_is_a_sign_
     })
     .await;
     assert!(events.try_recv().is_err(), "neither replaced nor lost");
-    // A farewell from the future holds only until the worker is heard again.
+    // A farewell of an incarnation that cannot have begun is nobody's; one behind it, of another worker, shows that it was read.
+    let (other, mut witness) = (WorkerId::new(), beat.clone());
+    witness.worker_id = other;
+    client.publish(&subjects::WORKER_HEARTBEAT, &witness).await.unwrap();
+    known(&client, other).await;
     say("worker.deregister", serde_json::json!({ "workerId": id, "timestamp": future, "epoch": future })).await;
-    eventually("the farewell", || workers.get(id).is_none()).await;
-    within("its return", async {
-        while workers.get(id).is_none() {
-            let mut beat = WorkerHeartbeat::new(id, WorkerStatus::Online, WorkerMetrics::default());
-            beat.epoch = Some(epoch);
-            client.publish(&subjects::WORKER_HEARTBEAT, &beat).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(5)).await; // between two heartbeats
-        }
-    })
-    .await;
+    say("worker.deregister", serde_json::json!({ "workerId": id, "timestamp": future })).await;
+    say("worker.deregister", serde_json::json!({ "workerId": other, "timestamp": future, "epoch": epoch })).await;
+    // Which leaves as well by a clock that is ahead, since it says its own epoch.
+    eventually("the farewell", || workers.get(other).is_none()).await;
+    assert!(workers.get(id).is_some());
+    while let Ok(event) = events.try_recv() {
+        assert!(matches!(event, WorkerEvent::Online(told) | WorkerEvent::Left(told) if told == other), "{event:?}");
+    }
+}
+
+/// A client on a runtime of one thread, and whoever answers it on another.
+struct Apart {
+    server: TestServer,
+    _answering: tokio::task::JoinHandle<()>,
+}
+
+impl Apart {
+    async fn start() -> Self {
+        let server = TestServer::start().await;
+        let nats = server.foreign_client().await;
+        let mut questions = nats.subscribe("lab.question").await.unwrap();
+        nats.flush().await.unwrap();
+        let answering = tokio::spawn(async move {
+            while let Some(question) = questions.next().await {
+                // After the client has fallen asleep, and long before it wakes.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                nats.publish(question.reply.unwrap(), "7".into()).await.unwrap();
+                nats.flush().await.unwrap();
+            }
+        });
+        Self { server, _answering: answering }
+    }
+
+    /// What `ask` comes to in a process that sleeps from soon after its question until well past its timeout.
+    async fn asleep<T: Send + 'static>(&self, ask: impl AsyncFnOnce(Client) -> T + Send + 'static) -> T {
+        let config = self.server.config();
+        let work = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let client = Client::connect(&config).await.unwrap();
+                tokio::spawn(async {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    // Nothing else runs meanwhile: no socket is read and no timer fires, as in a stopped process.
+                    std::thread::sleep(Duration::from_millis(2_000));
+                });
+                ask(client).await
+            })
+        };
+        tokio::task::spawn_blocking(work).await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c3_an_answer_that_came_while_the_process_slept_is_the_answer() {
+    let apart = Apart::start().await;
+    let ask = async |client: Client| {
+        let options = RequestOptions { timeout: Some(Duration::from_secs(1)), ..RequestOptions::default() };
+        client.request_with::<_, _, u64>("lab.question", &0, options).await
+    };
+    assert_eq!(apart.asleep(ask).await.unwrap(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c3_answers_of_many_that_came_while_the_process_slept_are_gathered() {
+    let (apart, _other) = {
+        let apart = Apart::start().await;
+        let nats = apart.server.foreign_client().await;
+        let mut questions = nats.subscribe("lab.question").await.unwrap();
+        nats.flush().await.unwrap();
+        let other = tokio::spawn(async move {
+            while let Some(question) = questions.next().await {
+                tokio::time::sleep(Duration::from_millis(400)).await; // as the first one
+                nats.publish(question.reply.unwrap(), "8".into()).await.unwrap();
+                nats.flush().await.unwrap();
+            }
+        });
+        (apart, other)
+    };
+    let ask = async |client: Client| {
+        let options = GatherOptions { timeout: Some(Duration::from_secs(1)), ..GatherOptions::default() };
+        client.request_many::<_, _, u64>("lab.question", &0, options).await
+    };
+    let answers: Vec<u64> = apart.asleep(ask).await.unwrap().into_iter().map(Result::unwrap).collect();
+    assert_eq!(answers, [7, 8]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c3_a_request_without_an_answer_times_out_after_a_sleep_as_well() {
+    let apart = Apart::start().await;
+    let nats = apart.server.foreign_client().await;
+    let _silent = nats.subscribe("lab.silent").await.unwrap();
+    nats.flush().await.unwrap();
+    let ask = async |client: Client| {
+        let options = RequestOptions { timeout: Some(Duration::from_secs(1)), ..RequestOptions::default() };
+        client.request_with::<_, _, u64>("lab.silent", &0, options).await
+    };
+    assert_eq!(apart.asleep(ask).await.unwrap_err().code(), ErrorCode::NatsTimeout);
 }
 
 #[tokio::test]

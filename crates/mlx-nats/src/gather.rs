@@ -93,13 +93,21 @@ impl Client {
         let began = Instant::now();
         let mut until = limit;
         let mut gathered = Vec::new();
+        let mut has_read = false;
         while options.max.is_none_or(|max| gathered.len() < max) {
             let answer = tokio::select! {
                 answer = timeout(until.saturating_sub(began.elapsed()), answers.next()) => answer,
                 refused = &mut refusal => return Err(refused.publish(&subject)),
                 () = self.link().lost(epoch) => return Err(self.link().down(&during)),
             };
-            let Ok(answer) = answer else { break };
+            let Ok(answer) = answer else {
+                // Once more, for what has come while this process slept.
+                if !has_read && self.has_read_late(began, until).await {
+                    has_read = true;
+                    continue;
+                }
+                break;
+            };
             let Some(message) = answer else { return Err(answers.end(&during, self.link())) };
             match check_answer::<R>(&subject, &message) {
                 Ok(()) => gathered.push(codec::decode(&subject, &message.payload, S::check_reply)),

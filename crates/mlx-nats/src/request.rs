@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use mlx_errors::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -111,14 +112,19 @@ impl Client {
         limit: Duration,
     ) -> Result<async_nats::Message> {
         let epoch = self.link().live(|| format!("request on `{subject}`"))?;
-        let (waiter, reply) = self.inbox().wait_on(subject.clone());
+        let (mut waiter, reply) = self.inbox().wait_on(subject.clone());
         let late = |_| Error::new(ErrorKind::Timeout { subject: subject.to_string(), timeout: limit });
         let started = Instant::now();
         // One after the other rather than as one future, which would hold what is sent a second time.
         timeout(limit, self.send(subject.clone(), Some(reply), Some(headers), json)).await.map_err(late)??;
         // The table may have been emptied between the look at the state and the wait: then nobody will answer.
         let answer = if self.link().is_live(epoch) {
-            timeout(limit.saturating_sub(started.elapsed()), waiter).await.map_err(late)?
+            match timeout(limit.saturating_sub(started.elapsed()), &mut waiter).await {
+                Ok(answer) => answer,
+                // It may lie in the socket, since before this process slept.
+                Err(elapsed) if !self.has_read_late(started, limit).await => return Err(late(elapsed)),
+                Err(elapsed) => waiter.now_or_never().ok_or_else(|| late(elapsed))?,
+            }
         } else {
             None
         };

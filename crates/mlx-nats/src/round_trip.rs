@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mlx_errors::{Error, ErrorKind, Result};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::Client;
 use crate::connection::{received_bytes, transports};
@@ -18,7 +18,24 @@ const ANSWER_OVERHEAD: u64 = 24;
 const AGAIN: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// A wait that ends later than it should by more than this was that of a process which slept, or did much else.
+const LATE: Duration = Duration::from_millis(250);
+
+/// How long such a process may take to read what has come meanwhile.
+const READING_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl Client {
+    /// For a wait of `limit` since `began` that is over: whether it ended so late that what was waited for may have come and
+    /// not been read. Then it has been read by now, as far as the server answers.
+    pub(crate) async fn has_read_late(&self, began: Instant, limit: Duration) -> bool {
+        if began.elapsed().saturating_sub(limit) <= LATE {
+            return false;
+        }
+        // A server that does not answer has nothing to say either. In a box, since hardly any wait comes to this.
+        let _ = Box::pin(self.round_trip("an answer", READING_TIMEOUT)).await;
+        true
+    }
+
     /// A message to ourselves and back: what was sent before has been handled by the server. What it had to say against it
     /// may not have been heard yet.
     pub(crate) async fn round_trip(&self, during: &str, limit: Duration) -> Result<()> {

@@ -1,12 +1,13 @@
 //! A worker's hold on one request: kept while the worker prepares, settled behind the first frame, given back otherwise.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::{StatusCode, Subject};
 use bytes::Bytes;
 use tokio::time::sleep;
 
+use crate::log_limit::LogLimit;
 use crate::stream::OutgoingStream;
 use crate::{Client, Headers};
 
@@ -19,6 +20,9 @@ const GIVEN_BACK: Bytes = Bytes::from_static(b"-NAK");
 const SIGNS_OF_LIFE: u32 = 3;
 /// Attempts to have an acknowledgement confirmed. After them the request may be run a second time.
 const ATTEMPTS: u32 = 5;
+
+/// Requests that could not be acknowledged.
+static UNACKNOWLEDGED: LogLimit = LogLimit::new();
 
 /// One delivery of a request. Dropped before it is settled, it gives the request back at once.
 #[derive(Debug)]
@@ -83,7 +87,9 @@ impl Lease {
             sleep(self.interval).await; // the server may be on its way back, and until then there is nobody to ask
         }
         self.settled.store(true, Ordering::Relaxed);
-        tracing::warn!("a request could not be acknowledged, and may be run a second time");
+        if let Some(so_far) = UNACKNOWLEDGED.count(Instant::now()) {
+            tracing::warn!(so_far, "a request could not be acknowledged, and may be run a second time");
+        }
     }
 
     /// Ends what its requester took back, and has taken out of the queue.

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Message;
 use mlx_errors::{Error, ErrorKind, Result};
@@ -19,6 +19,7 @@ use super::lease::Lease;
 use super::puller::Puller;
 use super::requester::is_waiting;
 use super::streams::{self, Consumer};
+use crate::log_limit::LogLimit;
 use crate::service::{deadline, isolated};
 use crate::stream::{
     Entry, Marks, OutgoingStream, Running, finish, is_disconnection, offers_tokens, pass_on, send_end,
@@ -33,6 +34,18 @@ const PULL: Duration = Duration::from_millis(250);
 const SHORT_PULL: Duration = Duration::from_millis(100);
 /// Before a failed pull is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// Messages that JetStream did not deliver.
+static STRAY: LogLimit = LogLimit::new();
+
+/// Requesters that could not be told that their request failed.
+static UNTOLD: LogLimit = LogLimit::new();
+
+/// Dead letters that could not be kept.
+static UNKEPT: LogLimit = LogLimit::new();
+
+/// Ends of streams that could not be sent.
+static UNSENT: LogLimit = LogLimit::new();
 
 impl Client {
     /// Answers requests for `models` that were asked with [`infer_durable`](Client::infer_durable), with a handler as
@@ -207,7 +220,9 @@ where
         let Some((subject, delivery)) =
             message.reply.clone().and_then(|reply| Delivery::parse(&reply).map(|delivery| (reply, delivery)))
         else {
-            tracing::warn!(subject = %message.subject, "ignored something that JetStream did not deliver");
+            if let Some(so_far) = STRAY.count(Instant::now()) {
+                tracing::warn!(subject = %message.subject, so_far, "ignored something that JetStream did not deliver");
+            }
             return;
         };
         let lease = Lease::new(self.client.clone(), subject, ack_wait);
@@ -319,15 +334,20 @@ where
             Ok(told) => {
                 if let Some(request_id) = request_id
                     && let Err(error) = self.stream(request_id, delivery, false).failed(&told).await
+                    && let Some(so_far) = UNTOLD.count(Instant::now())
                 {
-                    tracing::warn!(%request_id, error = &error as &dyn std::error::Error, "a requester was not told");
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(%request_id, error, so_far, "a requester was not told");
                 }
                 lease.settle().await;
             }
             // It stays in the queue, and comes round again after the wait for a silent worker.
             Err(error) => {
                 lease.leave_alone();
-                tracing::warn!(error = &error as &dyn std::error::Error, "a dead letter could not be kept yet");
+                if let Some(so_far) = UNKEPT.count(Instant::now()) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, so_far, "a dead letter could not be kept yet");
+                }
             }
         }
     }
@@ -343,7 +363,9 @@ async fn end(stream: &OutgoingStream, lease: &Lease, sent: Result<()>) {
 
 fn said(end: Result<()>) {
     if let Err(error) = end {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the end of a stream could not be sent");
+        if let Some(so_far) = UNSENT.count(Instant::now()) {
+            tracing::warn!(error = &error as &dyn std::error::Error, so_far, "the end of a stream could not be sent");
+        }
     }
 }
 

@@ -1,14 +1,25 @@
 //! Answers that are errors.
 
+use std::time::Instant;
+
 use mlx_errors::{Error, ErrorCode, RemoteError, Result};
 
+use crate::log_limit::LogLimit;
 use crate::{Client, Headers, headers, measure};
+
+/// Requests that failed, and whose failure nobody can be told.
+static UNANSWERABLE: LogLimit = LogLimit::new();
+
+/// Errors that could not be answered.
+static UNANSWERED: LogLimit = LogLimit::new();
 
 /// Answers a request with an error, where it can be answered.
 pub(super) async fn refuse(client: &Client, message: async_nats::Message, error: &Error) {
     let Some(reply) = message.reply else {
-        let error = error as &dyn std::error::Error;
-        tracing::warn!(subject = %message.subject, error, "a request without a reply inbox failed");
+        if let Some(so_far) = UNANSWERABLE.count(Instant::now()) {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(subject = %message.subject, error, so_far, "a request without a reply inbox failed");
+        }
         return;
     };
     answer_error(client, reply, error).await;
@@ -26,8 +37,10 @@ pub(crate) async fn answer_error(client: &Client, reply: async_nats::Subject, er
         }
         Err(error) => Err(error),
     };
-    if let Err(error) = sent {
-        tracing::warn!(error = &error as &dyn std::error::Error, "an error could not be answered");
+    if let Err(error) = sent
+        && let Some(so_far) = UNANSWERED.count(Instant::now())
+    {
+        tracing::warn!(error = &error as &dyn std::error::Error, so_far, "an error could not be answered");
     }
 }
 

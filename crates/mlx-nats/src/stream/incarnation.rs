@@ -126,8 +126,8 @@ async fn listen(
                             None
                         }
                         (None, Ok(other)) if other < own => {
-                            if limit.count(Instant::now()).is_some() {
-                                tracing::warn!(%worker_id, "another worker has the same id and began earlier: it is told to stop");
+                            if let Some(so_far) = limit.count(Instant::now()) {
+                                tracing::warn!(%worker_id, so_far, "another worker has the same id and began earlier: it is told to stop");
                             }
                             // It may have missed what this one has said.
                             let due = answered.is_none_or(|last| last.elapsed() >= ANSWER_INTERVAL);

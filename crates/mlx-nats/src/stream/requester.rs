@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::{
-    CancelMode, FinishReason, Frame, InferenceAcceptance, InferenceCancel, InferenceRequest, Message, StreamingResponse,
+    CancelMode, Frame, InferenceAcceptance, InferenceCancel, InferenceRequest, Message, StreamingResponse,
 };
 use mlx_types::{Epoch, RequestId, WorkerId, subjects};
 use tokio::task::coop::has_budget_remaining;
@@ -24,6 +24,7 @@ use super::recall;
 use super::route::Route;
 use super::run::Run;
 use super::silence::{SUSPICIOUS, Silence, Verdict};
+use super::stream_end::{StreamSummary, TokenFrame};
 use crate::address::{PublishTo, SubscribeTo};
 use crate::connection::transport_capacity;
 use crate::inbox::{Answer, Waiter};
@@ -106,28 +107,6 @@ impl Client {
     }
 }
 
-/// One token of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenFrame {
-    /// Its index, from 0, without gaps.
-    pub index: u64,
-    /// Its text.
-    pub text: String,
-}
-
-/// What a stream came to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StreamSummary {
-    /// Tokens received.
-    pub tokens: u64,
-    /// From the request to the first token; unset when none came.
-    pub time_to_first_token: Option<Duration>,
-    /// From the request to the end.
-    pub duration: Duration,
-    /// Why the worker stopped, where it finished and said so.
-    pub finish_reason: Option<FinishReason>,
-}
-
 /// The tokens of one request, as a [`Stream`].
 ///
 /// It ends in exactly one way: after the last token when the worker finished, or with one error item. It cannot hang:
@@ -156,27 +135,27 @@ pub struct TokenStream {
     route: Route,
     /// Who answers, once it is known.
     worker_id: Option<WorkerId>,
-    request_id: RequestId,
+    pub(super) request_id: RequestId,
     /// Of the request, for errors.
     subject: String,
     /// Until the end.
-    frames: Option<RawSubscription>,
+    pub(super) frames: Option<RawSubscription>,
     /// Until the worker accepts, refuses, or turns out not to listen.
-    acceptance: Option<Waiter>,
+    pub(super) acceptance: Option<Waiter>,
     workers: Workers,
     /// The end of the worker, once there is one.
-    departure: Option<Pin<Box<dyn Future<Output = Departure> + Send>>>,
+    pub(super) departure: Option<Pin<Box<dyn Future<Output = Departure> + Send>>>,
     /// The end of the connection that the stream began on.
     disconnection: Signal,
-    silence: Silence,
+    pub(super) silence: Silence,
     /// Fires when the silence has to be looked at. Moved only when it fires, and at the first token.
     look: Pin<Box<Sleep>>,
     /// Tokens were taken since the clock was last looked at, which for each of them would cost as much as the rest.
     progressed: bool,
     /// The worker is being asked for a sign of life.
-    suspicion: Option<Suspicion>,
+    pub(super) suspicion: Option<Suspicion>,
     /// Before a silence is judged: a round trip, behind all that had come.
-    reading: Option<Signal>,
+    pub(super) reading: Option<Signal>,
     /// It has been read, and nothing was there.
     has_read: bool,
     /// Whose frames these are.
@@ -184,23 +163,23 @@ pub struct TokenStream {
     /// The worker was said to answer when it is asked for a sign of life.
     is_known_to_answer: bool,
     /// Puts half characters together, once there were any.
-    joiner: Joiner,
+    pub(super) joiner: Joiner,
     has_halves: bool,
     /// The end, where the rest of a character comes before it.
-    epilogue: Option<Error>,
+    pub(super) epilogue: Option<Error>,
     /// The request's reply inbox, so that its cancellation means no other request of the same id.
     mark: Option<Arc<str>>,
-    assembly: Assembly,
-    backlog: Backlog,
+    pub(super) assembly: Assembly,
+    pub(super) backlog: Backlog,
     /// Which attempt at the request brought the first token: the only one that is listened to from then on.
     attempt: Option<u64>,
     ready: VecDeque<TokenFrame>,
-    started: Instant,
-    first_token: Option<Instant>,
+    pub(super) started: Instant,
+    pub(super) first_token: Option<Instant>,
     /// Set at the end, and by nothing else.
-    summary: Option<StreamSummary>,
-    measure: StreamMeasure,
-    span: Span,
+    pub(super) summary: Option<StreamSummary>,
+    pub(super) measure: StreamMeasure,
+    pub(super) span: Span,
 }
 
 type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -317,66 +296,7 @@ impl TokenStream {
         self.cancellation(CancelMode::Kill).await
     }
 
-    fn end(&mut self, finish_reason: Option<FinishReason>, error: Option<&Error>) {
-        // What is kept for its summary has no further use for these.
-        self.frames = None;
-        self.acceptance = None;
-        self.departure = None;
-        self.suspicion = None;
-        self.reading = None;
-        self.measure.ended(error);
-        self.span.end(error);
-        self.summary = Some(StreamSummary {
-            tokens: self.assembly.received(),
-            time_to_first_token: self.first_token.map(|first| first - self.started),
-            duration: self.started.elapsed(),
-            finish_reason,
-        });
-    }
-
-    /// The end with an error; a worker that may still be at it is told to stop.
-    fn fail(&mut self, kind: impl Into<Error>, worker_goes_on: bool) -> Poll<Option<Result<TokenFrame>>> {
-        let mut error = kind.into();
-        if self.first_token.is_some()
-            && let ErrorKind::Remote(remote) = error.kind()
-        {
-            // What has been shown would be shown twice.
-            error = remote.clone().after_begin().into();
-        }
-        self.end(None, Some(&error));
-        if worker_goes_on {
-            self.call_off();
-        }
-        if let Some(half) = self.joiner.finish() {
-            self.epilogue = Some(error);
-            return self.last_half(half);
-        }
-        Poll::Ready(Some(Err(error)))
-    }
-
-    /// The rest of the last token: half a character of which the other half never came.
-    fn last_half(&self, half: char) -> Poll<Option<Result<TokenFrame>>> {
-        let index = self.assembly.received().saturating_sub(1);
-        Poll::Ready(Some(Ok(TokenFrame { index, text: half.to_string() })))
-    }
-
-    /// Says of a reader that it lost tokens by its slowness.
-    fn too_slow(&self, dropped: u64) -> ErrorKind {
-        let subject = subjects::response(self.request_id).to_string();
-        tracing::warn!(subject, dropped, "the reader of a token stream is too slow and loses tokens");
-        ErrorKind::SlowConsumer { subject, dropped }
-    }
-
-    /// The subscription has ended: the server took it away, or the connection is gone.
-    fn ended_early(&mut self) -> Poll<Option<Result<TokenFrame>>> {
-        if let Some(refused) = self.frames.as_ref().and_then(RawSubscription::refused) {
-            return self.fail(refused, true);
-        }
-        let tokens = self.assembly.received();
-        self.fail(ErrorKind::StreamDisconnected { tokens }, false)
-    }
-
-    fn call_off(&self) {
+    pub(super) fn call_off(&self) {
         recall::call_off(&self.client, self.route, self.request_id, self.mark.clone(), self.first_token.is_some());
     }
 
@@ -585,16 +505,6 @@ impl TokenStream {
             };
             self.has_read = false;
             self.look.as_mut().reset(next);
-        }
-    }
-
-    fn too_silent(&mut self) -> ErrorKind {
-        let (timeout, tokens) = (self.silence.timeout(), self.assembly.received());
-        match self.first_token {
-            // The end itself may have been dropped, and at the least that was.
-            Some(_) if self.backlog.overflowed() => self.too_slow(1),
-            Some(_) => ErrorKind::InterTokenTimeout { timeout, tokens },
-            None => ErrorKind::FirstTokenTimeout { timeout },
         }
     }
 }

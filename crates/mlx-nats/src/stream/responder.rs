@@ -20,6 +20,18 @@ use crate::service::{Begin, Offer, Place, answer_error, deadline, isolated};
 use crate::task::AbortOnDrop;
 use crate::{Client, Headers, ServeOptions, Service, Subscription, codec, headers};
 
+/// Ends of streams that could not be sent.
+static UNSENT: LogLimit = LogLimit::new();
+
+/// Streams that lost their connection.
+static CUT_OFF: LogLimit = LogLimit::new();
+
+/// Streams that ended with an error.
+static FAILED: LogLimit = LogLimit::new();
+
+/// Refusals that could not be sent.
+static UNTOLD: LogLimit = LogLimit::new();
+
 /// How to serve inference.
 #[derive(Clone, Debug)]
 pub struct InferenceOptions {
@@ -202,9 +214,12 @@ where
         }
     };
     drop((entry, place));
-    if let Err(error) = finish(&stream, &ended).await {
-        // The client is closed, or the server silent; the requester finds out by its own timeouts.
-        tracing::warn!(%request_id, error = &error as &dyn std::error::Error, "the end of a stream could not be sent");
+    // On an error the client is closed, or the server silent; the requester finds out by its own timeouts.
+    if let Err(error) = finish(&stream, &ended).await
+        && let Some(so_far) = UNSENT.count(Instant::now())
+    {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(%request_id, error, so_far, "the end of a stream could not be sent");
     }
     Ok(match ended {
         // What the requester wants is no failure of ours.
@@ -227,7 +242,9 @@ pub(crate) async fn finish(stream: &OutgoingStream, ended: &Result<FinishReason>
         return Ok(()); // killed while it was returning
     }
     if ended.as_ref().is_err_and(is_disconnection) {
-        tracing::warn!("a stream lost its connection");
+        if let Some(so_far) = CUT_OFF.count(Instant::now()) {
+            tracing::warn!(so_far, "a stream lost its connection");
+        }
         return stream.disconnected().await;
     }
     let sent = send_end(stream, ended).await;
@@ -246,7 +263,9 @@ pub(crate) async fn send_end(stream: &OutgoingStream, ended: &Result<FinishReaso
             stream.done(FinishReason::Cancelled).await
         }
         (Err(error), _) => {
-            tracing::warn!(error = error as &dyn std::error::Error, "a stream ended with an error");
+            if let Some(so_far) = FAILED.count(Instant::now()) {
+                tracing::warn!(error = error as &dyn std::error::Error, so_far, "a stream ended with an error");
+            }
             stream.failed(error).await
         }
     }
@@ -271,8 +290,10 @@ async fn refuse(client: &Client, running: &Running, message: async_nats::Message
     // On a task of its own, since whoever asked without a reply inbox may not listen yet, and others wait behind it.
     let remote = Error::from(error.to_remote());
     client.runtime().spawn(async move {
-        if let Err(error) = stream.failed(&remote).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a refusal could not be sent");
+        if let Err(error) = stream.failed(&remote).await
+            && let Some(so_far) = UNTOLD.count(Instant::now())
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, so_far, "a refusal could not be sent");
         }
     });
 }

@@ -12,6 +12,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use mlx_errors::{Error, ErrorKind, Result, Violations};
@@ -24,8 +25,12 @@ use self::queue::{Found, Queue, weight};
 use self::raw::Change;
 pub(crate) use self::raw::{ChangeKind, RawSubscription};
 use crate::address::SubscribeTo;
+use crate::log_limit::LogLimit;
 use crate::task::AbortOnDrop;
 use crate::{Client, codec, headers};
+
+/// Handlers that panicked.
+static PANICS: LogLimit = LogLimit::new();
 
 /// Bytes that a reader decodes before other tasks have their turn.
 const DECODED_AT_ONCE: usize = 256 * 1024;
@@ -159,7 +164,9 @@ impl Client {
                 // Nothing of ours is shared with a handler, so nothing of ours can be left half changed.
                 let outcome = AssertUnwindSafe(async { handler(message).await }).catch_unwind();
                 if outcome.await.is_err() {
-                    tracing::error!(subject = subscription.subject(), "a message handler panicked");
+                    if let Some(so_far) = PANICS.count(Instant::now()) {
+                        tracing::error!(subject = subscription.subject(), so_far, "a message handler panicked");
+                    }
                 }
             }
         }))
