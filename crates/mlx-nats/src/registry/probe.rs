@@ -175,48 +175,56 @@ mod tests {
         /// Whatever comes back, the verdict needs an answer before, and two refusals in a row with the pause between.
         #[test]
         fn d2_whatever_comes_between_the_verdict_needs_two_refusals_of_questions_asked_since(
-            steps in prop::collection::vec((0u8..8, 0u64..200, 0usize..4), 1..200),
+            steps in prop::collection::vec((0u8..13, 0u64..250, 0usize..4), 1..300),
         ) {
             let mut now = Instant::now();
             let mut probe = Probe::new(now);
-            // Questions without an answer yet: their number, and whether they were asked since the last sign of life.
-            let mut open: Vec<(u64, bool)> = Vec::new();
+            // Questions without an answer yet: their number, and whether they were asked since the last sign of life, and by this
+            // probe.
+            let mut open: Vec<(u64, bool, bool)> = Vec::new();
+            let mut served = false;
             let (mut number, mut refused_since) = (0, Vec::new());
             for (what, wait, which) in steps {
                 now += Duration::from_millis(wait);
                 match what {
-                    0 | 1 | 2 => match probe.next(now, number + 1) {
+                    0..=4 => match probe.next(now, number + 1) {
                         Action::Ask => {
                             number += 1;
-                            open.push((number, true));
+                            open.push((number, true, true));
                         }
                         Action::Dead => {
                             let [.., first, second] = refused_since[..] else { panic!("{refused_since:?}") };
-                            prop_assert!(second - first >= PAUSE);
+                            prop_assert!(served && second - first >= PAUSE);
                             return Ok(());
                         }
                         Action::Wait(_) | Action::Pending => {}
                     },
-                    3 | 4 | 5 if !open.is_empty() => {
-                        let (number, since) = open.remove(which % open.len());
-                        let outcome = [Outcome::Answered, Outcome::NoResponders, Outcome::Nothing][usize::from(what) - 3];
+                    5..=10 if !open.is_empty() => {
+                        let (number, since, own) = open.remove(which % open.len());
+                        let outcome = match what {
+                            5 => Outcome::Answered,
+                            6 if which == 0 => Outcome::Nothing,
+                            _ => Outcome::NoResponders,
+                        };
                         let counts = probe.heard(number, outcome, now);
+                        prop_assert_eq!(counts, own);
+                        served |= own && outcome == Outcome::Answered;
                         match outcome {
                             Outcome::NoResponders if since && counts => refused_since.push(now),
                             Outcome::Answered if counts => refused_since.clear(),
                             _ => {}
                         }
                     }
-                    6 => {
+                    11 if which < 2 => {
                         probe.alive(now);
                         refused_since.clear();
-                        open.iter_mut().for_each(|(_, since)| *since = false);
+                        open.iter_mut().for_each(|(_, since, _)| *since = false);
                     }
                     // Another connection of ours, or another process of the worker.
-                    7 if which == 0 => {
+                    12 if which == 0 => {
                         probe = Probe::new(now);
-                        refused_since.clear();
-                        open.iter_mut().for_each(|(_, since)| *since = false);
+                        (served, refused_since) = (false, Vec::new());
+                        open.iter_mut().for_each(|question| (question.1, question.2) = (false, false));
                     }
                     _ => {}
                 }
