@@ -362,10 +362,10 @@ async fn end(stream: &OutgoingStream, lease: &Lease, sent: Result<()>) {
 }
 
 fn said(end: Result<()>) {
-    if let Err(error) = end {
-        if let Some(so_far) = UNSENT.count(Instant::now()) {
-            tracing::warn!(error = &error as &dyn std::error::Error, so_far, "the end of a stream could not be sent");
-        }
+    if let Err(error) = end
+        && let Some(so_far) = UNSENT.count(Instant::now())
+    {
+        tracing::warn!(error = &error as &dyn std::error::Error, so_far, "the end of a stream could not be sent");
     }
 }
 

@@ -172,7 +172,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes back, the verdict needs an answer before, and two refusals in a row with the pause between.
+        /// Signs of life, other connections and answers that are late may come between a question and what it comes to.
         #[test]
         fn d2_whatever_comes_between_the_verdict_needs_two_refusals_of_questions_asked_since(
             steps in prop::collection::vec((0u8..13, 0u64..250, 0usize..4), 1..300),
@@ -218,19 +218,24 @@ mod tests {
                     11 if which < 2 => {
                         probe.alive(now);
                         refused_since.clear();
-                        open.iter_mut().for_each(|(_, since, _)| *since = false);
+                        for (_, since, _) in &mut open {
+                            *since = false;
+                        }
                     }
                     // Another connection of ours, or another process of the worker.
                     12 if which == 0 => {
                         probe = Probe::new(now);
                         (served, refused_since) = (false, Vec::new());
-                        open.iter_mut().for_each(|question| (question.1, question.2) = (false, false));
+                        for (_, since, own) in &mut open {
+                            (*since, *own) = (false, false);
+                        }
                     }
                     _ => {}
                 }
             }
         }
 
+        /// Whatever comes back, the verdict needs an answer before, and two refusals in a row with the pause between.
         #[test]
         fn d2_the_verdict_needs_two_refusals_in_a_row(outcomes in prop::collection::vec((0u8..3, 0u64..400), 1..60)) {
             let mut now = Instant::now();

@@ -34,8 +34,9 @@ const EVENT_CAPACITY: usize = 1024;
 /// a stream waits, is asked. Time that this process sleeps is nobody's silence. While the bus is down nobody is declared lost: after it everybody has the time to come back, which the longest
 /// of their pauses between two attempts is (45 s after long outages, three times as long as a short one), and then a full
 /// timeout to be heard again. Signs of life of an older incarnation (a lower `epoch`) are ignored, and so are those that a
-/// worker sent before its farewell (by its `timestamp`); both also for an offline timeout after it left or was lost. It
-/// follows for as long as the client lives, which it does not keep alive by itself.
+/// worker sent before its farewell (by its `timestamp`); both also for an offline timeout after it left or was lost. A
+/// farewell of an incarnation that begins in the future takes nobody out, unless the worker says that incarnation itself.
+/// The table follows for as long as the client lives, which it does not keep alive by itself.
 ///
 /// ```no_run
 /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
@@ -527,7 +528,7 @@ mod tests {
         for (id, number) in asked {
             table.probed(id, number, Outcome::Answered, start);
         }
-        let woken = start + Duration::from_secs(60);
+        let woken = start + Duration::from_mins(1);
         let (asked, dead) = due(&mut table, &clock, woken, QUESTIONS_AT_ONCE);
         assert!(asked.is_empty() && dead.is_empty(), "{asked:?} {dead:?}");
         // Without a sleep all of them are late by then.

@@ -163,10 +163,10 @@ impl Client {
             while let Some(message) = subscription.next().await {
                 // Nothing of ours is shared with a handler, so nothing of ours can be left half changed.
                 let outcome = AssertUnwindSafe(async { handler(message).await }).catch_unwind();
-                if outcome.await.is_err() {
-                    if let Some(so_far) = PANICS.count(Instant::now()) {
-                        tracing::error!(subject = subscription.subject(), so_far, "a message handler panicked");
-                    }
+                if outcome.await.is_err()
+                    && let Some(so_far) = PANICS.count(Instant::now())
+                {
+                    tracing::error!(subject = subscription.subject(), so_far, "a message handler panicked");
                 }
             }
         }))
