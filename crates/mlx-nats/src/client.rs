@@ -45,7 +45,6 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "dropping the last handle of a client closes its connection"]
 #[derive(Clone)]
 pub struct Client {
     pub(crate) inner: Arc<Inner>,
