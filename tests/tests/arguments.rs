@@ -155,7 +155,7 @@ async fn c13_a_message_handler_that_panics_is_followed_by_the_next_message() {
     let client = server.client().await;
     let handled = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&handled);
-    let handler = move |message: mlx_nats::Result<Received<u64>>| {
+    let count = move |message: mlx_nats::Result<Received<u64>>| {
         let counted = Arc::clone(&counted);
         let number = message.unwrap().into_payload();
         assert!(number != 1, "before its future is made");
@@ -164,7 +164,7 @@ async fn c13_a_message_handler_that_panics_is_followed_by_the_next_message() {
             counted.fetch_add(1, Ordering::Relaxed);
         }
     };
-    let task = client.on_message("lab.a", handler).await.unwrap();
+    let task = client.on_message("lab.a", count).await.unwrap();
     for number in 0..4_u64 {
         client.publish("lab.a", &number).await.unwrap();
     }

@@ -56,7 +56,7 @@ impl State {
         if let Some(last) = self.last_tick {
             let gap = now.saturating_duration_since(last);
             if gap > TICK + LATE {
-                self.slept += gap - TICK;
+                self.slept += gap.saturating_sub(TICK);
                 self.last_tick = Some(now);
             }
         }

@@ -46,12 +46,11 @@ fn replace(json: &[u8], by: impl Fn(u32) -> char) -> Option<Vec<u8>> {
             continue;
         }
         rest = behind;
-        match char::from_u32(unit) {
-            Some(_) => replaced.extend_from_slice(escape),
-            None => {
-                any = true;
-                replaced.extend_from_slice(by(unit).encode_utf8(&mut [0; 4]).as_bytes());
-            }
+        if char::from_u32(unit).is_some() {
+            replaced.extend_from_slice(escape);
+        } else {
+            any = true;
+            replaced.extend_from_slice(by(unit).encode_utf8(&mut [0; 4]).as_bytes());
         }
     }
     any.then_some(replaced)

@@ -30,7 +30,7 @@ impl Run {
             (Self::Unknown, None) => *self = Self::Unmarked,
             (Self::Unknown, Some(epoch)) => *self = Self::Marked(epoch),
             (Self::Accepted(known), Some(epoch)) if known == epoch => *self = Self::Marked(epoch),
-            (Self::Accepted(_), None) | (Self::Unmarked, None) => {}
+            (Self::Accepted(_) | Self::Unmarked, None) => {}
             (Self::Marked(known), Some(epoch)) if known == epoch => {}
             _ => return false,
         }
