@@ -27,7 +27,7 @@ impl From<WorkerHeartbeat> for Beat {
 
 fn figures<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<WorkerMetrics>, D::Error> {
     let metrics = Option::<Value>::deserialize(deserializer)?;
-    Ok(metrics.and_then(|metrics| serde_json::from_value(metrics).ok()).filter(|metrics| metrics_hold(metrics)))
+    Ok(metrics.and_then(|metrics| serde_json::from_value(metrics).ok()).filter(metrics_hold))
 }
 
 /// By the bounds of a heartbeat, which are the only ones that look into its figures.

@@ -171,7 +171,7 @@ impl Table {
         if let Some(gap) = entry.last_beat.map(|last| now.saturating_duration_since(last)) {
             // A shorter one is believed at once, a longer one by and by: it may be one that was missed.
             entry.interval = Some(match entry.interval {
-                Some(known) if gap > known => known + (gap - known) / 8,
+                Some(known) if gap > known => known + gap.saturating_sub(known) / 8,
                 _ => gap,
             });
         }

@@ -151,6 +151,7 @@ pub struct StreamSummary {
 /// # }
 /// ```
 #[must_use = "dropping the stream cancels the request: read it to its end"]
+#[expect(clippy::struct_excessive_bools, reason = "what has happened so far, each by itself")]
 pub struct TokenStream {
     client: Client,
     route: Route,
