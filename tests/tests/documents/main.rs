@@ -5,6 +5,7 @@ mod blocks;
 mod messages;
 mod operations;
 mod page;
+mod promises;
 mod python_worker;
 mod session;
 mod terminal;
