@@ -1,5 +1,8 @@
 //! The asking side of a token stream.
 
+mod frames;
+mod judge;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
@@ -11,28 +14,28 @@ use std::time::Duration;
 use futures_util::Stream;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::{
-    CancelMode, FinishReason, Frame, InferenceAcceptance, InferenceCancel, InferenceRequest, Message, StreamingResponse,
+    CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, Message, StreamingResponse,
 };
 use mlx_types::{Epoch, RequestId, WorkerId, subjects};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 
+use self::judge::Silent;
 use super::TOKENS;
-use super::assembly::{Assembly, Step};
+use super::assembly::Assembly;
 use super::backlog::Backlog;
 use super::recall;
 use super::route::Route;
 use super::run::Run;
-use super::silence::{SUSPICIOUS, Silence, Verdict};
+use super::silence::{SUSPICIOUS, Silence};
 use crate::address::{PublishTo, SubscribeTo};
 use crate::connection::transport_capacity;
 use crate::inbox::{Answer, Waiter};
-use crate::log_limit::LogLimit;
-use crate::measure::{self, StreamMeasure};
+use crate::measure::StreamMeasure;
 use crate::registry::{Departure, Suspicion};
 use crate::request::check_answer;
 use crate::subscribe::{RawSubscription, SubscribeOptions};
-use crate::surrogates::{self, Joiner};
+use crate::surrogates::Joiner;
 use crate::trace::Span;
 use crate::{Client, Headers, Workers, codec, headers};
 
@@ -392,128 +395,6 @@ impl TokenStream {
         self.departure = Some(Box::pin(self.workers.departure(worker_id)));
     }
 
-    /// Notes which attempt, by which worker, brought the first token.
-    fn settle_on(&mut self, attempt: u64, message: &async_nats::Message) {
-        self.attempt = Some(attempt);
-        if self.worker_id.is_none()
-            && let Some(worker_id) = headers::first(message, headers::WORKER).and_then(|id| id.parse().ok())
-        {
-            self.depend_on(worker_id);
-        }
-    }
-
-    fn take(&mut self, message: &async_nats::Message) -> Option<Poll<Option<Result<TokenFrame>>>> {
-        let Frame { response: frame, epoch, .. } = match self.read(message) {
-            Ok(frame) => frame,
-            // A frame that cannot be read may have held tokens: going on would be a silent gap.
-            Err(error) => return Some(self.fail(error, true)),
-        };
-        if frame.request_id() != self.request_id || !self.run.admits(epoch) {
-            self.foreign();
-            return None;
-        }
-        let attempt = headers::first(message, headers::ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or(1);
-        if self.attempt.is_some_and(|settled| settled != attempt) {
-            return None; // of a second run of what is being answered already
-        }
-        match self.assembly.accept(frame) {
-            Step::Token { index, token } => {
-                self.took_tokens(attempt, message, 1);
-                let text = self.whole(token);
-                Some(Poll::Ready(Some(Ok(TokenFrame { index, text }))))
-            }
-            Step::Tokens { index, tokens } => {
-                self.took_tokens(attempt, message, tokens.len());
-                for (index, token) in (index..).zip(tokens) {
-                    let text = self.whole(token);
-                    self.ready.push_back(TokenFrame { index, text });
-                }
-                None
-            }
-            Step::Repeated => {
-                self.backlog.took();
-                None
-            }
-            Step::Done(finish_reason) => {
-                self.end(finish_reason, None);
-                Some(self.joiner.finish().map_or(Poll::Ready(None), |half| self.last_half(half)))
-            }
-            Step::Failed(ErrorKind::StreamGap { expected, got }) if self.backlog.overflowed() => {
-                Some(self.fail(self.too_slow(got.saturating_sub(expected)), true))
-            }
-            Step::Failed(ErrorKind::StreamGap { .. }) if self.first_token.is_none() && self.route.begins_again() => {
-                None
-            }
-            Step::Failed(kind) => {
-                let worker_goes_on = matches!(kind, ErrorKind::StreamGap { .. });
-                Some(self.fail(kind, worker_goes_on))
-            }
-        }
-    }
-
-    fn took_tokens(&mut self, attempt: u64, message: &async_nats::Message, count: usize) {
-        self.backlog.took();
-        if self.attempt.is_none() {
-            self.settle_on(attempt, message);
-        }
-        self.progressed = true;
-        if self.first_token.is_none() {
-            self.begun();
-        }
-        self.measure.tokens(count);
-    }
-
-    fn begun(&mut self) {
-        let now = Instant::now();
-        self.first_token = Some(now);
-        self.silence.progress(now, self.slept(now));
-        // The timeout between tokens may be shorter than what is left of that for the first one.
-        let next = now.checked_add(self.silence.timeout().min(SUSPICIOUS)).unwrap_or(now);
-        self.look.as_mut().reset(next);
-        if self.run.is_marked() {
-            self.knows_to_answer();
-        }
-    }
-
-    /// Only a worker that says its incarnation answers when it is asked for a sign of life.
-    fn knows_to_answer(&mut self) {
-        if let Some(worker_id) = self.worker_id
-            && !self.is_known_to_answer
-        {
-            self.is_known_to_answer = true;
-            self.workers.answers(worker_id);
-        }
-    }
-
-    fn slept(&self, now: Instant) -> Duration {
-        self.client.link().clock().slept(now.into_std())
-    }
-
-    fn read(&mut self, message: &async_nats::Message) -> Result<Frame> {
-        let read = |json: &[u8]| codec::decode_part(&message.subject, json, Frame::check);
-        let error = match read(&message.payload) {
-            Ok(frame) => return Ok(frame),
-            Err(error) => error,
-        };
-        let Some(json) = surrogates::replace_halves(&message.payload) else { return Err(error) };
-        self.has_halves = true;
-        read(&json)
-    }
-
-    /// The text of a token, with what was held back of the one before.
-    fn whole(&mut self, token: String) -> String {
-        if self.has_halves { self.joiner.join(&token) } else { token }
-    }
-
-    /// A frame of another request, or of another worker with the same id: counted, and never text.
-    fn foreign(&self) {
-        measure::foreign_frame();
-        if let Some(so_far) = FOREIGN.count(std::time::Instant::now()) {
-            let request = self.request_id;
-            tracing::warn!(%request, so_far, "dropped a frame of another answer: have two workers one id?");
-        }
-    }
-
     fn poll_acceptance(&mut self, context: &mut Context<'_>) -> Poll<Error> {
         let Some(acceptance) = &mut self.acceptance else { return Poll::Pending };
         let answer = ready!(Pin::new(acceptance).poll(context));
@@ -541,77 +422,7 @@ impl TokenStream {
             Some(Answer::NoInbox(_)) | None => Poll::Pending,
         }
     }
-
-    /// Whether the worker has been silent for too long, after all that has come was read.
-    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<Silent> {
-        if std::mem::take(&mut self.progressed) {
-            let now = Instant::now();
-            self.silence.progress(now, self.slept(now));
-            (self.reading, self.has_read) = (None, false);
-            if let Some(suspicion) = self.suspicion.take() {
-                suspicion.refuted();
-                // The next silence begins here, and the timer stands at the end of the one that is over.
-                self.look.as_mut().reset(now + SUSPICIOUS.min(self.silence.timeout()));
-            }
-        }
-        loop {
-            if let Some(reading) = &mut self.reading {
-                ready!(reading.as_mut().poll(context));
-                (self.reading, self.has_read) = (None, true);
-                return Poll::Ready(Silent::Look);
-            }
-            if !self.has_read {
-                ready!(self.look.as_mut().poll(context));
-            }
-            let now = Instant::now();
-            let next = match self.silence.look(now, self.slept(now)) {
-                Verdict::Fine(next) => next,
-                Verdict::Suspicious(next) => {
-                    if self.suspicion.is_none()
-                        && let Some(worker_id) = self.worker_id
-                    {
-                        self.suspicion = Some(self.workers.suspect(worker_id));
-                    }
-                    next
-                }
-                Verdict::Over if self.has_read => return Poll::Ready(Silent::Over(self.too_silent())),
-                Verdict::Over => {
-                    let client = self.client.clone();
-                    self.reading = Some(Box::pin(async move {
-                        // A server that does not answer has nothing to say either.
-                        let _ = client.round_trip("tokens", READING_TIMEOUT).await;
-                    }));
-                    continue;
-                }
-            };
-            self.has_read = false;
-            self.look.as_mut().reset(next);
-        }
-    }
-
-    fn too_silent(&mut self) -> ErrorKind {
-        let (timeout, tokens) = (self.silence.timeout(), self.assembly.received());
-        match self.first_token {
-            // The end itself may have been dropped, and at the least that was.
-            Some(_) if self.backlog.overflowed() => self.too_slow(1),
-            Some(_) => ErrorKind::InterTokenTimeout { timeout, tokens },
-            None => ErrorKind::FirstTokenTimeout { timeout },
-        }
-    }
 }
-
-/// What a look at the silence comes to.
-enum Silent {
-    /// Everything has been read: look whether something has come.
-    Look,
-    Over(ErrorKind),
-}
-
-/// How long the server may take to show that everything was read, before a stream that was silent for long enough ends.
-const READING_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Frames that belong to other answers.
-static FOREIGN: LogLimit = LogLimit::new();
 
 impl Stream for TokenStream {
     type Item = Result<TokenFrame>;
