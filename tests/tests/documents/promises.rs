@@ -82,7 +82,9 @@ fn tests_by_promise(root: &Path) -> BTreeMap<String, Vec<Test>> {
             }
         }
     }
-    tests.values_mut().for_each(|tests| tests.sort());
+    for tests in tests.values_mut() {
+        tests.sort();
+    }
     tests
 }
 
