@@ -22,10 +22,15 @@ pub struct ConfiguredServer {
 impl ConfiguredServer {
     /// Starts one with `settings`, in nats-server's own format and without any `listen` or port.
     pub async fn start(settings: &str) -> Self {
+        Self::start_at("127.0.0.1:-1", settings).await
+    }
+
+    /// The same, at this address; a port of -1 is a free one.
+    pub async fn start_at(listen: &str, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (file, ports) = (folder.path().join("server.conf"), folder.path().join("ports"));
         std::fs::create_dir(&ports).unwrap();
-        std::fs::write(&file, whole(&ports, settings)).unwrap();
+        std::fs::write(&file, whole(listen, &ports, settings)).unwrap();
         let process = Command::new(Binary::find(None).unwrap_or_else(|error| panic!("{error}")).path)
             .arg("-c")
             .arg(&file)
@@ -55,7 +60,7 @@ impl ConfiguredServer {
         let reloads = || self.log().matches("Reloaded server configuration").count();
         let before = reloads();
         let folder = self.folder.path();
-        std::fs::write(folder.join("server.conf"), whole(&folder.join("ports"), settings)).unwrap();
+        std::fs::write(folder.join("server.conf"), whole("127.0.0.1:-1", &folder.join("ports"), settings)).unwrap();
         self.signal("-HUP");
         eventually("the server's reading of its settings", || reloads() > before).await;
     }
@@ -88,8 +93,8 @@ impl ConfiguredServer {
     }
 }
 
-fn whole(ports: &Path, settings: &str) -> String {
-    format!("listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"\n{settings}\n", ports.display())
+fn whole(listen: &str, ports: &Path, settings: &str) -> String {
+    format!("listen: \"{listen}\"\nports_file_dir: \"{}\"\n{settings}\n", ports.display())
 }
 
 impl Drop for ConfiguredServer {

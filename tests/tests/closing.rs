@@ -94,40 +94,40 @@ async fn c11_no_call_that_races_a_shutdown_waits_for_its_limit() {
     // Somebody listens, and nobody answers.
     let _silent = other.subscribe::<_, Value>("lab.silent").await.unwrap();
     let config = NatsConfig { request_timeout_ms: millis(600_000), ..server.config() };
-    let long = Duration::from_secs(600);
+    let long = Duration::from_mins(10);
     for _ in 0..ROUNDS {
         let client = Client::connect(&config).await.unwrap();
         // Made before, so that what follows differs only in when it comes.
         client.workers().await.unwrap();
         let calls = (0..4).flat_map(|_| {
-            let [a, b, c, d, e, f] = std::array::from_fn(|_| client.clone());
+            let [one, two, three, four, five, six] = std::array::from_fn(|_| client.clone());
             [
                 tokio::spawn(async move {
                     loop {
-                        a.flush(long).await?;
+                        one.flush(long).await?;
                     }
                 }),
-                tokio::spawn(async move { b.request::<_, _, Value>("lab.silent", &1).await.map(drop) }),
+                tokio::spawn(async move { two.request::<_, _, Value>("lab.silent", &1).await.map(drop) }),
                 tokio::spawn(async move {
-                    c.request_many::<_, _, Value>("lab.silent", &1, GatherOptions::default()).await.map(drop)
+                    three.request_many::<_, _, Value>("lab.silent", &1, GatherOptions::default()).await.map(drop)
                 }),
                 tokio::spawn(async move {
                     loop {
-                        let mut subscription = d.subscribe::<_, Value>("lab.test").await?;
+                        let mut subscription = four.subscribe::<_, Value>("lab.test").await?;
                         tokio::task::yield_now().await;
-                        if d.state().is_closed() {
+                        if four.state().is_closed() {
                             assert!(subscription.next().await.is_none(), "a subscription without an end");
                         }
                     }
                 }),
                 tokio::spawn(async move {
                     loop {
-                        drop(e.serve("lab.other", |_: Request<Value>| async { Ok(Value::Null) }).await?);
+                        drop(five.serve("lab.other", |_: Request<Value>| async { Ok(Value::Null) }).await?);
                     }
                 }),
                 tokio::spawn(async move {
                     loop {
-                        let mut tokens = f.infer(WorkerId::new(), &InferenceRequest::new("m", "p")).await?;
+                        let mut tokens = six.infer(WorkerId::new(), &InferenceRequest::new("m", "p")).await?;
                         let error = tokens.next().await.unwrap().unwrap_err();
                         if error.code() != ErrorCode::NatsNoResponders {
                             return Err(error);
@@ -201,7 +201,7 @@ async fn c2_a_call_that_waits_for_room_ends_with_its_connection() {
         let requester = client.clone();
         let request = tokio::spawn(async move { requester.request::<_, _, Value>("lab.test", &1).await });
         let flusher = client.clone();
-        let flush = tokio::spawn(async move { flusher.flush(Duration::from_secs(600)).await });
+        let flush = tokio::spawn(async move { flusher.flush(Duration::from_mins(10)).await });
         tokio::task::yield_now().await;
         if buffer {
             // Only the end of the client is the end of what may still go out.

@@ -56,7 +56,7 @@ async fn c4_connecting_without_a_permission_for_the_inbox_fails_at_once_naming_i
     is_refused_inbox(&within("the refusal", Client::connect(&patient)).await.unwrap_err());
     // Nor is it tried again by one who waits for a server.
     let options = mlx_nats::ClientOptions::default();
-    let waiting = Client::connect_when_ready(&patient, options, Duration::from_secs(60));
+    let waiting = Client::connect_when_ready(&patient, options, Duration::from_mins(1));
     is_refused_inbox(&within("the refusal", waiting).await.unwrap_err());
 }
 

@@ -13,6 +13,9 @@ use mlx_types::config::{NatsConfig, TlsConfig};
 use mlx_types::messages::{FinishReason, InferenceRequest};
 use serde_json::{Value, json};
 
+/// How a user shows who it is.
+type Login = Box<dyn Fn(&ConfiguredServer) -> NatsConfig>;
+
 const SMALL: usize = 4096;
 const LARGE: usize = 1 << 20;
 
@@ -123,7 +126,7 @@ async fn c9_the_limit_is_known_whatever_the_credentials_and_the_encryption() {
     let seed = folder.path().join("seed");
     std::fs::write(&seed, nkey.seed().unwrap()).unwrap();
     let user = |server: &ConfiguredServer, userinfo: &str| server.config("nats", userinfo);
-    let cases: [(String, Box<dyn Fn(&ConfiguredServer) -> NatsConfig>); 4] = [
+    let cases: [(String, Login); 4] = [
         (String::new(), Box::new(move |server| user(server, ""))),
         ("authorization { user: ann, password: p }".to_owned(), Box::new(move |server| user(server, "ann:p@"))),
         ("authorization { token: t }".to_owned(), Box::new(move |server| user(server, "t@"))),

@@ -294,7 +294,7 @@ async fn d3_a_killed_worker_is_offline_within_a_heartbeat_and_half_a_second() {
     }
     times.sort();
     println!("offline: median {:?}, maximum {:?}", times[times.len() / 2], times[times.len() - 1]);
-    let limit = if rounds() >= 50 { Duration::from_millis(1_000) } else { Duration::from_secs(3) };
+    let limit = if rounds() >= 50 { Duration::from_secs(1) } else { Duration::from_secs(3) };
     assert!(times[times.len() - 1] <= limit, "{times:?}");
 }
 

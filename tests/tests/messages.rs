@@ -215,7 +215,7 @@ async fn c13_beyond_the_limit_the_caller_is_told_at_once_and_a_panic_stays_in_it
         assert!(refused.is_retryable());
         release.send(true).unwrap();
     };
-    let (first, ()) = within("the answers", async { tokio::join!(first, rest) }).await;
+    let (first, ()) = Box::pin(within("the answers", async { tokio::join!(first, rest) })).await;
     assert_eq!(first.unwrap().worker_id, id);
 
     let panicking = caller.request(&subjects::HEALTH_CHECK, &check);

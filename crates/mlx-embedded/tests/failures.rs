@@ -123,7 +123,7 @@ async fn m8_two_servers_on_one_jetstream_folder() {
     support::sigkill(first.pid().unwrap());
     assert!(EmbeddedServer::start(&config).await.is_err());
     drop(first);
-    EmbeddedServer::start(&config).await.unwrap();
+    drop(EmbeddedServer::start(&config).await.unwrap());
 }
 
 #[tokio::test]

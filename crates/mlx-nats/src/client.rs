@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlx_errors::{Error, ErrorKind, Result};
+use mlx_types::Millis;
 use mlx_types::config::{ClusterConfig, DiscoveryConfig, NatsConfig, PublishWhileDisconnected, StreamingConfig};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -44,7 +45,6 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "dropping the last handle of a client closes its connection"]
 #[derive(Clone)]
 pub struct Client {
     pub(crate) inner: Arc<Inner>,
@@ -298,7 +298,10 @@ impl Client {
         let backoff = Backoff::new(FIRST_RETRY);
         let mut attempt = 0;
         loop {
-            let error = match Self::connect_with(config, options.clone()).await {
+            // No attempt takes longer than what is left.
+            let left = limit.saturating_sub(began.elapsed()).min(config.connect_timeout_ms.as_duration());
+            let config = NatsConfig { connect_timeout_ms: Millis::at_least_one(left), ..config.clone() };
+            let error = match Self::connect_with(&config, options.clone()).await {
                 Ok(client) => return Ok(client),
                 Err(error) => error,
             };

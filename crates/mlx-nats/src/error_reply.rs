@@ -231,15 +231,16 @@ mod tests {
         assert_eq!(read::<u64>(r#"{"error":"no","code":null}"#), Some(("no".into(), "REMOTE_ERROR".into())));
     }
 
+    #[derive(Deserialize)]
+    struct Own {
+        #[serde(rename = "error")]
+        _error: Value,
+    }
+
     #[test]
     fn an_answer_that_has_an_error_in_it_is_an_answer() {
         assert_eq!(said::<ModelStatus>(r#"{"state":"failed","error":"no"}"#), None);
         assert_eq!(said::<ModelStatus>(r#"{"error":"no","code":"X"}"#).as_deref(), Some("no"), "nothing but an error");
-        #[derive(Deserialize)]
-        struct Own {
-            #[serde(rename = "error")]
-            _error: Value,
-        }
         assert_eq!(said::<Own>(r#"{"error":"no","more":1}"#), None);
         assert_eq!(said::<Value>(r#"{"status":"online","note":"\"error\""}"#), None);
         assert_eq!(said::<Value>(r#"{"type":"t","error":{"code":404}}"#), None, "JetStream's own way");

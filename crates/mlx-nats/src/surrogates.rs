@@ -46,12 +46,11 @@ fn replace(json: &[u8], by: impl Fn(u32) -> char) -> Option<Vec<u8>> {
             continue;
         }
         rest = behind;
-        match char::from_u32(unit) {
-            Some(_) => replaced.extend_from_slice(escape),
-            None => {
-                any = true;
-                replaced.extend_from_slice(by(unit).encode_utf8(&mut [0; 4]).as_bytes());
-            }
+        if char::from_u32(unit).is_some() {
+            replaced.extend_from_slice(escape);
+        } else {
+            any = true;
+            replaced.extend_from_slice(by(unit).encode_utf8(&mut [0; 4]).as_bytes());
         }
     }
     any.then_some(replaced)
@@ -153,7 +152,10 @@ mod tests {
         fn a_text_cut_anywhere_is_whole_again(text in "[a😀é🦀]{0,12}", cut in 0usize..24) {
             let units: Vec<u16> = text.encode_utf16().collect();
             let (left, right) = units.split_at(cut.min(units.len()));
-            let json = |units: &[u16]| format!("\"{}\"", units.iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>());
+            let json = |units: &[u16]| {
+                let escapes: Vec<String> = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
+                format!("\"{}\"", escapes.concat())
+            };
             let mut joiner = Joiner::default();
             let mut whole = joiner.join(&self::text(&json(left)));
             whole.push_str(&joiner.join(&self::text(&json(right))));

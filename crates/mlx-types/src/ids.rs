@@ -48,6 +48,7 @@ macro_rules! id {
             }
 
             /// The id in lower case, in which it is sent.
+            #[must_use]
             pub const fn in_lower_case(self) -> Self {
                 Self::from_uuid(self.uuid)
             }

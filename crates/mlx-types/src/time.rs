@@ -113,6 +113,12 @@ impl Millis {
         }
     }
 
+    /// A duration in whole milliseconds, and one where it is shorter.
+    pub fn at_least_one(duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self::new(millis).unwrap_or(Self(NonZeroU64::MIN))
+    }
+
     /// The span in milliseconds.
     pub const fn get(self) -> u64 {
         self.0.get()

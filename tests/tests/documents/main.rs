@@ -6,6 +6,7 @@ mod messages;
 mod operations;
 mod page;
 mod permissions;
+mod promises;
 mod python_worker;
 mod session;
 mod terminal;

@@ -1,11 +1,12 @@
 //! Making the first connection: servers, credentials, TLS, and errors that say which step failed.
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use async_nats::{ConnectOptions, Event, ReconnectToServer, Server, ServerError, ServerInfo};
+use async_nats::{ConnectOptions, Event, ReconnectToServer, Server, ServerAddr, ServerError, ServerInfo};
+use futures_util::future::join_all;
 use mlx_errors::{ConnectStep, Error, ErrorCode, ErrorKind, Result};
 use mlx_types::config::{DiscoveredServers, NatsConfig, NatsMode};
 use mlx_types::{NatsUrl, Scheme, Subject};
@@ -14,11 +15,13 @@ use tokio::time::{Instant, timeout};
 
 use super::Link;
 use super::backoff::Backoff;
+use super::credentials::{Proof, proof};
 use super::limit::PayloadLimit;
 use super::manager::Signal;
-use super::reconnect::{Dispatcher, nowhere};
+use super::reconnect::{self, Dispatcher, LARGE, nowhere};
 use super::refusal::{failed, refused};
 use super::refusals::Refusals;
+use super::scout::{self, Target};
 use crate::ClientOptions;
 use crate::inbox::{Inbox, unique_inbox};
 
@@ -58,24 +61,33 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
         .map(|server| server.as_str_without_credentials().parse::<async_nats::ServerAddr>())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| failed(&shown, ConnectStep::Resolve, "check `nats.serverUrl`", error))?;
+    let names = addresses_of_names(config, &mut addresses).await;
+    let places_in_all = addresses.len();
     addresses.extend(nowhere());
 
     let limit = attempts(config, servers.len());
     let backoff = Backoff::new(config.reconnect_time_wait.as_duration());
     let link = Arc::new(Link::new());
-    let dispatcher = Arc::new(Dispatcher::new(backoff, config.reconnect, limit, Arc::clone(&link)));
+    let known = names.addresses.clone();
+    let dispatcher =
+        Arc::new(Dispatcher::new(backoff, config.reconnect, limit, config.tls.handshake_first, known.clone()));
     let (sender, signals) = mpsc::unbounded_channel();
     let inbox = Arc::new(Inbox::new(&unique_inbox(&config.inbox_prefix)));
     let refusals = Arc::new(Refusals::new(Arc::clone(&inbox)));
-    let transport = transport_options(config, options, &servers, &shown).await?;
-    let transport = transport
-        .max_reconnects(limit as usize)
+    check_files(config, &shown).await?;
+    let transport = transport_options(config, options, &dispatcher)
+        // Each address of a name gets its share.
+        .connection_timeout(config.connect_timeout_ms.as_duration() / names.most)
+        .max_reconnects(limit.min(LARGE) as usize)
         .reconnect_to_server_callback(reconnect(Arc::clone(&dispatcher), sender.clone()))
         .event_callback(event_forwarder(sender.clone(), Arc::clone(&refusals)));
 
     let deadline = Instant::now() + config.connect_timeout_ms.as_duration();
-    let mut places: Vec<usize> = (0..servers.len()).collect();
+    let mut places: Vec<usize> = (0..places_in_all).collect();
     fastrand::shuffle(&mut places);
+    if places.len() > 1 {
+        put_first_to_answer_last(config, &addresses, &known, &mut places, deadline).await;
+    }
     let mut failure = None;
     while let Some(place) = places.pop() {
         dispatcher.first(place);
@@ -134,14 +146,78 @@ fn servers(config: &NatsConfig) -> Result<Vec<NatsUrl>> {
     Err(no_server())
 }
 
-async fn transport_options(
+/// What is known of the names of the servers.
+struct Names {
+    /// The addresses of those that have several, and their names.
+    addresses: HashMap<String, ServerAddr>,
+    /// The most addresses that one has which is tried by its name.
+    most: u32,
+}
+
+/// Adds the addresses of names with several, so that each can be tried by itself. Not for TLS, whose certificates are for names.
+async fn addresses_of_names(config: &NatsConfig, servers: &mut Vec<ServerAddr>) -> Names {
+    let mut names = Names { addresses: HashMap::new(), most: 1 };
+    let found: Vec<_> =
+        join_all(servers.iter().map(async |server| (server.clone(), scout::addresses(server).await))).await;
+    for (named, addresses) in found {
+        if addresses.len() < 2 {
+            continue;
+        }
+        names.most = names.most.max(u32::try_from(addresses.len()).unwrap_or(u32::MAX));
+        if named.tls_required() || config.tls.handshake_first || config.tls.ca_file.is_some() {
+            continue;
+        }
+        for address in addresses {
+            let Ok(address) = format!("nats://{address}").parse::<ServerAddr>() else { continue };
+            if !servers.iter().any(|known| reconnect::name(known) == reconnect::name(&address)) {
+                names.addresses.insert(reconnect::name(&address), named.clone());
+                servers.push(address);
+            }
+        }
+    }
+    names
+}
+
+/// Puts the server that answers at the end of `places`, from where they are taken.
+async fn put_first_to_answer_last(
     config: &NatsConfig,
-    options: &ClientOptions,
-    servers: &[NatsUrl],
-    shown: &str,
-) -> Result<ConnectOptions> {
-    let mut transport = ConnectOptions::new()
-        .connection_timeout(config.connect_timeout_ms.as_duration())
+    addresses: &[ServerAddr],
+    names: &HashMap<String, ServerAddr>,
+    places: &mut Vec<usize>,
+    deadline: Instant,
+) {
+    let target = |place: &usize| {
+        let addr = addresses.get(*place)?.clone();
+        let is_address_of_name = names.contains_key(&reconnect::name(&addr));
+        Some(Target { addr, is_address_of_name, is_configured: true })
+    };
+    // Names whose addresses are tried by themselves come behind these.
+    places.sort_by_key(|place| addresses.get(*place).is_some_and(|addr| names.values().any(|name| name == addr)));
+    let targets: Vec<Target> = places.iter().filter_map(target).collect();
+    let asking = scout::first_to_answer(&targets, config.tls.handshake_first);
+    let answered = tokio::time::timeout_at(deadline, asking).await;
+    // From the end: names behind their addresses, and before all of them whoever has answered.
+    places.reverse();
+    if let Ok(Ok(place)) = answered
+        && let Some(first) = places.len().checked_sub(place + 1)
+    {
+        let first = places.remove(first);
+        places.push(first);
+    }
+}
+
+fn transport_options(config: &NatsConfig, options: &ClientOptions, dispatcher: &Arc<Dispatcher>) -> ConnectOptions {
+    let (shared, dispatcher) = (Arc::new(config.clone()), Arc::clone(dispatcher));
+    // Asked at each attempt, so that files are read anew, and each server is shown what is meant for it.
+    let credentials = move |nonce: Vec<u8>| {
+        let (config, dispatcher) = (Arc::clone(&shared), Arc::clone(&dispatcher));
+        async move {
+            let Some(server) = dispatcher.current_addr() else { return Ok(async_nats::Auth::new()) };
+            let proof = proof(&config, &server, dispatcher.met().as_ref(), &nonce).await;
+            proof.map(Proof::into_auth).map_err(async_nats::AuthError::new)
+        }
+    };
+    let mut transport = ConnectOptions::with_auth_callback(credentials)
         .ping_interval(config.ping_interval_ms.as_duration())
         .subscription_capacity(transport_capacity(options))
         .custom_inbox_prefix(config.inbox_prefix.clone())
@@ -162,48 +238,19 @@ async fn transport_options(
     if let (Some(certificate), Some(key)) = (&config.tls.cert_file, &config.tls.key_file) {
         transport = transport.add_client_certificate(certificate.clone(), key.clone());
     }
-    with_credentials(transport, config, servers, shown).await
+    transport
 }
 
-/// The credentials of the configuration, or else those of the first URL that has some.
-async fn with_credentials(
-    transport: ConnectOptions,
-    config: &NatsConfig,
-    servers: &[NatsUrl],
-    shown: &str,
-) -> Result<ConnectOptions> {
-    if let (Some(user), Some(password)) = (&config.user, &config.password) {
-        return Ok(transport.user_and_password(user.clone(), password.expose().clone()));
+/// Says which file cannot be used before anything is sent.
+async fn check_files(config: &NatsConfig, shown: &str) -> Result<()> {
+    if config.credentials_file.is_none() && config.nkey_seed_file.is_none() {
+        return Ok(());
     }
-    if let Some(token) = &config.token {
-        return Ok(transport.token(token.expose().clone()));
+    let Some(nowhere) = nowhere() else { return Ok(()) };
+    match proof(config, &nowhere, None, b"").await {
+        Ok(_) => Ok(()),
+        Err(fault) => Err(failed(shown, ConnectStep::Authenticate, &fault.hint, fault.cause)),
     }
-    if let Some(file) = &config.credentials_file {
-        let text = read_secret(file, shown, "nats.credentialsFile").await?;
-        return transport.credentials(&text).map_err(|error| {
-            failed(shown, ConnectStep::Authenticate, "`nats.credentialsFile` is not a credentials file", error)
-        });
-    }
-    if let Some(file) = &config.nkey_seed_file {
-        let seed = read_secret(file, shown, "nats.nkeySeedFile").await?;
-        return Ok(transport.nkey(seed.trim().to_owned()));
-    }
-    for server in servers {
-        if let (Some(user), Some(password)) = (server.username(), server.password()) {
-            return Ok(transport.user_and_password(user.to_owned(), password.expose().clone()));
-        }
-        if let Some(token) = server.token() {
-            return Ok(transport.token(token.expose().clone()));
-        }
-    }
-    Ok(transport)
-}
-
-async fn read_secret(file: &Path, shown: &str, setting: &str) -> Result<String> {
-    tokio::fs::read_to_string(file).await.map_err(|error| {
-        let hint = format!("cannot read {} (`{setting}`)", file.display());
-        failed(shown, ConnectStep::Authenticate, &hint, error)
-    })
 }
 
 /// How often async-nats may try before it gives up; it takes 0 for "for ever".

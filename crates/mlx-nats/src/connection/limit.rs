@@ -80,7 +80,9 @@ impl PayloadLimit {
     ) -> Delivery {
         let (server, server_id) = (self.dispatcher.current().0, lock(&self.server_id).clone());
         let message = side::Message { subject, reply, headers, payload };
-        side::send(&self.config, &server, &server_id, &message, limit).await
+        let met = self.dispatcher.met();
+        let place = side::Place { server: &server, server_id: &server_id, met: met.as_ref() };
+        side::send(&self.config, &place, &message, limit).await
     }
 
     /// Takes note of what the server says: after the refusal of a payload it is asked on every connection.
@@ -119,7 +121,9 @@ impl PayloadLimit {
 
     async fn ask(&self) {
         let (server, server_id) = (self.dispatcher.current().0, lock(&self.server_id).clone());
-        let Some(limit) = side::max_payload(&self.config, &server, &server_id).await else { return };
+        let met = self.dispatcher.met();
+        let place = side::Place { server: &server, server_id: &server_id, met: met.as_ref() };
+        let Some(limit) = side::max_payload(&self.config, &place).await else { return };
         // The transport may have moved on in the meantime.
         if *lock(&self.server_id) == server_id && self.told.swap(limit, Ordering::Relaxed) != limit {
             tracing::debug!(%server, max_payload = limit, "the NATS server told the limit of this user");

@@ -1,11 +1,10 @@
 //! What the rest of the client sees of the connection: one word to read on the hot path, a value to watch otherwise.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mlx_errors::{Error, ErrorKind, Result};
-use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::clock::SleepClock;
 
@@ -19,8 +18,6 @@ pub(crate) struct Link {
     state: watch::Sender<ConnectionState>,
     events: Arc<Events>,
     clock: SleepClock,
-    stranded: AtomicBool,
-    stranding: Notify,
 }
 
 impl Link {
@@ -30,8 +27,6 @@ impl Link {
             state: watch::Sender::new(ConnectionState::Connecting),
             events: Arc::default(),
             clock: SleepClock::default(),
-            stranded: AtomicBool::new(false),
-            stranding: Notify::new(),
         }
     }
 
@@ -131,22 +126,6 @@ impl Link {
             current.clone_from(state);
             true
         })
-    }
-
-    /// The transport stays without a connection and without an end, and holds on to what it has for subscriptions.
-    pub(crate) fn strand(&self) {
-        self.stranded.store(true, Ordering::Release);
-        self.stranding.notify_waiters();
-    }
-
-    /// Whether nothing will come of any subscription any more, not even its end.
-    pub(crate) fn is_stranded(&self) -> bool {
-        self.stranded.load(Ordering::Acquire)
-    }
-
-    /// Wakes whoever polled it before [`is_stranded`](Self::is_stranded) became true.
-    pub(crate) fn stranding(&self) -> Notified<'_> {
-        self.stranding.notified()
     }
 
     /// What nobody is left to shut down has ended all the same: says so, where it has not been said.

@@ -13,6 +13,7 @@ mod refusal;
 mod refusals;
 mod report;
 mod roster;
+mod scout;
 mod server_says;
 mod side;
 mod state;

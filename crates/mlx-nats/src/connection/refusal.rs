@@ -29,7 +29,9 @@ pub(super) fn refused(config: &NatsConfig, shown: &str, error: &async_nats::Conn
             "check the files of `nats.tls.caFile`, `nats.tls.certFile` and `nats.tls.keyFile`, and the host name",
         ),
         ConnectErrorKind::TimedOut => {
-            (ConnectStep::Connect, "something listens there, but no NATS server answered in time")
+            let hint = "something listens there, but no NATS server answered in time; one with `handshake_first` in its settings \
+                        wants `nats.tls.handshakeFirst: true`";
+            (ConnectStep::Connect, hint)
         }
         // async-nats takes a failed handshake for a failed read.
         ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => match tls_hint(config, error) {
@@ -65,7 +67,8 @@ fn credentials_hint(config: &NatsConfig) -> &'static str {
 /// What to look at where TLS failed; `None` where something else did.
 fn tls_hint(config: &NatsConfig, error: &async_nats::ConnectError) -> Option<&'static str> {
     use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
-    const REFUSED: &str = "it may want another certificate than that of `nats.tls.certFile`, or one at all";
+    const REFUSED: &str = "it may want another certificate than that of `nats.tls.certFile`, or one at all; or TLS before its \
+                           first line, as servers with `handshake_first` do: `nats.tls.handshakeFirst: true`";
 
     let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     match cause.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
@@ -75,9 +78,11 @@ fn tls_hint(config: &NatsConfig, error: &async_nats::ConnectError) -> Option<&'s
         Some(rustls::Error::InvalidCertificate(_)) => {
             Some("its certificate has to be valid, and its authority that of `nats.tls.caFile` or known to the system")
         }
-        Some(rustls::Error::InvalidMessage(_)) => {
-            Some("it seems not to speak TLS; for a server without, use `nats://`")
-        }
+        Some(rustls::Error::InvalidMessage(_)) => Some(if config.tls.handshake_first {
+            "it greets before TLS: `nats.tls.handshakeFirst` is for servers with `handshake_first` in their settings"
+        } else {
+            "it seems not to speak TLS; for a server without, use `nats://`"
+        }),
         Some(rustls::Error::AlertReceived(_)) => Some(REFUSED),
         Some(_) => Some("check `nats.tls` and the server's TLS settings"),
         // A server may close before its alert is read; only the configuration can tell then.

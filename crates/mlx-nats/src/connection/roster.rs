@@ -13,6 +13,8 @@ pub(super) struct Candidate<'a> {
     pub(super) address: &'a str,
     /// How often it failed in a row, and how the last time.
     pub(super) failures: usize,
+    /// Configured, and not only told of by another server.
+    pub(super) configured: bool,
     pub(super) error: Option<&'a str>,
 }
 
@@ -43,6 +45,8 @@ pub(super) struct Roster {
     /// The server of the attempt under way, or of the connection.
     current: Option<Current>,
     failures: HashMap<String, Failures>,
+    /// Why the attempt under way was not made.
+    nobody: Option<String>,
 }
 
 #[derive(Debug)]
@@ -62,7 +66,7 @@ struct Failures {
 impl Roster {
     /// One that gives up after `limit` failed attempts in a row.
     pub(super) fn new(limit: u32) -> Self {
-        Self { limit, attempts: 0, current: None, failures: HashMap::new() }
+        Self { limit, attempts: 0, current: None, failures: HashMap::new(), nobody: None }
     }
 
     /// The server of the attempt under way, or of the connection; and which attempt since the last connection that was.
@@ -83,14 +87,17 @@ impl Roster {
         let usable = |candidate: &Candidate<'_>| {
             self.failures.get(candidate.address).is_none_or(|failures| failures.refusals < REFUSALS)
         };
-        let failed = |address| self.failures.get(address).map_or(0, |failures| failures.in_all);
-        let least = candidates.iter().filter(|candidate| usable(candidate)).map(|candidate| failed(candidate.address));
+        let rank = |candidate: &Candidate<'_>| {
+            let failed = self.failures.get(candidate.address).map_or(0, |failures| failures.in_all);
+            (failed, !candidate.configured)
+        };
+        let least = candidates.iter().filter(|candidate| usable(candidate)).map(rank);
         let Some(least) = least.min() else { return (failure, Next::Refused) };
         if self.attempts >= self.limit {
             return (failure, Next::GiveUp { attempts: self.attempts });
         }
         let equals: Vec<usize> = (0..candidates.len())
-            .filter(|place| candidates.get(*place).is_some_and(|found| usable(found) && failed(found.address) == least))
+            .filter(|place| candidates.get(*place).is_some_and(|found| usable(found) && rank(found) == least))
             .collect();
         #[expect(
             clippy::cast_possible_truncation,
@@ -111,13 +118,30 @@ impl Roster {
         (failure, Next::Try { place, attempt: self.attempts })
     }
 
+    /// The attempt under way goes to another server after all.
+    pub(super) fn turn_to(&mut self, candidate: Candidate<'_>) {
+        self.current =
+            Some(Current { server: candidate.address.to_owned(), failures: candidate.failures, connected: false });
+    }
+
+    /// Nobody answered: the attempt under way has failed without being made.
+    pub(super) fn found_nobody(&mut self, why: String) {
+        self.nobody = Some(why);
+    }
+
+    /// Whether a server has refused the credentials too often to be asked again.
+    pub(super) fn is_hopeless(&self, server: &str) -> bool {
+        self.failures.get(server).is_some_and(|failures| failures.refusals >= REFUSALS)
+    }
+
     /// Books the attempt under way as failed, if one is.
     fn take_failure(&mut self, candidates: &[Candidate<'_>]) -> Option<Failure> {
         let current = self.current.take().filter(|current| !current.connected)?;
         let now = candidates.iter().find(|candidate| candidate.address == current.server);
         let said = now.filter(|now| now.failures > current.failures).and_then(|now| now.error);
         // Of what happens before it has an address, the transport keeps nothing.
-        let error = said.unwrap_or("its name could not be resolved").to_owned();
+        let nobody = self.nobody.take();
+        let error = nobody.unwrap_or_else(|| said.unwrap_or("its name could not be resolved").to_owned());
         let failures = self.failures.entry(current.server.clone()).or_default();
         failures.in_all += 1;
         failures.refusals = if is_refusal(&error) { failures.refusals + 1 } else { 0 };
@@ -125,10 +149,9 @@ impl Roster {
     }
 }
 
-/// The transport keeps only the text of what went wrong.
+/// The transport keeps only the text of what went wrong. A file that cannot be read now may be there the next time.
 fn is_refusal(error: &str) -> bool {
-    use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation};
-    [AuthorizationViolation, Authentication].iter().any(|kind| error.starts_with(&kind.to_string()))
+    error.starts_with(&async_nats::ConnectErrorKind::AuthorizationViolation.to_string())
 }
 
 #[cfg(test)]
@@ -148,7 +171,12 @@ mod tests {
             let candidates: Vec<_> = servers
                 .iter()
                 .zip(&counts)
-                .map(|((address, error), failures)| Candidate { address, failures: *failures, error: Some(error) })
+                .map(|((address, error), failures)| Candidate {
+                    address,
+                    failures: *failures,
+                    configured: true,
+                    error: Some(error),
+                })
                 .collect();
             let (failure, next) = roster.next(&candidates, 0.0);
             assert_eq!(failure.map(|failure| failure.server), tried.last().cloned());
@@ -180,7 +208,7 @@ mod tests {
     fn c7_refusals_count_only_in_a_row_and_only_since_the_last_connection() {
         let mut roster = Roster::new(10);
         let attempt = |roster: &mut Roster, failures: usize, error: &str| {
-            roster.next(&[Candidate { address: "a", failures, error: Some(error) }], 0.0).1
+            roster.next(&[Candidate { address: "a", failures, configured: true, error: Some(error) }], 0.0).1
         };
         attempt(&mut roster, 0, "");
         attempt(&mut roster, 1, REFUSAL);
@@ -195,8 +223,8 @@ mod tests {
     #[test]
     fn what_fails_before_there_is_an_address_is_no_refusal_and_its_turn_comes_last() {
         let mut roster = Roster::new(10);
-        let stale = Candidate { address: "a", failures: 3, error: Some(REFUSAL) };
-        let other = Candidate { address: "b", failures: 0, error: None };
+        let stale = Candidate { address: "a", failures: 3, configured: true, error: Some(REFUSAL) };
+        let other = Candidate { address: "b", failures: 0, configured: true, error: None };
         assert_eq!(roster.next(&[stale, other], 0.0), (None, Next::Try { place: 0, attempt: 1 }));
         let (failure, next) = roster.next(&[stale, other], 0.0);
         assert_eq!(failure.unwrap().error, "its name could not be resolved");
@@ -204,8 +232,19 @@ mod tests {
     }
 
     #[test]
+    fn c7_configured_servers_come_before_those_that_are_only_told_of() {
+        let told_of = Candidate { address: "a", failures: 0, configured: false, error: None };
+        let configured = Candidate { address: "b", configured: true, ..told_of };
+        for chance in [0.0, 0.5, 1.0] {
+            let next = Roster::new(1).next(&[told_of, configured], chance).1;
+            assert_eq!(next, Next::Try { place: 1, attempt: 1 });
+        }
+    }
+
+    #[test]
     fn equals_are_drawn_by_chance() {
-        let candidates = ["a", "b", "c"].map(|address| Candidate { address, failures: 0, error: None });
+        let candidates =
+            ["a", "b", "c"].map(|address| Candidate { address, failures: 0, configured: true, error: None });
         for (chance, expected) in [(0.0, 0), (0.4, 1), (0.9, 2), (1.0, 2)] {
             assert_eq!(Roster::new(1).next(&candidates, chance).1, Next::Try { place: expected, attempt: 1 });
         }

@@ -44,6 +44,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 type Connection = BufReader<Box<dyn Stream>>;
 
+/// The server that the transport is connected to.
+pub(super) struct Place<'a> {
+    pub(super) server: &'a str,
+    pub(super) server_id: &'a str,
+    /// The configured one that we were connected to last, whose credentials are those of one that it told of.
+    pub(super) met: Option<&'a ServerAddr>,
+}
+
 /// A message to be sent.
 pub(super) struct Message<'a> {
     pub(super) subject: &'a str,
@@ -64,9 +72,9 @@ pub(crate) enum Delivery {
 }
 
 /// The largest payload that the server takes from this user now. `None` where it cannot be found out: the server is gone,
-/// refuses a second connection, or `server_id` is not among those that answer at `server`.
-pub(super) async fn max_payload(config: &NatsConfig, server: &str, server_id: &str) -> Option<usize> {
-    match timeout(LIMIT, open(config, server, server_id)).await {
+/// refuses a second connection, or its id is not among those that answer at `server`.
+pub(super) async fn max_payload(config: &NatsConfig, place: &Place<'_>) -> Option<usize> {
+    match timeout(LIMIT, open(config, place)).await {
         Ok(Ok((_, limit))) => Some(limit).filter(|limit| *limit > 0),
         Ok(Err(error)) => {
             tracing::debug!(%error, "could not ask the NATS server for the limit of this user");
@@ -77,15 +85,9 @@ pub(super) async fn max_payload(config: &NatsConfig, server: &str, server_id: &s
 }
 
 /// Sends `message`, and returns when the server has it.
-pub(super) async fn send(
-    config: &NatsConfig,
-    server: &str,
-    server_id: &str,
-    message: &Message<'_>,
-    limit: Duration,
-) -> Delivery {
+pub(super) async fn send(config: &NatsConfig, place: &Place<'_>, message: &Message<'_>, limit: Duration) -> Delivery {
     let sending = async {
-        let (mut connection, _) = open(config, server, server_id).await?;
+        let (mut connection, _) = open(config, place).await?;
         write(&mut connection, message).await?;
         delivered(&mut connection, message.reply).await
     };
@@ -99,14 +101,15 @@ pub(super) async fn send(
 }
 
 /// A connection to the server that the transport is connected to, and the limit of this user.
-async fn open(config: &NatsConfig, server: &str, server_id: &str) -> io::Result<(Connection, usize)> {
+async fn open(config: &NatsConfig, place: &Place<'_>) -> io::Result<(Connection, usize)> {
+    let Place { server, server_id, met } = *place;
     let server: ServerAddr = server.parse()?;
     // A name may stand for several servers, of which only the transport's matters.
     for address in tokio::net::lookup_host((server.host(), server.port())).await? {
         let Ok(socket) = TcpStream::connect(address).await else { continue };
         let (mut connection, info) = greeted(config, &server, socket).await?;
         if info.server_id == server_id {
-            let limit = introduced(config, &server, &mut connection, info).await?;
+            let limit = introduced(config, &server, met, &mut connection, info).await?;
             return Ok((connection, limit));
         }
     }
@@ -183,10 +186,12 @@ async fn greeted(config: &NatsConfig, server: &ServerAddr, socket: TcpStream) ->
 async fn introduced(
     config: &NatsConfig,
     server: &ServerAddr,
+    met: Option<&ServerAddr>,
     connection: &mut Connection,
     info: Info,
 ) -> io::Result<usize> {
-    let mut connect = proof(config, server, &info.nonce).await.ok_or_else(|| io::Error::other("no credentials"))?;
+    let proof = proof(config, server, met, info.nonce.as_bytes()).await.map_err(io::Error::other)?;
+    let mut connect = proof.members();
     let common = json!({
         "verbose": false, "pedantic": false, "lang": "rust", "version": env!("CARGO_PKG_VERSION"), "protocol": 1,
         "headers": true, "no_responders": true, "name": "mlx-nats: limits",

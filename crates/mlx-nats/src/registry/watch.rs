@@ -172,7 +172,7 @@ impl Workers {
                 self.check()?;
                 tokio::select! {
                     _ = changes.changed() => {}
-                    changed = connection.changed() => if changed.is_err() {
+                    still_there = connection.changed() => if still_there.is_err() {
                         let reason = "its last handle was dropped".to_owned();
                         return Err(Error::new(ErrorKind::Closed { reason }));
                     },
@@ -271,8 +271,7 @@ impl Shared {
             if let Some(id) = news.departed() {
                 let how = match news {
                     News::Dead { .. } => Departure::Dead,
-                    News::Event(WorkerEvent::Left(_)) if unmarked => Departure::LeftUnmarked,
-                    News::Gone(_) if unmarked => Departure::LeftUnmarked,
+                    News::Event(WorkerEvent::Left(_)) | News::Gone(_) if unmarked => Departure::LeftUnmarked,
                     _ => Departure::Gone,
                 };
                 let _ = self.departures.send((id, how));

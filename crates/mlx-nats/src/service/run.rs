@@ -50,7 +50,7 @@ impl Client {
             stop,
             task,
             stopped_by: Arc::default(),
-            _stopper: None,
+            stopper: None,
             listed,
             over: false,
         })
@@ -101,7 +101,7 @@ pub struct Service {
     task: JoinHandle<Result<()>>,
     /// Why it was stopped by what it heard, where it was.
     stopped_by: Arc<OnceLock<Error>>,
-    _stopper: Option<AbortOnDrop>,
+    stopper: Option<AbortOnDrop>,
     listed: Option<Listed>,
     /// The task has ended, and was asked how.
     over: bool,
@@ -111,7 +111,7 @@ impl Service {
     /// A service whose `task` ends in its own time after a message on the channel that `stop` belongs to.
     #[cfg(feature = "durable")]
     pub(crate) fn of(subject: String, stop: mpsc::Sender<()>, task: JoinHandle<Result<()>>) -> Self {
-        Self { subject, stop, task, stopped_by: Arc::default(), _stopper: None, listed: None, over: false }
+        Self { subject, stop, task, stopped_by: Arc::default(), stopper: None, listed: None, over: false }
     }
 
     /// The subject served.
@@ -122,13 +122,13 @@ impl Service {
     /// Has the service take no more requests from when `reason` is there; those under way finish.
     pub(crate) fn stop_when(&mut self, client: &Client, reason: impl Future<Output = Error> + Send + 'static) {
         let (stop, stopped_by) = (self.stop.clone(), Arc::clone(&self.stopped_by));
-        let stopper = client.runtime().spawn(async move {
+        let task = client.runtime().spawn(async move {
             let reason = reason.await;
             // Once.
             let _ = stopped_by.set(reason);
             let _ = stop.send(()).await;
         });
-        self._stopper = Some(AbortOnDrop(stopper.abort_handle()));
+        self.stopper = Some(AbortOnDrop(task.abort_handle()));
     }
 
     fn outcome(&self, ended: Result<()>) -> Result<()> {

@@ -12,15 +12,13 @@ mod run;
 mod running;
 mod silence;
 mod sink;
-mod stream_end;
 
 /// In [`headers::ACCEPT`](crate::headers::ACCEPT): frames of several tokens.
 pub(crate) const TOKENS: &str = "tokens";
 
-pub use requester::TokenStream;
+pub use requester::{StreamSummary, TokenFrame, TokenStream};
 pub use responder::{InferenceOptions, InferenceService};
 pub use sink::TokenSink;
-pub use stream_end::{StreamSummary, TokenFrame};
 
 #[cfg(feature = "durable")]
 pub(crate) use requester::Opening;

@@ -1,5 +1,8 @@
 //! The asking side of a token stream.
 
+mod frames;
+mod judge;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
@@ -11,31 +14,34 @@ use std::time::Duration;
 use futures_util::Stream;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::{
-    CancelMode, Frame, InferenceAcceptance, InferenceCancel, InferenceRequest, Message, StreamingResponse,
+    CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, Message, StreamingResponse,
 };
 use mlx_types::{Epoch, RequestId, WorkerId, subjects};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 
+use self::judge::Silent;
 use super::TOKENS;
-use super::assembly::{Assembly, Step};
+use super::assembly::Assembly;
 use super::backlog::Backlog;
 use super::recall;
 use super::route::Route;
 use super::run::Run;
-use super::silence::{SUSPICIOUS, Silence, Verdict};
-use super::stream_end::{StreamSummary, TokenFrame};
+use super::silence::{SUSPICIOUS, Silence};
 use crate::address::{PublishTo, SubscribeTo};
 use crate::connection::transport_capacity;
 use crate::inbox::{Answer, Waiter};
 use crate::log_limit::LogLimit;
-use crate::measure::{self, StreamMeasure};
+use crate::measure::StreamMeasure;
 use crate::registry::{Departure, Suspicion};
 use crate::request::check_answer;
 use crate::subscribe::{RawSubscription, SubscribeOptions};
-use crate::surrogates::{self, Joiner};
+use crate::surrogates::Joiner;
 use crate::trace::Span;
 use crate::{Client, Headers, Workers, codec, headers};
+
+/// Streams whose reader was too slow.
+static TOO_SLOW: LogLimit = LogLimit::new();
 
 impl Client {
     /// Asks a worker to answer a prompt, and streams the tokens back.
@@ -107,6 +113,28 @@ impl Client {
     }
 }
 
+/// One token of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenFrame {
+    /// Its index, from 0, without gaps.
+    pub index: u64,
+    /// Its text.
+    pub text: String,
+}
+
+/// What a stream came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamSummary {
+    /// Tokens received.
+    pub tokens: u64,
+    /// From the request to the first token; unset when none came.
+    pub time_to_first_token: Option<Duration>,
+    /// From the request to the end.
+    pub duration: Duration,
+    /// Why the worker stopped, where it finished and said so.
+    pub finish_reason: Option<FinishReason>,
+}
+
 /// The tokens of one request, as a [`Stream`].
 ///
 /// It ends in exactly one way: after the last token when the worker finished, or with one error item. It cannot hang:
@@ -130,32 +158,33 @@ impl Client {
 /// # }
 /// ```
 #[must_use = "dropping the stream cancels the request: read it to its end"]
+#[expect(clippy::struct_excessive_bools, reason = "what has happened so far, each by itself")]
 pub struct TokenStream {
     client: Client,
     route: Route,
     /// Who answers, once it is known.
     worker_id: Option<WorkerId>,
-    pub(super) request_id: RequestId,
+    request_id: RequestId,
     /// Of the request, for errors.
     subject: String,
     /// Until the end.
-    pub(super) frames: Option<RawSubscription>,
+    frames: Option<RawSubscription>,
     /// Until the worker accepts, refuses, or turns out not to listen.
-    pub(super) acceptance: Option<Waiter>,
+    acceptance: Option<Waiter>,
     workers: Workers,
     /// The end of the worker, once there is one.
-    pub(super) departure: Option<Pin<Box<dyn Future<Output = Departure> + Send>>>,
+    departure: Option<Pin<Box<dyn Future<Output = Departure> + Send>>>,
     /// The end of the connection that the stream began on.
     disconnection: Signal,
-    pub(super) silence: Silence,
+    silence: Silence,
     /// Fires when the silence has to be looked at. Moved only when it fires, and at the first token.
     look: Pin<Box<Sleep>>,
     /// Tokens were taken since the clock was last looked at, which for each of them would cost as much as the rest.
     progressed: bool,
     /// The worker is being asked for a sign of life.
-    pub(super) suspicion: Option<Suspicion>,
+    suspicion: Option<Suspicion>,
     /// Before a silence is judged: a round trip, behind all that had come.
-    pub(super) reading: Option<Signal>,
+    reading: Option<Signal>,
     /// It has been read, and nothing was there.
     has_read: bool,
     /// Whose frames these are.
@@ -163,23 +192,23 @@ pub struct TokenStream {
     /// The worker was said to answer when it is asked for a sign of life.
     is_known_to_answer: bool,
     /// Puts half characters together, once there were any.
-    pub(super) joiner: Joiner,
+    joiner: Joiner,
     has_halves: bool,
     /// The end, where the rest of a character comes before it.
-    pub(super) epilogue: Option<Error>,
+    epilogue: Option<Error>,
     /// The request's reply inbox, so that its cancellation means no other request of the same id.
     mark: Option<Arc<str>>,
-    pub(super) assembly: Assembly,
-    pub(super) backlog: Backlog,
+    assembly: Assembly,
+    backlog: Backlog,
     /// Which attempt at the request brought the first token: the only one that is listened to from then on.
     attempt: Option<u64>,
     ready: VecDeque<TokenFrame>,
-    pub(super) started: Instant,
-    pub(super) first_token: Option<Instant>,
+    started: Instant,
+    first_token: Option<Instant>,
     /// Set at the end, and by nothing else.
-    pub(super) summary: Option<StreamSummary>,
-    pub(super) measure: StreamMeasure,
-    pub(super) span: Span,
+    summary: Option<StreamSummary>,
+    measure: StreamMeasure,
+    span: Span,
 }
 
 type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -296,7 +325,68 @@ impl TokenStream {
         self.cancellation(CancelMode::Kill).await
     }
 
-    pub(super) fn call_off(&self) {
+    fn end(&mut self, finish_reason: Option<FinishReason>, error: Option<&Error>) {
+        // What is kept for its summary has no further use for these.
+        self.frames = None;
+        self.acceptance = None;
+        self.departure = None;
+        self.suspicion = None;
+        self.reading = None;
+        self.measure.ended(error);
+        self.span.end(error);
+        self.summary = Some(StreamSummary {
+            tokens: self.assembly.received(),
+            time_to_first_token: self.first_token.map(|first| first - self.started),
+            duration: self.started.elapsed(),
+            finish_reason,
+        });
+    }
+
+    /// The end with an error; a worker that may still be at it is told to stop.
+    fn fail(&mut self, kind: impl Into<Error>, worker_goes_on: bool) -> Poll<Option<Result<TokenFrame>>> {
+        let mut error = kind.into();
+        if self.first_token.is_some()
+            && let ErrorKind::Remote(remote) = error.kind()
+        {
+            // What has been shown would be shown twice.
+            error = remote.clone().after_begin().into();
+        }
+        self.end(None, Some(&error));
+        if worker_goes_on {
+            self.call_off();
+        }
+        if let Some(half) = self.joiner.finish() {
+            self.epilogue = Some(error);
+            return self.last_half(half);
+        }
+        Poll::Ready(Some(Err(error)))
+    }
+
+    /// The rest of the last token: half a character of which the other half never came.
+    fn last_half(&self, half: char) -> Poll<Option<Result<TokenFrame>>> {
+        let index = self.assembly.received().saturating_sub(1);
+        Poll::Ready(Some(Ok(TokenFrame { index, text: half.to_string() })))
+    }
+
+    /// Says of a reader that it lost tokens by its slowness.
+    fn too_slow(&self, dropped: u64) -> ErrorKind {
+        let subject = subjects::response(self.request_id).to_string();
+        if let Some(so_far) = TOO_SLOW.count(std::time::Instant::now()) {
+            tracing::warn!(subject, dropped, so_far, "the reader of a token stream is too slow and loses tokens");
+        }
+        ErrorKind::SlowConsumer { subject, dropped }
+    }
+
+    /// The subscription has ended: the server took it away, or the connection is gone.
+    fn ended_early(&mut self) -> Poll<Option<Result<TokenFrame>>> {
+        if let Some(refused) = self.frames.as_ref().and_then(RawSubscription::refused) {
+            return self.fail(refused, true);
+        }
+        let tokens = self.assembly.received();
+        self.fail(ErrorKind::StreamDisconnected { tokens }, false)
+    }
+
+    fn call_off(&self) {
         recall::call_off(&self.client, self.route, self.request_id, self.mark.clone(), self.first_token.is_some());
     }
 
@@ -309,128 +399,6 @@ impl TokenStream {
     fn depend_on(&mut self, worker_id: WorkerId) {
         self.worker_id = Some(worker_id);
         self.departure = Some(Box::pin(self.workers.departure(worker_id)));
-    }
-
-    /// Notes which attempt, by which worker, brought the first token.
-    fn settle_on(&mut self, attempt: u64, message: &async_nats::Message) {
-        self.attempt = Some(attempt);
-        if self.worker_id.is_none()
-            && let Some(worker_id) = headers::first(message, headers::WORKER).and_then(|id| id.parse().ok())
-        {
-            self.depend_on(worker_id);
-        }
-    }
-
-    fn take(&mut self, message: &async_nats::Message) -> Option<Poll<Option<Result<TokenFrame>>>> {
-        let Frame { response: frame, epoch, .. } = match self.read(message) {
-            Ok(frame) => frame,
-            // A frame that cannot be read may have held tokens: going on would be a silent gap.
-            Err(error) => return Some(self.fail(error, true)),
-        };
-        if frame.request_id() != self.request_id || !self.run.admits(epoch) {
-            self.foreign();
-            return None;
-        }
-        let attempt = headers::first(message, headers::ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or(1);
-        if self.attempt.is_some_and(|settled| settled != attempt) {
-            return None; // of a second run of what is being answered already
-        }
-        match self.assembly.accept(frame) {
-            Step::Token { index, token } => {
-                self.took_tokens(attempt, message, 1);
-                let text = self.whole(token);
-                Some(Poll::Ready(Some(Ok(TokenFrame { index, text }))))
-            }
-            Step::Tokens { index, tokens } => {
-                self.took_tokens(attempt, message, tokens.len());
-                for (index, token) in (index..).zip(tokens) {
-                    let text = self.whole(token);
-                    self.ready.push_back(TokenFrame { index, text });
-                }
-                None
-            }
-            Step::Repeated => {
-                self.backlog.took();
-                None
-            }
-            Step::Done(finish_reason) => {
-                self.end(finish_reason, None);
-                Some(self.joiner.finish().map_or(Poll::Ready(None), |half| self.last_half(half)))
-            }
-            Step::Failed(ErrorKind::StreamGap { expected, got }) if self.backlog.overflowed() => {
-                Some(self.fail(self.too_slow(got.saturating_sub(expected)), true))
-            }
-            Step::Failed(ErrorKind::StreamGap { .. }) if self.first_token.is_none() && self.route.begins_again() => {
-                None
-            }
-            Step::Failed(kind) => {
-                let worker_goes_on = matches!(kind, ErrorKind::StreamGap { .. });
-                Some(self.fail(kind, worker_goes_on))
-            }
-        }
-    }
-
-    fn took_tokens(&mut self, attempt: u64, message: &async_nats::Message, count: usize) {
-        self.backlog.took();
-        if self.attempt.is_none() {
-            self.settle_on(attempt, message);
-        }
-        self.progressed = true;
-        if self.first_token.is_none() {
-            self.begun();
-        }
-        self.measure.tokens(count);
-    }
-
-    fn begun(&mut self) {
-        let now = Instant::now();
-        self.first_token = Some(now);
-        self.silence.progress(now, self.slept(now));
-        // The timeout between tokens may be shorter than what is left of that for the first one.
-        let next = now.checked_add(self.silence.timeout().min(SUSPICIOUS)).unwrap_or(now);
-        self.look.as_mut().reset(next);
-        if self.run.is_marked() {
-            self.knows_to_answer();
-        }
-    }
-
-    /// Only a worker that says its incarnation answers when it is asked for a sign of life.
-    fn knows_to_answer(&mut self) {
-        if let Some(worker_id) = self.worker_id
-            && !self.is_known_to_answer
-        {
-            self.is_known_to_answer = true;
-            self.workers.answers(worker_id);
-        }
-    }
-
-    fn slept(&self, now: Instant) -> Duration {
-        self.client.link().clock().slept(now.into_std())
-    }
-
-    fn read(&mut self, message: &async_nats::Message) -> Result<Frame> {
-        let read = |json: &[u8]| codec::decode_part(&message.subject, json, Frame::check);
-        let error = match read(&message.payload) {
-            Ok(frame) => return Ok(frame),
-            Err(error) => error,
-        };
-        let Some(json) = surrogates::replace_halves(&message.payload) else { return Err(error) };
-        self.has_halves = true;
-        read(&json)
-    }
-
-    /// The text of a token, with what was held back of the one before.
-    fn whole(&mut self, token: String) -> String {
-        if self.has_halves { self.joiner.join(&token) } else { token }
-    }
-
-    /// A frame of another request, or of another worker with the same id: counted, and never text.
-    fn foreign(&self) {
-        measure::foreign_frame();
-        if let Some(so_far) = FOREIGN.count(std::time::Instant::now()) {
-            let request = self.request_id;
-            tracing::warn!(%request, so_far, "dropped a frame of another answer: have two workers one id?");
-        }
     }
 
     fn poll_acceptance(&mut self, context: &mut Context<'_>) -> Poll<Error> {
@@ -460,67 +428,7 @@ impl TokenStream {
             Some(Answer::NoInbox(_)) | None => Poll::Pending,
         }
     }
-
-    /// Whether the worker has been silent for too long, after all that has come was read.
-    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<Silent> {
-        if std::mem::take(&mut self.progressed) {
-            let now = Instant::now();
-            self.silence.progress(now, self.slept(now));
-            (self.reading, self.has_read) = (None, false);
-            if let Some(suspicion) = self.suspicion.take() {
-                suspicion.refuted();
-                // The next silence begins here, and the timer stands at the end of the one that is over.
-                self.look.as_mut().reset(now + SUSPICIOUS.min(self.silence.timeout()));
-            }
-        }
-        loop {
-            if let Some(reading) = &mut self.reading {
-                ready!(reading.as_mut().poll(context));
-                (self.reading, self.has_read) = (None, true);
-                return Poll::Ready(Silent::Look);
-            }
-            if !self.has_read {
-                ready!(self.look.as_mut().poll(context));
-            }
-            let now = Instant::now();
-            let next = match self.silence.look(now, self.slept(now)) {
-                Verdict::Fine(next) => next,
-                Verdict::Suspicious(next) => {
-                    if self.suspicion.is_none()
-                        && let Some(worker_id) = self.worker_id
-                    {
-                        self.suspicion = Some(self.workers.suspect(worker_id));
-                    }
-                    next
-                }
-                Verdict::Over if self.has_read => return Poll::Ready(Silent::Over(self.too_silent())),
-                Verdict::Over => {
-                    let client = self.client.clone();
-                    self.reading = Some(Box::pin(async move {
-                        // A server that does not answer has nothing to say either.
-                        let _ = client.round_trip("tokens", READING_TIMEOUT).await;
-                    }));
-                    continue;
-                }
-            };
-            self.has_read = false;
-            self.look.as_mut().reset(next);
-        }
-    }
 }
-
-/// What a look at the silence comes to.
-enum Silent {
-    /// Everything has been read: look whether something has come.
-    Look,
-    Over(ErrorKind),
-}
-
-/// How long the server may take to show that everything was read, before a stream that was silent for long enough ends.
-const READING_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Frames that belong to other answers.
-static FOREIGN: LogLimit = LogLimit::new();
 
 impl Stream for TokenStream {
     type Item = Result<TokenFrame>;

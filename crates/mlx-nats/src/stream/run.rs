@@ -30,7 +30,7 @@ impl Run {
             (Self::Unknown, None) => *self = Self::Unmarked,
             (Self::Unknown, Some(epoch)) => *self = Self::Marked(epoch),
             (Self::Accepted(known), Some(epoch)) if known == epoch => *self = Self::Marked(epoch),
-            (Self::Accepted(_), None) | (Self::Unmarked, None) => {}
+            (Self::Accepted(_) | Self::Unmarked, None) => {}
             (Self::Marked(known), Some(epoch)) if known == epoch => {}
             _ => return false,
         }
@@ -47,24 +47,23 @@ impl Run {
 mod tests {
     use super::*;
 
-    fn epoch(millis: u64) -> Option<Epoch> {
-        Some(Epoch::from_millis(millis))
-    }
+    const ONE: Option<Epoch> = Some(Epoch::from_millis(1));
+    const TWO: Option<Epoch> = Some(Epoch::from_millis(2));
 
     #[test]
     fn s6_frames_of_two_incarnations_are_never_mixed() {
-        for accepted in [None, epoch(1)] {
+        for accepted in [None, ONE] {
             let mut run = Run::default();
             run.accepted(accepted);
-            assert!(run.admits(epoch(1)));
-            run.accepted(epoch(2));
-            assert!(run.admits(epoch(1)) && !run.admits(epoch(2)) && !run.admits(None));
+            assert!(run.admits(ONE));
+            run.accepted(TWO);
+            assert!(run.admits(ONE) && !run.admits(TWO) && !run.admits(None));
         }
         let mut run = Run::default();
-        run.accepted(epoch(1));
-        assert!(!run.admits(epoch(2)), "not the one that accepted, although it is the first to speak");
+        run.accepted(ONE);
+        assert!(!run.admits(TWO), "not the one that accepted, although it is the first to speak");
         assert!(run.admits(None), "said by the acceptance already");
         let mut unmarked = Run::default();
-        assert!(unmarked.admits(None) && !unmarked.admits(epoch(1)) && unmarked.admits(None));
+        assert!(unmarked.admits(None) && !unmarked.admits(ONE) && unmarked.admits(None));
     }
 }

@@ -4,8 +4,8 @@
 //! subscription has a task that moves messages on as they come, and the bound, the count and the report are ours.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
 use mlx_errors::Error;
-use tokio::task::coop::{consume_budget, has_budget_remaining};
+use tokio::task::coop::consume_budget;
 
 use super::pieces::{PIECE, Pieces};
 use super::raw::{Change, RawSubscription};
@@ -185,8 +185,6 @@ impl Queue {
 /// Moves messages from the transport to the queue, and changes of the subscription the other way, until it ends.
 pub(super) async fn forward(mut source: RawSubscription, queue: Arc<Queue>, link: Arc<Link>) {
     let _closed_at_the_end = CloseOnDrop(Arc::clone(&queue));
-    let mut stranding = pin!(link.stranding());
-    let mut registered = false;
     // Grows with what comes: most subscriptions are quiet, and a client may have a hundred thousand.
     let mut batch = VecDeque::new();
     loop {
@@ -194,16 +192,7 @@ pub(super) async fn forward(mut source: RawSubscription, queue: Arc<Queue>, link
             Poll::Ready(more) => Poll::Ready(Step::Messages { more }),
             Poll::Pending => match queue.poll_change(context) {
                 Poll::Ready(change) => Poll::Ready(Step::Change(change)),
-                // Asked for a pause, not without messages; it is polled again at once.
-                Poll::Pending if !has_budget_remaining() => Poll::Pending,
-                Poll::Pending => {
-                    // Once is enough for the waker of a task, and all subscriptions would meet at one lock.
-                    if !registered {
-                        registered = true;
-                        let _ = stranding.as_mut().poll(context);
-                    }
-                    if link.is_stranded() { Poll::Ready(Step::Messages { more: false }) } else { Poll::Pending }
-                }
+                Poll::Pending => Poll::Pending,
             },
         });
         let change = match step.await {

@@ -1,0 +1,141 @@
+//! What a stream makes of a frame.
+
+use std::task::Poll;
+use std::time::Duration;
+
+use mlx_errors::{ErrorKind, Result};
+use mlx_types::messages::Frame;
+use tokio::time::Instant;
+
+use super::{TokenFrame, TokenStream};
+use crate::log_limit::LogLimit;
+use crate::stream::assembly::Step;
+use crate::stream::silence::SUSPICIOUS;
+use crate::{codec, headers, measure, surrogates};
+
+/// Frames that belong to other answers.
+static FOREIGN: LogLimit = LogLimit::new();
+
+impl TokenStream {
+    /// Notes which attempt, by which worker, brought the first token.
+    fn settle_on(&mut self, attempt: u64, message: &async_nats::Message) {
+        self.attempt = Some(attempt);
+        if self.worker_id.is_none()
+            && let Some(worker_id) = headers::first(message, headers::WORKER).and_then(|id| id.parse().ok())
+        {
+            self.depend_on(worker_id);
+        }
+    }
+
+    pub(super) fn take(&mut self, message: &async_nats::Message) -> Option<Poll<Option<Result<TokenFrame>>>> {
+        let Frame { response: frame, epoch, .. } = match self.read(message) {
+            Ok(frame) => frame,
+            // A frame that cannot be read may have held tokens: going on would be a silent gap.
+            Err(error) => return Some(self.fail(error, true)),
+        };
+        if frame.request_id() != self.request_id || !self.run.admits(epoch) {
+            self.foreign();
+            return None;
+        }
+        let attempt = headers::first(message, headers::ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or(1);
+        if self.attempt.is_some_and(|settled| settled != attempt) {
+            return None; // of a second run of what is being answered already
+        }
+        match self.assembly.accept(frame) {
+            Step::Token { index, token } => {
+                self.took_tokens(attempt, message, 1);
+                let text = self.whole(token);
+                Some(Poll::Ready(Some(Ok(TokenFrame { index, text }))))
+            }
+            Step::Tokens { index, tokens } => {
+                self.took_tokens(attempt, message, tokens.len());
+                for (index, token) in (index..).zip(tokens) {
+                    let text = self.whole(token);
+                    self.ready.push_back(TokenFrame { index, text });
+                }
+                None
+            }
+            Step::Repeated => {
+                self.backlog.took();
+                None
+            }
+            Step::Done(finish_reason) => {
+                self.end(finish_reason, None);
+                Some(self.joiner.finish().map_or(Poll::Ready(None), |half| self.last_half(half)))
+            }
+            Step::Failed(ErrorKind::StreamGap { expected, got }) if self.backlog.overflowed() => {
+                Some(self.fail(self.too_slow(got.saturating_sub(expected)), true))
+            }
+            Step::Failed(ErrorKind::StreamGap { .. }) if self.first_token.is_none() && self.route.begins_again() => {
+                None
+            }
+            Step::Failed(kind) => {
+                let worker_goes_on = matches!(kind, ErrorKind::StreamGap { .. });
+                Some(self.fail(kind, worker_goes_on))
+            }
+        }
+    }
+
+    fn took_tokens(&mut self, attempt: u64, message: &async_nats::Message, count: usize) {
+        self.backlog.took();
+        if self.attempt.is_none() {
+            self.settle_on(attempt, message);
+        }
+        self.progressed = true;
+        if self.first_token.is_none() {
+            self.begun();
+        }
+        self.measure.tokens(count);
+    }
+
+    fn begun(&mut self) {
+        let now = Instant::now();
+        self.first_token = Some(now);
+        self.silence.progress(now, self.slept(now));
+        // The timeout between tokens may be shorter than what is left of that for the first one.
+        let next = now.checked_add(self.silence.timeout().min(SUSPICIOUS)).unwrap_or(now);
+        self.look.as_mut().reset(next);
+        if self.run.is_marked() {
+            self.knows_to_answer();
+        }
+    }
+
+    /// Only a worker that says its incarnation answers when it is asked for a sign of life.
+    pub(super) fn knows_to_answer(&mut self) {
+        if let Some(worker_id) = self.worker_id
+            && !self.is_known_to_answer
+        {
+            self.is_known_to_answer = true;
+            self.workers.answers(worker_id);
+        }
+    }
+
+    pub(super) fn slept(&self, now: Instant) -> Duration {
+        self.client.link().clock().slept(now.into_std())
+    }
+
+    fn read(&mut self, message: &async_nats::Message) -> Result<Frame> {
+        let read = |json: &[u8]| codec::decode_part(&message.subject, json, Frame::check);
+        let error = match read(&message.payload) {
+            Ok(frame) => return Ok(frame),
+            Err(error) => error,
+        };
+        let Some(json) = surrogates::replace_halves(&message.payload) else { return Err(error) };
+        self.has_halves = true;
+        read(&json)
+    }
+
+    /// The text of a token, with what was held back of the one before.
+    fn whole(&mut self, token: String) -> String {
+        if self.has_halves { self.joiner.join(&token) } else { token }
+    }
+
+    /// A frame of another request, or of another worker with the same id: counted, and never text.
+    fn foreign(&self) {
+        measure::foreign_frame();
+        if let Some(so_far) = FOREIGN.count(std::time::Instant::now()) {
+            let request = self.request_id;
+            tracing::warn!(%request, so_far, "dropped a frame of another answer: have two workers one id?");
+        }
+    }
+}
