@@ -188,7 +188,9 @@ where
     let request = codec::decode(&message.subject, &message.payload, InferenceRequest::check)?;
     let request_id = request.request_id;
     let coalesce = client.options().coalesce && offers_tokens(message);
-    let stream = OutgoingStream::new(client.clone(), request_id, coalesce).of(own.epoch);
+    let stream = OutgoingStream::new(client.clone(), request_id, coalesce);
+    // Only for whoever reads more than the plain frames, which stay as they always were.
+    let stream = if offers_tokens(message) { stream.of(own.epoch) } else { stream };
     let stream = Arc::new(stream.asked_by(message.reply.as_ref()));
     let entry = running.enter(request_id, &stream)?;
     if let Some(reply) = &message.reply {
