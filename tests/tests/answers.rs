@@ -50,6 +50,23 @@ impl Foreign {
         request["requestId"].as_str().unwrap().to_owned()
     }
 
+    /// The request, and its reply inbox.
+    async fn asked_by(&mut self) -> (String, String) {
+        let request = within("a request", self.requests.next()).await.unwrap();
+        let asked: Value = serde_json::from_slice(&request.payload).unwrap();
+        (asked["requestId"].as_str().unwrap().to_owned(), request.reply.unwrap().to_string())
+    }
+
+    /// Answers in a reply inbox.
+    async fn reply(&self, inbox: &str, epoch: Option<u64>, body: &Value) {
+        let mut headers = async_nats::HeaderMap::new();
+        if let Some(epoch) = epoch {
+            headers.insert("Mlx-Epoch", epoch.to_string());
+        }
+        self.nats.publish_with_headers(inbox.to_owned(), headers, body.to_string().into()).await.unwrap();
+        self.nats.flush().await.unwrap();
+    }
+
     async fn say(&self, to: &str, frame: &str) {
         self.nats.publish(format!("response.{to}"), frame.to_owned().into()).await.unwrap();
         self.nats.flush().await.unwrap();
@@ -103,8 +120,9 @@ async fn twin(client: &Client, id: WorkerId, letter: &'static str) -> InferenceS
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s3_two_workers_with_one_id_never_mix_their_words() {
     let server = TestServer::start().await;
-    let controller = server.client_with(patient()).await;
-    for _ in 0..20 {
+    let (several, plain) = (patient(), ClientOptions { coalesce: false, ..patient() });
+    let controllers = [server.client_with(several).await, server.client_with(plain).await];
+    for controller in controllers.iter().cycle().take(40) {
         let id = WorkerId::new();
         let (first, second) = (server.client().await, server.client().await);
         let (_a, _b) = tokio::join!(twin(&first, id, "a"), twin(&second, id, "b"));
@@ -161,6 +179,136 @@ async fn s3_frames_of_another_request_are_never_text_and_end_nothing() {
     worker.done(&id).await;
     let (text, error) = whole(&mut stream).await;
     assert_eq!((text.as_str(), error.is_none()), ("01", true));
+}
+
+/// Whoever accepted is one run, whoever sends the frames may be another: no two of them make one text.
+#[tokio::test]
+async fn s3_behind_an_acceptance_frames_with_and_without_an_incarnation_are_never_mixed() {
+    let server = TestServer::start().await;
+    let (controller, mut worker) = (server.client_with(patient()).await, Foreign::start(&server).await);
+    // The first frame decides, and the others of its kind make the text.
+    for (first, expected) in [(None, "aaa"), (Some(5), "bbb")] {
+        let mut stream = controller.infer(worker.id, &request()).await.unwrap();
+        let (id, inbox) = worker.asked_by().await;
+        worker.reply(&inbox, Some(5), &json!({ "requestId": id, "workerId": worker.id })).await;
+        // Read before the frames come.
+        assert!(tokio::time::timeout(Duration::from_millis(50), stream.next()).await.is_err());
+        let frame = |epoch: Option<u64>, index: u64| {
+            let token = if epoch.is_none() { "a" } else { "b" };
+            let frame = json!({ "requestId": id, "type": "token", "token": token, "index": index, "epoch": epoch });
+            frame.to_string()
+        };
+        let second = if first.is_none() { Some(5) } else { None };
+        for index in 0..3 {
+            for epoch in [first, second] {
+                worker.say(&id, &frame(epoch, index)).await;
+            }
+        }
+        let done = json!({ "requestId": id, "type": "done", "totalTokens": 3, "latencyMs": 1, "epoch": first });
+        worker.say(&id, &done.to_string()).await;
+        let (text, error) = whole(&mut stream).await;
+        assert_eq!((text.as_str(), error.is_none()), (expected, true), "{error:?}");
+    }
+}
+
+/// A second worker of the same id refuses what the first one answers already.
+#[tokio::test]
+async fn w2_a_refusal_by_a_twin_does_not_end_an_answer_that_has_begun() {
+    let server = TestServer::start().await;
+    let (controller, mut worker) = (server.client_with(patient()).await, Foreign::start(&server).await);
+    let mut stream = controller.infer(worker.id, &request()).await.unwrap();
+    let (id, inbox) = worker.asked_by().await;
+    worker.token(&id, 0).await;
+    assert_eq!(next(&mut stream).await.unwrap().unwrap(), "0");
+    worker.reply(&inbox, None, &json!({ "error": "full", "code": "OVERLOADED" })).await;
+    // Read before the next token comes.
+    assert!(tokio::time::timeout(Duration::from_millis(50), stream.next()).await.is_err());
+    worker.token(&id, 1).await;
+    worker.done(&id).await;
+    let (text, error) = whole(&mut stream).await;
+    assert_eq!((text.as_str(), error.is_none()), ("1", true), "{error:?}");
+}
+
+/// Only a worker that is there can say twice that it is.
+#[tokio::test]
+async fn w2_one_word_of_a_later_incarnation_takes_no_worker_out() {
+    let server = TestServer::start().await;
+    let (client, foreign) = (server.client().await, server.foreign_client().await);
+    let id = WorkerId::new();
+    let mut service = twin(&client, id, "a").await;
+    let mut heard = foreign.subscribe(format!("worker.{id}.ping")).await.unwrap();
+    let future = json!({ "epoch": 9_007_199_254_740_991_u64, "run": 0 }).to_string();
+    foreign.publish(format!("worker.{id}.ping"), future.clone().into()).await.unwrap();
+    // It asks by saying who it is itself.
+    loop {
+        let said = within("its question", heard.next()).await.unwrap();
+        if said.payload != future.as_bytes() {
+            break;
+        }
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(200), service.ended()).await.is_err());
+    // One that says so again is there.
+    foreign.publish(format!("worker.{id}.ping"), future.into()).await.unwrap();
+    let error = within("its end", service.ended()).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::WorkerDuplicate);
+}
+
+/// Whatever ends a stream on this side, its worker is told to stop, and which request is meant.
+#[tokio::test]
+async fn s2_a_stream_that_ends_on_this_side_is_cancelled_by_its_mark() {
+    let server = TestServer::start().await;
+    let (controller, mut worker) = (server.client_with(patient()).await, Foreign::start(&server).await);
+    for (end, code) in [("gap", ErrorCode::StreamGap), ("unreadable", ErrorCode::MessageDecode)] {
+        let mut stream = controller.infer(worker.id, &request()).await.unwrap();
+        let (id, inbox) = worker.asked_by().await;
+        worker.token(&id, 0).await;
+        assert_eq!(next(&mut stream).await.unwrap().unwrap(), "0", "{end}");
+        match end {
+            "gap" => worker.token(&id, 7).await,
+            _ => worker.say(&id, "{").await,
+        }
+        let (_, error) = whole(&mut stream).await;
+        assert_eq!(error.unwrap().code(), code, "{end}");
+        let cancel = within("a cancellation", worker.cancels.next()).await.unwrap();
+        let body: Value = serde_json::from_slice(&cancel.payload).unwrap();
+        assert_eq!((&body["requestId"], &body["mode"]), (&json!(id), &json!("kill")), "{end}");
+        let mark = cancel.headers.as_ref().and_then(|headers| headers.get("Mlx-Reply")).map(ToString::to_string);
+        assert_eq!(mark, Some(inbox), "{end}");
+    }
+}
+
+/// Two requests with one id, by two askers: the cancellation of one does not reach the other.
+#[tokio::test]
+async fn s2_a_cancellation_with_another_mark_means_another_request() {
+    let server = TestServer::start().await;
+    let (controller, foreign) = (server.client_with(patient()).await, server.foreign_client().await);
+    let (worker, id) = (server.client().await, WorkerId::new());
+    let _service = worker
+        .serve_inference(id, InferenceOptions::default(), |_, mut tokens| async move {
+            tokens.send("a").await?;
+            Err(tokens.cancelled().await)
+        })
+        .await
+        .unwrap();
+    let asked = request();
+    let mut stream = controller.infer(id, &asked).await.unwrap();
+    assert_eq!(next(&mut stream).await.unwrap().unwrap(), "a");
+    let body = json!({ "requestId": asked.request_id, "mode": "stop" }).to_string();
+    let cancel = async |mark: Option<&str>| {
+        let mut headers = async_nats::HeaderMap::new();
+        if let Some(mark) = mark {
+            headers.insert("Mlx-Reply", mark);
+        }
+        foreign.publish_with_headers(format!("worker.{id}.cancel"), headers, body.clone().into()).await.unwrap();
+        foreign.flush().await.unwrap();
+    };
+    cancel(Some("_INBOX.of.another")).await;
+    assert!(tokio::time::timeout(Duration::from_millis(100), stream.next()).await.is_err());
+    // One without a mark means whatever is under way.
+    cancel(None).await;
+    let (_, error) = whole(&mut stream).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(stream.summary().unwrap().finish_reason, Some(FinishReason::Cancelled));
 }
 
 #[tokio::test]
@@ -237,6 +385,17 @@ async fn half_characters_are_joined_across_frames_or_replaced() {
     assert!(error.is_none(), "{error:?}");
     assert_eq!(text, "a😀b\u{FFFD}c\u{FFFD}de\u{FFFD}");
     assert_eq!(stream.summary().unwrap().tokens, 7);
+}
+
+#[tokio::test]
+async fn half_characters_in_an_error_are_replaced() {
+    let server = TestServer::start().await;
+    let (controller, mut worker) = (server.client_with(patient()).await, Foreign::start(&server).await);
+    let mut stream = controller.infer(worker.id, &request()).await.unwrap();
+    let id = worker.asked().await;
+    worker.say(&id, &format!(r#"{{"requestId":"{id}","type":"error","error":"bad \ud83d","code":"X"}}"#)).await;
+    let error = next(&mut stream).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("bad \u{FFFD}"), "{error}");
 }
 
 #[tokio::test]

@@ -99,6 +99,17 @@ impl Joiner {
         text
     }
 
+    /// The text of a token that has no halves: one that was kept is without its other.
+    pub(crate) fn before(&mut self, token: String) -> String {
+        if token.is_empty() {
+            return token;
+        }
+        match self.finish() {
+            Some(half) => format!("{half}{token}"),
+            None => token,
+        }
+    }
+
     /// What is left at the end: a half whose other one never came.
     pub(crate) fn finish(&mut self) -> Option<char> {
         self.open.take().map(|_| char::REPLACEMENT_CHARACTER)
@@ -131,6 +142,10 @@ mod tests {
         assert_eq!(joiner.join("b"), "\u{FFFD}b");
         assert_eq!(joiner.join(&text(r#""\ud83d\ud83d""#)), "\u{FFFD}");
         assert_eq!(joiner.finish(), Some('\u{FFFD}'));
+        assert_eq!(joiner.join(&text(r#""\ud83d""#)), "");
+        assert_eq!(joiner.before(String::new()), "");
+        // Such a character that was really meant stays what it is.
+        assert_eq!(joiner.before("\u{10F03D}".to_owned()), "\u{FFFD}\u{10F03D}");
         assert_eq!(without_halves(br#""x\udc00""#).unwrap(), "\"x\u{FFFD}\"".as_bytes());
     }
 

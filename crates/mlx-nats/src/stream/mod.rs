@@ -16,6 +16,9 @@ mod sink;
 /// In [`headers::ACCEPT`](crate::headers::ACCEPT): frames of several tokens.
 pub(crate) const TOKENS: &str = "tokens";
 
+/// In the same place: plain frames that say which incarnation sends them. Whoever reads any other kind reads these too.
+const EPOCH: &str = "epoch";
+
 pub use requester::{StreamSummary, TokenFrame, TokenStream};
 pub use responder::{InferenceOptions, InferenceService};
 pub use sink::TokenSink;

@@ -21,13 +21,13 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 
 use self::judge::Silent;
-use super::TOKENS;
 use super::assembly::Assembly;
 use super::backlog::Backlog;
 use super::recall;
 use super::route::Route;
 use super::run::Run;
 use super::silence::{SUSPICIOUS, Silence};
+use super::{EPOCH, TOKENS};
 use crate::address::{PublishTo, SubscribeTo};
 use crate::connection::transport_capacity;
 use crate::inbox::{Answer, Waiter};
@@ -87,9 +87,7 @@ impl Client {
         let to = PublishTo::<InferenceRequest>::name(&&subject).for_publish()?;
         let (acceptance, reply) = self.inbox().wait_on(to.clone());
         let mut headers = Headers::new();
-        if self.options().coalesce {
-            headers.set(headers::ACCEPT, TOKENS)?;
-        }
+        headers.set(headers::ACCEPT, if self.options().coalesce { TOKENS } else { EPOCH })?;
         let span = Span::infer(subject.as_str(), request_id);
         span.inject(&mut headers);
         recall::asked_again(request_id, worker_id);
@@ -362,7 +360,7 @@ impl TokenStream {
         Poll::Ready(Some(Err(error)))
     }
 
-    /// The rest of the last token: half a character of which the other half never came.
+    /// The rest of the last token, under its index: half a character of which the other half never came.
     fn last_half(&self, half: char) -> Poll<Option<Result<TokenFrame>>> {
         let index = self.assembly.received().saturating_sub(1);
         Poll::Ready(Some(Ok(TokenFrame { index, text: half.to_string() })))
@@ -414,6 +412,11 @@ impl TokenStream {
                     frames.settle();
                 }
                 if let Err(error) = check_answer::<InferenceAcceptance>(&self.subject, &message) {
+                    if self.first_token.is_some() {
+                        // Whoever answers has accepted: another worker with its id refuses.
+                        self.foreign();
+                        return Poll::Pending;
+                    }
                     return Poll::Ready(error);
                 }
                 let epoch = headers::first(&message, headers::EPOCH).and_then(|text| text.parse().ok());

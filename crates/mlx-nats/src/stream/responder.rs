@@ -190,7 +190,8 @@ where
     let coalesce = client.options().coalesce && offers_tokens(message);
     let stream = OutgoingStream::new(client.clone(), request_id, coalesce);
     // Only for whoever reads more than the plain frames, which stay as they always were.
-    let stream = if offers_tokens(message) { stream.of(own.epoch) } else { stream };
+    let reads_more = headers::first(message, headers::ACCEPT).is_some();
+    let stream = if reads_more { stream.of(own.epoch) } else { stream };
     let stream = Arc::new(stream.asked_by(message.reply.as_ref()));
     let entry = running.enter(request_id, &stream)?;
     if let Some(reply) = &message.reply {

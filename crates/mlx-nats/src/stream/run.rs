@@ -12,7 +12,9 @@ pub(super) enum Run {
     Accepted(Epoch),
     /// Frames carry it.
     Marked(Epoch),
-    /// Frames carry none: a worker that does not tell.
+    /// Who accepted said its incarnation, and no frame does: a worker whose frames are the plain ones.
+    Bare,
+    /// Nothing says it: a worker that does not tell.
     Unmarked,
 }
 
@@ -30,7 +32,8 @@ impl Run {
             (Self::Unknown, None) => *self = Self::Unmarked,
             (Self::Unknown, Some(epoch)) => *self = Self::Marked(epoch),
             (Self::Accepted(known), Some(epoch)) if known == epoch => *self = Self::Marked(epoch),
-            (Self::Accepted(_) | Self::Unmarked, None) => {}
+            (Self::Accepted(_), None) => *self = Self::Bare,
+            (Self::Bare | Self::Unmarked, None) => {}
             (Self::Marked(known), Some(epoch)) if known == epoch => {}
             _ => return false,
         }
@@ -39,7 +42,7 @@ impl Run {
 
     /// Whether whoever answers says its incarnation.
     pub(super) fn is_marked(self) -> bool {
-        matches!(self, Self::Accepted(_) | Self::Marked(_))
+        matches!(self, Self::Accepted(_) | Self::Marked(_) | Self::Bare)
     }
 }
 
@@ -62,7 +65,8 @@ mod tests {
         let mut run = Run::default();
         run.accepted(ONE);
         assert!(!run.admits(TWO), "not the one that accepted, although it is the first to speak");
-        assert!(run.admits(None), "said by the acceptance already");
+        assert!(run.admits(None) && run.is_marked(), "said by the acceptance already");
+        assert!(run.admits(None) && !run.admits(ONE), "one that marks its frames marks them all");
         let mut unmarked = Run::default();
         assert!(unmarked.admits(None) && !unmarked.admits(ONE) && unmarked.admits(None));
     }

@@ -4,7 +4,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use mlx_errors::{ErrorKind, Result};
-use mlx_types::messages::Frame;
+use mlx_types::messages::{Frame, StreamingResponse};
 use tokio::time::Instant;
 
 use super::{TokenFrame, TokenStream};
@@ -28,8 +28,8 @@ impl TokenStream {
     }
 
     pub(super) fn take(&mut self, message: &async_nats::Message) -> Option<Poll<Option<Result<TokenFrame>>>> {
-        let Frame { response: frame, epoch, .. } = match self.read(message) {
-            Ok(frame) => frame,
+        let (Frame { response: frame, epoch, .. }, halves) = match self.read(message) {
+            Ok(read) => read,
             // A frame that cannot be read may have held tokens: going on would be a silent gap.
             Err(error) => return Some(self.fail(error, true)),
         };
@@ -44,13 +44,13 @@ impl TokenStream {
         match self.assembly.accept(frame) {
             Step::Token { index, token } => {
                 self.took_tokens(attempt, message, 1);
-                let text = self.whole(token);
+                let text = self.whole(token, halves);
                 Some(Poll::Ready(Some(Ok(TokenFrame { index, text }))))
             }
             Step::Tokens { index, tokens } => {
                 self.took_tokens(attempt, message, tokens.len());
                 for (index, token) in (index..).zip(tokens) {
-                    let text = self.whole(token);
+                    let text = self.whole(token, halves);
                     self.ready.push_back(TokenFrame { index, text });
                 }
                 None
@@ -114,24 +114,35 @@ impl TokenStream {
         self.client.link().clock().slept(now.into_std())
     }
 
-    fn read(&mut self, message: &async_nats::Message) -> Result<Frame> {
+    /// The frame, and whether its tokens have stand-ins for half characters.
+    fn read(&mut self, message: &async_nats::Message) -> Result<(Frame, bool)> {
         let read = |json: &[u8]| codec::decode_part(&message.subject, json, Frame::check);
         let error = match read(&message.payload) {
-            Ok(frame) => return Ok(frame),
+            Ok(frame) => return Ok((frame, false)),
             Err(error) => error,
         };
         let Some(json) = surrogates::replace_halves(&message.payload) else { return Err(error) };
-        self.has_halves = true;
-        read(&json)
+        let frame = read(&json)?;
+        if matches!(frame.response, StreamingResponse::Token { .. } | StreamingResponse::Tokens { .. }) {
+            self.has_halves = true;
+            return Ok((frame, true));
+        }
+        // Only between tokens is there another half to wait for.
+        let json = surrogates::without_halves(&message.payload).unwrap_or(json);
+        Ok((read(&json)?, false))
     }
 
     /// The text of a token, with what was held back of the one before.
-    fn whole(&mut self, token: String) -> String {
-        if self.has_halves { self.joiner.join(&token) } else { token }
+    fn whole(&mut self, token: String, halves: bool) -> String {
+        match (self.has_halves, halves) {
+            (false, _) => token,
+            (true, true) => self.joiner.join(&token),
+            (true, false) => self.joiner.before(token),
+        }
     }
 
     /// A frame of another request, or of another worker with the same id: counted, and never text.
-    fn foreign(&self) {
+    pub(super) fn foreign(&self) {
         measure::foreign_frame();
         if let Some(so_far) = FOREIGN.count(std::time::Instant::now()) {
             let request = self.request_id;
