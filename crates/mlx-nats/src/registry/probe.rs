@@ -20,6 +20,17 @@ pub(crate) fn subject(id: WorkerId) -> String {
     format!("worker.{}.ping", id.as_said())
 }
 
+/// Whether that is the answer of a worker that knows what it is asked: which incarnation it is. One that listens to all that
+/// comes under its id may answer anything, and need not be back within [`PAUSE`] when it connects again.
+pub(crate) fn is_sign_of_life(answer: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Sign {
+        #[serde(rename = "epoch")]
+        _epoch: mlx_types::Epoch,
+    }
+    serde_json::from_slice::<Sign>(answer).is_ok()
+}
+
 /// What a question came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -147,6 +158,14 @@ mod tests {
         asked(&mut probe, second, Outcome::NoResponders);
         assert_eq!(probe.next(second, 2), Action::Dead);
         assert!(INTERVAL + INTERVAL + PAUSE <= Duration::from_millis(450), "leaves time for the questions");
+    }
+
+    #[test]
+    fn d2_only_who_says_its_incarnation_has_answered() {
+        assert!(is_sign_of_life(br#"{"epoch":1,"run":2}"#));
+        for answer in ["", "{}", r#"{"error":"not an inference request","code":"MESSAGE_DECODE_ERROR"}"#] {
+            assert!(!is_sign_of_life(answer.as_bytes()), "{answer}");
+        }
     }
 
     #[test]

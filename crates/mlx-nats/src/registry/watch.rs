@@ -464,9 +464,9 @@ async fn question(client: Weak<Inner>, id: WorkerId, number: u64) -> (WorkerId, 
     let answer = client.one_answer(&subject, Headers::new(), bytes::Bytes::new(), probe::INTERVAL).await;
     let outcome = match answer {
         Ok(message) if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) => Some(Outcome::NoResponders),
-        Ok(_) => Some(Outcome::Answered),
+        Ok(message) if probe::is_sign_of_life(&message.payload) => Some(Outcome::Answered),
         Err(error) if matches!(error.kind(), ErrorKind::Publish { .. } | ErrorKind::Subscription { .. }) => None,
-        Err(_) => Some(Outcome::Nothing),
+        Ok(_) | Err(_) => Some(Outcome::Nothing),
     };
     (id, number, outcome)
 }

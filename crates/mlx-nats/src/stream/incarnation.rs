@@ -2,7 +2,8 @@
 //! same id, for example a machine that was restored from another one's backup.
 //!
 //! Both listen on one subject of their id. Each says there from time to time when it began, and the one that hears of a
-//! newer one stops taking requests.
+//! newer one asks it to say so again: only a worker that is there can, so that a word that is left over, or made up, takes
+//! nobody out. Then the older one stops taking requests.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -105,6 +106,7 @@ async fn listen(
     announce.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let Some(mut state) = client.upgrade().map(|inner| Client { inner }.watch_state()) else { return };
     let (mut answered, limit) = (None::<Instant>, LogLimit::new());
+    let mut heard = None::<Incarnation>;
     loop {
         let send = {
             let message = pin!(questions.next());
@@ -112,7 +114,11 @@ async fn listen(
                 message = message => {
                     let Some(message) = message else { return };
                     match (message.reply, serde_json::from_slice::<Incarnation>(&message.payload)) {
-                        (Some(reply), _) => Some((reply, bytes::Bytes::from_static(b"{}"))),
+                        (Some(reply), _) => Some((reply, announcement.clone())),
+                        (None, Ok(other)) if other > own && heard != Some(other) => {
+                            heard = Some(other);
+                            Some((subject.clone(), announcement.clone()))
+                        }
                         (None, Ok(other)) if other > own => {
                             if tell.send_if_modified(|newer| newer.replace(other).is_none()) {
                                 tracing::error!(
