@@ -392,7 +392,7 @@ impl Apart {
                 tokio::spawn(async {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     // Nothing else runs meanwhile: no socket is read and no timer fires, as in a stopped process.
-                    std::thread::sleep(Duration::from_millis(2_000));
+                    std::thread::sleep(Duration::from_secs(2));
                 });
                 ask(client).await
             })
