@@ -229,8 +229,11 @@ async fn the_wire_contract_is_what_nats_py_sees() {
 fn check_against_the_contract(heard: &[Value]) {
     let mut by_subject: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
     for message in heard {
-        assert_eq!(message["headers"], json!({}), "no header without a reason: {message}");
-        by_subject.entry(message["subject"].as_str().unwrap()).or_default().push(message);
+        let subject = message["subject"].as_str().unwrap();
+        // One frame a token, but with the incarnation of the worker in it.
+        let reason = if subject.ends_with(".inference") { json!({ "Mlx-Accept": "epoch" }) } else { json!({}) };
+        assert_eq!(message["headers"], reason, "no header without a reason: {message}");
+        by_subject.entry(subject).or_default().push(message);
     }
     let first = |subject: &str| by_subject.get(subject).unwrap_or_else(|| panic!("nothing on {subject}"))[0];
 
@@ -257,12 +260,15 @@ fn check_against_the_contract(heard: &[Value]) {
 
     let frames: Vec<&Value> =
         by_subject[format!("response.{request}").as_str()].iter().map(|frame| &frame["body"]).collect();
+    let epoch = frames[0]["epoch"].as_u64().unwrap();
     for (index, token) in ["You ", "said: ", "Hello ", "there "].iter().enumerate() {
-        assert_eq!(*frames[index], json!({ "requestId": request, "type": "token", "token": token, "index": index }));
+        let frame = json!({ "requestId": request, "type": "token", "token": token, "index": index, "epoch": epoch });
+        assert_eq!(*frames[index], frame);
     }
     let latency = frames[4]["latencyMs"].as_f64().unwrap();
     let done = json!({
-        "requestId": request, "type": "done", "totalTokens": 4, "latencyMs": latency, "finishReason": "length"
+        "requestId": request, "type": "done", "totalTokens": 4, "latencyMs": latency, "finishReason": "length",
+        "epoch": epoch
     });
     assert_eq!(*frames[4], done);
     assert_eq!(frames.len(), 5, "nothing follows the end");

@@ -4,6 +4,7 @@
 mod deaths;
 mod handover;
 mod limits;
+mod permissions;
 mod support;
 mod surplus;
 mod thousand;

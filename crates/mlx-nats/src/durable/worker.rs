@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::Message;
-use mlx_errors::{Error, ErrorKind, Result};
+use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
 use mlx_types::config::DurableConfig;
 use mlx_types::messages::{CancelMode, FinishReason, InferenceRequest, Message as _};
 use mlx_types::{RequestId, WorkerId, subjects};
@@ -121,18 +121,26 @@ impl Client {
 
 /// Dropping it, when the service is dropped, ends the pullers and what they run.
 async fn until_stopped(
-    mut pullers: JoinSet<()>,
+    mut pullers: JoinSet<Result<()>>,
     stopping: watch::Sender<bool>,
     mut stops: mpsc::Receiver<()>,
 ) -> Result<()> {
-    let mut told = false;
+    let (mut told, mut result) = (false, Ok(()));
     loop {
         tokio::select! {
             _ = stops.recv(), if !told => {
                 told = true;
                 stopping.send_replace(true);
             }
-            ended = pullers.join_next() => if ended.is_none() { return Ok(()) },
+            ended = pullers.join_next() => match ended {
+                None => return result,
+                // One that may not pull: the others finish what is under way.
+                Some(Ok(Err(error))) => {
+                    result = Err(error);
+                    stopping.send_replace(true);
+                }
+                Some(_) => {}
+            },
         }
     }
 }
@@ -163,15 +171,16 @@ where
         Consumer::ensure(&self.client, &self.settings, subject).await
     }
 
-    /// Pulls the requests of one model until the service stops, and then waits for those under way.
+    /// Pulls the requests of one model until the service stops, or the server refuses to let it, and then waits for those under
+    /// way.
     async fn pull_all(
         self: Arc<Self>,
         Source { mut puller, mut consumer, subject }: Source,
         shared: bool,
         mut stopped: watch::Receiver<bool>,
-    ) {
+    ) -> Result<()> {
         let mut answering = JoinSet::new();
-        let mut failing = false;
+        let (mut failing, mut result) = (false, Ok(()));
         loop {
             let place = tokio::select! {
                 biased;
@@ -188,6 +197,15 @@ where
                     answering.spawn(Arc::clone(&self).answer(message, consumer.ack_wait, place));
                 }
                 Ok(None) => failing = false,
+                Err(error) if matches!(error.code(), ErrorCode::NatsPublish | ErrorCode::NatsSubscription) => {
+                    tracing::error!(
+                        subject,
+                        error = &error as &dyn std::error::Error,
+                        "this worker may not pull requests"
+                    );
+                    result = Err(error);
+                    break;
+                }
                 Err(error) => {
                     drop(place);
                     report(&subject, &error, failing);
@@ -208,6 +226,7 @@ where
             }
         }
         while answering.join_next().await.is_some() {}
+        result
     }
 
     /// How long a pull may wait.

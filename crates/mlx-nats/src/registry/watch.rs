@@ -461,7 +461,7 @@ async fn question(client: Weak<Inner>, id: WorkerId, number: u64) -> (WorkerId, 
         return (id, number, Some(Outcome::Nothing));
     };
     let subject = probe::subject(id).into();
-    let answer = client.one_answer(&subject, Headers::new(), bytes::Bytes::new(), probe::INTERVAL).await;
+    let answer = client.one_answer(&subject, Headers::new(), bytes::Bytes::from_static(b"{}"), probe::INTERVAL).await;
     let outcome = match answer {
         Ok(message) if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) => Some(Outcome::NoResponders),
         Ok(message) if probe::is_sign_of_life(&message.payload) => Some(Outcome::Answered),
