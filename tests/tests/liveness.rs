@@ -65,7 +65,7 @@ async fn known(client: &Client, id: WorkerId) {
 }
 
 async fn begun(client: &Client, id: WorkerId) -> TokenStream {
-    let request = InferenceRequest { max_tokens: None, ..InferenceRequest::new(TEST_MODEL, "count") };
+    let request = InferenceRequest { max_tokens: Some(1_000_000), ..InferenceRequest::new(TEST_MODEL, "count") };
     let mut tokens = client.infer(id, &request).await.unwrap();
     for _ in 0..3 {
         within("a token", tokens.next()).await.unwrap().unwrap();

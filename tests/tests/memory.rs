@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use mlx_errors::ErrorCode;
-use mlx_nats::{Client, InferenceOptions, RequestOptions};
+use mlx_nats::{Client, ClientOptions, InferenceOptions, RequestOptions};
 use mlx_tests::{LIMIT, TestServer, eventually, number_from_env, within};
 use mlx_types::WorkerId;
 use mlx_types::messages::{FinishReason, InferenceRequest};
@@ -26,7 +26,9 @@ const CONCURRENT: usize = 256;
 async fn c10_timed_out_requests_and_dropped_streams_leave_nothing_behind() {
     let count = if number_from_env("MLX_TEST_FULL", || 0) == 0 { 10_000 } else { 100_000 };
     let server = TestServer::start().await;
-    let (client, peer) = (server.client().await, server.client().await);
+    // The worker of this test does not beat.
+    let patient = ClientOptions { offline_timeout: Duration::MAX, ..ClientOptions::default() };
+    let (client, peer) = (server.client_with(patient).await, server.client().await);
 
     let mut silent = peer.subscribe::<_, usize>("lab.silent").await.unwrap();
     let silent = tokio::spawn(async move { while silent.next().await.is_some() {} });

@@ -22,10 +22,13 @@ use crate::clock::{SleepClock, TICK};
 use crate::connection::ConnectionState;
 use crate::log_limit::LogLimit;
 use crate::task::AbortOnDrop;
-use crate::{Client, Headers, Subscription};
+use crate::{Client, Headers, SubscribeOptions, Subscription};
 
 /// Events that a slow listener may fall behind before it misses some.
 const EVENT_CAPACITY: usize = 1024;
+
+/// Bytes of each kind of message that wait to be read: the heartbeats of 10,000 workers for half a minute.
+const WAITING_BYTES: usize = 16 << 20;
 
 /// The workers of the cluster, as their registrations, heartbeats and farewells tell. Clones share one table.
 ///
@@ -80,10 +83,15 @@ pub(crate) enum Departure {
 
 impl Workers {
     pub(crate) async fn follow(client: &Client) -> Result<Self> {
+        let bounded = || SubscribeOptions {
+            max_bytes: Some(client.options().subscription_bytes.min(WAITING_BYTES)),
+            ..SubscribeOptions::default()
+        };
+        let beats = client.subscribe_with::<_, Beat>(subjects::WORKER_HEARTBEAT.as_str(), bounded());
         let sources = Sources {
-            registrations: client.subscribe(&subjects::WORKER_REGISTER).await?.without_client(),
-            beats: client.subscribe::<_, Beat>(subjects::WORKER_HEARTBEAT.as_str()).await?.without_client(),
-            farewells: client.subscribe(&subjects::WORKER_DEREGISTER).await?.without_client(),
+            registrations: client.subscribe_with(&subjects::WORKER_REGISTER, bounded()).await?.without_client(),
+            beats: beats.await?.without_client(),
+            farewells: client.subscribe_with(&subjects::WORKER_DEREGISTER, bounded()).await?.without_client(),
             connection: client.watch_state(),
             client: Arc::downgrade(&client.inner),
         };
