@@ -28,11 +28,15 @@ pub(super) fn host_schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// What [`subject_prefix`] takes.
+const SUBJECT_PREFIX: &str =
+    "must be a subject of ASCII characters without wildcards, such as `_INBOX_alice`, without `.` or `.>` at its end";
+
 /// What subjects begin with: tokens without wildcards.
 pub(super) fn subject_prefix(value: &str, _: &()) -> garde::Result {
-    const FAULT: &str = "must be a subject without wildcards, such as `_INBOX_alice`, without `.` or `.>` at its end";
-    let fits = (1..=256).contains(&value.len()) && value.split('.').all(|token| check_subject_token(token).is_ok());
-    if fits { Ok(()) } else { Err(garde::Error::new(FAULT)) }
+    let is_plain = value.bytes().all(|byte| byte.is_ascii_graphic());
+    let fits = is_plain && value.len() <= 256 && value.split('.').all(|token| check_subject_token(token).is_ok());
+    if fits { Ok(()) } else { Err(garde::Error::new(SUBJECT_PREFIX)) }
 }
 
 /// [`subject_prefix`], for the schema.
@@ -40,8 +44,8 @@ pub(super) fn subject_prefix_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
         "maxLength": 256,
-        "pattern": r"^[^\s.*>]+(\.[^\s.*>]+)*$",
-        "errorMessage": "must be a subject without wildcards, such as `_INBOX_alice`, without `.` or `.>` at its end",
+        "pattern": r"^[!-)+-\-/-=?-~]+(\.[!-)+-\-/-=?-~]+)*$",
+        "errorMessage": SUBJECT_PREFIX,
     })
 }
 
