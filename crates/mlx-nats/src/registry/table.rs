@@ -333,6 +333,24 @@ mod tests {
     }
 
     #[test]
+    fn s6_a_message_without_an_epoch_does_not_make_a_known_one_forgotten() {
+        let (id, start) = (WorkerId::new(), Instant::now());
+        let registration = serde_json::from_value(serde_json::json!({
+            "workerId": id, "hostname": "h", "ip": "127.0.0.1", "port": 8080, "status": "online", "timestamp": wall(),
+            "skills": { "availableModels": [], "modelPaths": {}, "totalModelSize": 0, "lastScanned": 1 },
+        }));
+        let unmarked = WorkerHeartbeat::new(id, WorkerStatus::Online, WorkerMetrics::default());
+        let mut table = Table::new(OFFLINE, INTERVAL);
+        table.beat(beat(id, 5), start, wall());
+        assert_eq!(table.registered(registration.unwrap(), start, wall()), None);
+        assert_eq!(table.beat(unmarked, start, wall()), None);
+        let known = Some(Epoch::from_millis(5));
+        assert_eq!(table.get(id).unwrap().epoch, known);
+        assert_eq!(table.get(id).unwrap().registration.as_ref().unwrap().epoch, known);
+        assert_eq!(table.left(&farewell(id, 4), start, wall()), None);
+    }
+
+    #[test]
     fn s4_a_new_incarnation_ends_what_the_former_one_did() {
         let (id, start) = (WorkerId::new(), Instant::now());
         let mut table = Table::new(OFFLINE, INTERVAL);
