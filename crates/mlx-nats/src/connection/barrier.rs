@@ -41,8 +41,12 @@ pub(crate) struct Barrier {
     /// Of the second: a subject of the client's own inbox, and what the reply subjects begin with.
     target: async_nats::Subject,
     reserved: String,
-    /// Held while a marker is sent, so that markers are numbered in the order of the wire.
-    sending: tokio::sync::Mutex<()>,
+    /// Who has asked so far, and up to whom all have their answer: one marker is for everyone who asked before it was sent.
+    /// With one for each, a few hundred at once would not fit the transport's queue of events.
+    asked: AtomicU64,
+    answered: AtomicU64,
+    /// Held by whoever has a marker under way, for all.
+    leading: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     changed: Notify,
     heard: AtomicU64,
@@ -58,7 +62,9 @@ impl Barrier {
             marker: marker.into(),
             target: inbox.into(),
             reserved,
-            sending: tokio::sync::Mutex::new(()),
+            asked: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            leading: tokio::sync::Mutex::new(()),
             state: Mutex::default(),
             changed: Notify::new(),
             heard: AtomicU64::new(0),
@@ -135,6 +141,17 @@ impl Barrier {
     /// # Cancel safety
     /// A dropped future leaves nothing behind.
     pub(crate) async fn pass(&self, nats: &async_nats::Client) {
+        let own = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let _leading = self.leading.lock().await;
+        if self.answered.load(Ordering::Acquire) >= own {
+            return;
+        }
+        let all = self.asked.load(Ordering::Acquire);
+        self.pass_for_all(nats).await;
+        self.answered.fetch_max(all, Ordering::AcqRel);
+    }
+
+    async fn pass_for_all(&self, nats: &async_nats::Client) {
         let before = received_bytes(nats);
         if timeout(MARKER_TIMEOUT, self.until_passed(nats)).await.is_ok() {
             // What comes beyond the answer to the marker has still to be proven.
@@ -164,7 +181,6 @@ impl Barrier {
 
     /// Sends a marker; nothing, where the transport has ended.
     async fn send(&self, nats: &async_nats::Client) -> Option<Ticket> {
-        let _sending = self.sending.lock().await;
         // Numbered before it is sent, since it may be back before this continues.
         let ticket = self.lock().send();
         let mut numbered = Numbered { barrier: self, ticket, sent: false };
