@@ -2,7 +2,8 @@
 //! again when it ends.
 //!
 //! The worker's model is faster than the bus, as it has to be where the bus is measured: the next token is always there.
-//! Raw async-nats is given the same contract: an acceptance, one frame a token, and a last frame that counts them.
+//! Raw async-nats is given the same contract: an acceptance, one frame a token, and a last frame that counts them, each with
+//! the incarnation of the worker that sends it, by which the answers of two workers with one id are told apart.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt;
 use mlx_nats::InferenceOptions;
-use mlx_types::messages::{FinishReason, InferenceAcceptance, InferenceRequest, StreamingResponse};
-use mlx_types::{WorkerId, subjects};
+use mlx_types::messages::{FinishReason, Frame, InferenceAcceptance, InferenceRequest, StreamingResponse};
+use mlx_types::{Epoch, WorkerId, subjects};
 use tokio::task::JoinSet;
 
 use super::{TOKENS, raw};
@@ -133,10 +134,13 @@ impl RawController {
         let mut frames = self.client.subscribe(subjects::response(request.request_id).to_string()).await?;
         let to = subjects::worker_inference(self.worker).to_string();
         let reply = format!("{}.{}", self.inbox, self.asked.fetch_add(1, Ordering::Relaxed));
-        self.client.publish_with_reply(to, reply, raw::encode(request)?).await?;
-        let (mut first, mut received) = (None, 0);
+        let accept = raw::header("Mlx-Accept", "epoch");
+        self.client.publish_with_reply_and_headers(to, reply, accept, raw::encode(request)?).await?;
+        let (mut first, mut received, mut incarnation) = (None, 0, None);
         while let Some(message) = frames.next().await {
-            match raw::decode(&message)? {
+            let frame: Frame = raw::decode(&message)?;
+            ensure!(*incarnation.get_or_insert(frame.epoch) == frame.epoch, "a frame of another worker");
+            match frame.response {
                 StreamingResponse::Token { .. } => {
                     first.get_or_insert_with(Instant::now);
                     received += 1;
@@ -156,13 +160,13 @@ pub(super) async fn respond(context: &Context) -> Result<()> {
     let control = context.control().await?;
     let worker_id = worker()?;
     if context.arm.side == Side::Raw {
-        let client = context.raw().await?;
+        let (client, epoch) = (context.raw().await?, Epoch::now().as_millis());
         let mut requests = client.subscribe(subjects::worker_inference(worker_id).to_string()).await?;
         settle(&client).await?;
         tokio::try_join!(context.listen(&control), async {
             let mut running = JoinSet::new();
             while let Some(message) = requests.next().await {
-                running.spawn(answer_raw(client.clone(), worker_id, message));
+                running.spawn(answer_raw(client.clone(), worker_id, epoch, message));
                 while let Some(ended) = running.try_join_next() {
                     ended??;
                 }
@@ -184,18 +188,24 @@ pub(super) async fn respond(context: &Context) -> Result<()> {
     context.listen(&control).await
 }
 
-async fn answer_raw(client: async_nats::Client, worker_id: WorkerId, message: async_nats::Message) -> Result<()> {
+async fn answer_raw(
+    client: async_nats::Client,
+    worker_id: WorkerId,
+    epoch: u64,
+    message: async_nats::Message,
+) -> Result<()> {
     let begun = Instant::now();
     let request: InferenceRequest = raw::decode(&message)?;
     let request_id = request.request_id;
     if let Some(reply) = message.reply {
-        client.publish(reply, raw::encode(&InferenceAcceptance { request_id, worker_id })?).await?;
+        let acceptance = raw::encode(&InferenceAcceptance { request_id, worker_id })?;
+        client.publish_with_headers(reply, raw::header("Mlx-Epoch", &epoch.to_string()), acceptance).await?;
     }
     let to = async_nats::Subject::from(subjects::response(request_id).to_string());
     let tokens = request.max_tokens.unwrap_or(TOKENS);
     for index in 0..tokens {
         let frame = StreamingResponse::Token { request_id, token: token(index), index };
-        client.publish(to.clone(), raw::encode(&frame)?).await?;
+        client.publish(to.clone(), raw::encode_marked(&frame, epoch)?).await?;
     }
     let done = StreamingResponse::Done {
         request_id,
@@ -203,5 +213,5 @@ async fn answer_raw(client: async_nats::Client, worker_id: WorkerId, message: as
         latency_ms: begun.elapsed().as_secs_f64() * 1000.0,
         finish_reason: Some(FinishReason::Length),
     };
-    Ok(client.publish(to, raw::encode(&done)?).await?)
+    Ok(client.publish(to, raw::encode_marked(&done, epoch)?).await?)
 }
