@@ -1,5 +1,9 @@
 //! Publishing.
 
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
+
 use bytes::Bytes;
 use mlx_errors::{Error, ErrorKind, Result};
 use serde::Serialize;
@@ -133,12 +137,30 @@ impl Client {
             return self.publish_while_down(subject, None, json).await;
         };
         let bytes = json.len();
-        let sent = tokio::select! {
-            biased;
-            sent = self.nats().publish(subject.clone(), json) => sent,
-            () = self.hopeless(epoch) => return Err(self.link().down(&format!("publish on `{subject}`"))),
+        let mut sending = pin!(self.nats().publish(subject.clone(), json));
+        let sent = match poll_once(sending.as_mut()).await {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => self.while_hopeful(sending, epoch, &subject).await?,
         };
         self.sent(&subject, bytes, sent)
+    }
+
+    /// Waits for room in the transport's queue, for as long as there is hope for it. Boxed, as hardly any message has to, and
+    /// every future around it would carry it.
+    #[cold]
+    fn while_hopeful<'a>(
+        &'a self,
+        sending: Pin<&'a mut (dyn Future<Output = Result<(), async_nats::PublishError>> + Send + 'a)>,
+        epoch: u64,
+        subject: &'a async_nats::Subject,
+    ) -> Pin<Box<dyn Future<Output = Result<Result<(), async_nats::PublishError>>> + Send + 'a>> {
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                sent = sending => Ok(sent),
+                () = self.hopeless(epoch) => Err(self.link().down(&format!("publish on `{subject}`"))),
+            }
+        })
     }
 
     /// What `publishWhileDisconnected` says: an error at once, or a place in the buffer.
@@ -190,10 +212,10 @@ impl Client {
                 }
             }
         };
-        let sent = tokio::select! {
-            biased;
-            sent = sending => sent,
-            () = self.hopeless(epoch) => return Err(self.link().down(&format!("publish on `{subject}`"))),
+        let mut sending = pin!(sending);
+        let sent = match poll_once(sending.as_mut()).await {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => self.while_hopeful(sending, epoch, &subject).await?,
         };
         self.sent(&subject, bytes, sent)
     }
@@ -236,4 +258,9 @@ impl Client {
             kind => Error::new(ErrorKind::Publish { subject: subject.to_string(), reason: kind.to_string() }),
         }
     }
+}
+
+/// Polls once, and does not wait: a message finds room in the transport's queue nearly always.
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }

@@ -35,6 +35,9 @@ static PANICS: LogLimit = LogLimit::new();
 /// Bytes that a reader decodes before other tasks have their turn.
 const DECODED_AT_ONCE: usize = 256 * 1024;
 
+/// Bytes that a reader takes before it says so.
+const BOOKED_AT_ONCE: usize = 64 * 1024;
+
 /// How to subscribe. The default is a subscription of its own with the client's capacity.
 #[derive(Clone, Debug, Default)]
 pub struct SubscribeOptions {
@@ -118,6 +121,7 @@ impl Client {
             dropped: 0,
             reported: 0,
             decoded: 0,
+            unbooked: 0,
             _forwarder: AbortOnDrop(forwarder.abort_handle()),
             check: S::check,
             payload: PhantomData,
@@ -193,6 +197,8 @@ pub struct Subscription<M> {
     reported: u64,
     /// Bytes decoded since this task last let others have their turn.
     decoded: usize,
+    /// Bytes read that still count as waiting.
+    unbooked: usize,
     _forwarder: AbortOnDrop,
     check: fn(&M) -> Result<(), Violations>,
     payload: PhantomData<fn() -> M>,
@@ -284,7 +290,11 @@ impl<M: DeserializeOwned> Stream for Subscription<M> {
             }
             if let Some(message) = this.own.pop_front() {
                 this.decoded = this.decoded.saturating_add(message.payload.len());
-                this.queue.read(weight(&message));
+                this.unbooked += weight(&message);
+                // Not for each message: the count is shared with the task that moves them.
+                if this.unbooked >= BOOKED_AT_ONCE || this.own.is_empty() {
+                    this.queue.read(std::mem::take(&mut this.unbooked));
+                }
                 let decoded = codec::decode(&message.subject, &message.payload, this.check);
                 return Poll::Ready(Some(decoded.map(|payload| Received { payload, message })));
             }
