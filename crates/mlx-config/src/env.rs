@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use mlx_errors::Violation;
 
+use crate::budget::Budget;
 use crate::field::{Field, Kind};
+use crate::findings::Findings;
 use crate::source::Sources;
 use crate::suggest;
 use crate::tree::{Data, Entry, Node, Place, Step, dotted};
@@ -36,7 +39,13 @@ impl Environment {
     ///
     /// A variable with `__` in its name that sets no key is a violation: it was meant to. One without is somebody
     /// else's, `MLX_NATS_SERVER` for one, unless it names a key at the top.
-    pub(crate) fn layer(&self, root: &Field, sources: &mut Sources, violations: &mut Vec<(Place, Violation)>) -> Node {
+    pub(crate) fn layer(
+        &self,
+        root: &Field,
+        sources: &mut Sources,
+        budget: &mut Budget,
+        findings: &mut Findings,
+    ) -> Node {
         let mut layer = Node::new(Data::Map(Vec::new()), Place::default());
         let keys = keys(root);
         for (name, value) in self.0.range(PREFIX.to_owned()..).take_while(|(name, _)| name.starts_with(PREFIX)) {
@@ -60,7 +69,7 @@ impl Environment {
                     let message = format!("the environment variable `{name}` is not UTF-8");
                     Violation::new(dotted(path), "variable", message)
                 }
-                (Some((path, field)), Some(value)) => match value_node(value, field, name, place, sources) {
+                (Some((path, field)), Some(value)) => match value_node(value, field, name, place, sources, budget) {
                     Ok(node) => {
                         insert(&mut layer, path, node);
                         continue;
@@ -68,9 +77,30 @@ impl Environment {
                     Err(message) => Violation::new(dotted(path), "type", message),
                 },
             };
-            violations.push((place, fault));
+            findings.push(place, fault);
         }
         layer
+    }
+
+    /// Variables that set nothing, and are nearly the name of one that would: `MLX_NATS_MODE`.
+    pub(crate) fn near_misses(&self, root: &Field) -> Vec<Violation> {
+        let keys = keys(root);
+        let plain = |name: &str| name.chars().filter(|c| *c != '_').collect::<String>().to_uppercase();
+        let by_letters: BTreeMap<String, &str> = keys.keys().map(|name| (plain(name), name.as_str())).collect();
+        let meant = |name: &str| {
+            let is_ours = name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
+            // What has its own meaning, or is an error already.
+            let is_known = !is_ours || keys.contains_key(name) || (name.starts_with(PREFIX) && name.contains("__"));
+            if is_known { None } else { by_letters.get(&plain(name)).copied() }
+        };
+        let misses = self.0.keys().filter_map(|name| Some((name, meant(name)?)));
+        misses
+            .map(|(name, near)| {
+                let message = format!("the environment variable `{name}` sets nothing");
+                let suggestion = Some(format!("did you mean `{near}`?"));
+                Violation { suggestion, ..Violation::new("", "ignoredVariable", message) }
+            })
+            .collect()
     }
 }
 
@@ -99,32 +129,40 @@ pub(crate) fn insert(root: &mut Node, path: &[Step], node: Node) {
     let layer = path.iter().rev().fold(node, |node, step| {
         let Step::Key(key) = step else { return node };
         let place = node.place;
-        Node::new(Data::Map(vec![Entry { key: key.clone(), key_place: place, node }]), place)
+        Node::new(Data::Map(vec![Entry::new(key.clone(), place, node)]), place)
     });
     root.merge(layer);
 }
 
 /// A text takes the type of its field; for a list or a section it is YAML, as in `[nats://a:4222, nats://b:4222]`.
-fn value_node(value: &str, field: &Field, name: &str, place: Place, sources: &Sources) -> Result<Node, String> {
+fn value_node(
+    value: &str,
+    field: &Field,
+    name: &str,
+    place: Place,
+    sources: &Sources,
+    budget: &mut Budget,
+) -> Result<Node, String> {
+    budget.take(1, value.len()).map_err(|exceeded| format!("{}, `{name}` among them", exceeded.message()))?;
     let mut node = Node::new(Data::Untyped(value.to_owned()), place);
-    node.variable = Some(name.to_owned());
+    node.variable = Some(name.into());
     if !matches!(field.kind, Kind::List(_) | Kind::Section(_)) {
         return Ok(node);
     }
-    let mut violations = Vec::new();
-    let parsed = yaml::parse(value, place.source, sources, &mut violations);
+    let mut findings = Findings::default();
+    let parsed = yaml::parse(value, place.source, sources, budget, &mut findings);
     match parsed {
-        Ok(mut node) if violations.is_empty() => {
-            attribute(&mut node, name, place);
+        Ok(mut node) if findings.is_empty() => {
+            attribute(&mut node, &name.into(), place);
             Ok(node)
         }
         _ => Err(format!("the environment variable `{name}` is not well-formed YAML, as in `[first, second]`")),
     }
 }
 
-fn attribute(node: &mut Node, name: &str, place: Place) {
+fn attribute(node: &mut Node, name: &Arc<str>, place: Place) {
     node.place = place;
-    node.variable = Some(name.to_owned());
+    node.variable = Some(Arc::clone(name));
     match &mut node.data {
         Data::List(items) => {
             for item in items {

@@ -1,5 +1,6 @@
 //! What is wrong with a document: everything, in one pass, in the order of the file.
 
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use jsonschema::Validator;
@@ -10,13 +11,17 @@ use mlx_types::{ClusterConfig, NatsUrl};
 use serde_json::{Number, Value};
 
 use crate::field::{Field, Kind, ROOT, SCHEMA};
+use crate::findings::Findings;
 use crate::loader::steps;
 use crate::source::Sources;
-use crate::tree::{Data, Node, Place, Step, dotted};
-use crate::{scalar, suggest};
+use crate::tree::{Data, Node, Place, State, Step, dotted, shown};
+use crate::{redact, scalar, suggest};
 
-/// A violation and its place, by which it is sorted.
-pub(crate) type Finding = (Place, Violation);
+/// Keys that are looked up among those that exist, in one load: who has more has the wrong file.
+const LOOKUPS: usize = 1_000;
+
+/// Turns of the types' own check, each of which leaves one value out.
+const TURNS: usize = 20;
 
 /// Gives scalars that came from outside, and whole numbers written as `8080.0`, the type of their field.
 ///
@@ -58,18 +63,50 @@ pub(crate) fn take_types(node: &mut Node, field: Option<&Field>) -> bool {
 }
 
 /// Everything that is wrong with `tree`, together with what was found before.
-pub(crate) fn explain(tree: Node, findings: Vec<Finding>, sources: &Sources) -> Violations {
-    let mut findings = Explainer { tree, sources, findings, broken: Vec::new() }.run();
-    findings.sort_by_key(|(place, _)| *place);
-    findings.into_iter().map(|(_, violation)| violation).collect()
+pub(crate) fn explain(tree: Node, findings: Findings, sources: &Sources) -> Violations {
+    let mut explainer = Explainer { tree, sources, findings };
+    explainer.run();
+    explainer.findings.into_violations()
 }
 
 /// A document that is no map of keys at all.
-pub(crate) fn not_a_section(node: &Node, sources: &Sources) -> Finding {
-    let mut violation = mismatch("", node, &ROOT);
-    violation.location = sources.location(node.place);
-    (node.place, violation)
+pub(crate) fn not_a_section(node: &Node, sources: &Sources) -> Violation {
+    Violation { location: sources.location(node.place), ..mismatch(&[], node, &ROOT) }
 }
+
+/// Secrets from the environment that end in a line break, as what `$(cat file)` makes of a file with Windows' line ends.
+pub(crate) fn line_breaks(
+    node: &Node,
+    field: &Field,
+    path: &mut Vec<Step>,
+    sources: &Sources,
+    warnings: &mut Vec<Violation>,
+) {
+    match &node.data {
+        Data::Map(entries) => {
+            for entry in entries {
+                let Some(field) = field.key(entry.name()) else { continue };
+                path.push(Step::Key(entry.key.clone()));
+                line_breaks(&entry.node, field, path, sources, warnings);
+                path.pop();
+            }
+        }
+        Data::Text(text) if field.secret && text.ends_with(['\n', '\r']) => {
+            let message = match &node.variable {
+                Some(variable) => format!("the environment variable `{variable}` ends in a line break"),
+                None => "the value ends in a line break".to_owned(),
+            };
+            warnings.push(Violation {
+                location: sources.location(node.place),
+                suggestion: Some(LINE_BREAK.to_owned()),
+                ..Violation::new(dotted(path), "lineBreak", message)
+            });
+        }
+        _ => {}
+    }
+}
+
+const LINE_BREAK: &str = "take the line break off, unless it is part of the value: was it read from a file?";
 
 static VALIDATOR: LazyLock<Option<Validator>> = LazyLock::new(|| {
     jsonschema::options()
@@ -82,17 +119,60 @@ static VALIDATOR: LazyLock<Option<Validator>> = LazyLock::new(|| {
 struct Explainer<'a> {
     tree: Node,
     sources: &'a Sources,
-    findings: Vec<Finding>,
-    /// Paths of values that are left out of the rules between members: what was meant is not known.
-    broken: Vec<Vec<Step>>,
+    findings: Findings,
 }
 
 impl Explainer<'_> {
-    fn run(mut self) -> Vec<Finding> {
-        collect_broken(&self.tree, &mut Vec::new(), &mut self.broken);
+    fn run(&mut self) {
+        let mut lookups = LOOKUPS;
+        self.take_what_was_meant(&mut Vec::new(), &ROOT, &mut lookups);
         self.against_schema();
         self.against_types();
-        self.findings
+    }
+
+    /// Tells of every key that does not exist. What stands below a misspelt one is checked as what was meant.
+    fn take_what_was_meant(&mut self, path: &mut Vec<Step>, field: &Field, lookups: &mut usize) {
+        let Some(node) = path.iter().try_fold(&mut self.tree, |node, step| node.child_mut(step)) else { return };
+        match (&mut node.data, &field.kind) {
+            (Data::Map(entries), Kind::Section(fields)) => {
+                let mut there: HashSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
+                let mut below = Vec::new();
+                for entry in entries {
+                    if fields.contains_key(&entry.key) {
+                        below.push(entry.key.clone());
+                        continue;
+                    }
+                    let candidates = fields.keys().map(String::as_str).filter(|name| !there.contains(*name));
+                    let near = if *lookups == 0 { None } else { suggest::nearest(&entry.key, candidates) };
+                    *lookups = lookups.saturating_sub(1);
+                    match near {
+                        Some(near) => {
+                            there.insert(near.to_owned());
+                            below.push(near.to_owned());
+                            entry.meant = Some(near.into());
+                        }
+                        None => entry.node.state = State::Unknown,
+                    }
+                    let (section, sources, place) = (&*path, self.sources, entry.key_place);
+                    let (key, meant) = (&entry.key, near);
+                    self.findings.offer(place, || unknown_key(section, key, meant, place, sources));
+                }
+                for name in below {
+                    let Some(field) = fields.get(&name) else { continue };
+                    path.push(Step::Key(name));
+                    self.take_what_was_meant(path, field, lookups);
+                    path.pop();
+                }
+            }
+            (Data::List(items), Kind::List(item)) if matches!(item.kind, Kind::Section(_)) => {
+                for index in 0..items.len() {
+                    path.push(Step::Index(index));
+                    self.take_what_was_meant(path, item, lookups);
+                    path.pop();
+                }
+            }
+            _ => {}
+        }
     }
 
     fn against_schema(&mut self) {
@@ -108,143 +188,117 @@ impl Explainer<'_> {
                 })
                 .collect();
             match error.kind() {
-                ValidationErrorKind::AdditionalProperties { unexpected } => {
-                    for key in unexpected {
-                        self.unknown_key(&path, key);
-                    }
-                }
+                // Told already.
+                ValidationErrorKind::AdditionalProperties { .. } => {}
                 ValidationErrorKind::Required { property } => self.missing(&path, property),
                 _ => self.mismatch(&path),
             }
         }
     }
 
-    fn unknown_key(&mut self, section: &[Step], key: &str) {
-        let place = self.tree.at(section).and_then(|node| node.entry(key)).map(|entry| entry.key_place);
-        let path = [section, &[Step::Key(key.to_owned())]].concat();
-        let mut violation = Violation::new(dotted(&path), "unknownKey", "there is no such key");
-        violation.suggestion = known_key(section, key).map(|near| format!("did you mean `{near}`?"));
-        self.report(place.unwrap_or_default(), path, violation);
-    }
-
     fn missing(&mut self, section: &[Step], property: &Value) {
         let key = property.as_str().unwrap_or_default();
         let node = self.tree.nearest(section);
-        let already_reported = node.entry(key).is_some_and(|entry| matches!(entry.node.data, Data::Broken));
-        let place = node.place;
-        let violation = Violation::new(dotted(section), "required", format!("`{key}` is missing"));
-        if already_reported {
-            self.leave_out(section.to_vec());
-        } else {
-            self.report(place, section.to_vec(), violation);
+        if !node.entry(key).is_some_and(|entry| entry.node.is_faulty()) {
+            let violation = || Violation::new(shown(section), "required", format!("`{key}` is missing"));
+            offer(&mut self.findings, self.sources, node.place, violation);
         }
+        self.tree.mark(section, State::Faulty);
     }
 
     fn mismatch(&mut self, path: &[Step]) {
+        let node = self.tree.nearest(path);
         // One value may break several rules of the schema, which all end in the same sentence.
-        if self.broken.iter().any(|broken| broken == path) {
+        if node.is_faulty() {
             return;
         }
-        let node = self.tree.nearest(path);
         let Some(field) = ROOT.at(path) else { return };
-        let place = node.place;
-        let violation = mismatch(&dotted(path), node, field);
-        self.report(place, path.to_vec(), violation);
+        offer(&mut self.findings, self.sources, node.place, || mismatch(path, node, field));
+        self.tree.mark(path, State::Faulty);
     }
 
     /// What the schema cannot say: the rules between members, on what is left of the document.
     fn against_types(&mut self) {
         // Each turn leaves one value out, so that the loop ends; a schema and types that agree need one turn.
-        for _ in 0..100 {
-            let value = self.pruned().to_value(Some(&ROOT));
+        for _ in 0..TURNS {
+            let value = self.tree.to_value(Some(&ROOT));
             let config: ClusterConfig = match serde_path_to_error::deserialize(value) {
                 Ok(config) => config,
                 Err(error) => {
                     let path = steps(&error.path().to_string()).unwrap_or_default();
-                    let mut violation = Violation::new(dotted(&path), "type", "not a valid value");
-                    violation.expected = ROOT.at(&path).map(|field| field.expected.clone());
-                    let place = self.tree.nearest(&path).place;
-                    let ends = path.is_empty();
-                    self.report(place, path, violation);
-                    if ends {
+                    let node = self.tree.nearest(&path);
+                    let violation = || Violation {
+                        expected: ROOT.at(&path).map(|field| field.expected.clone()),
+                        ..Violation::new(shown(&path), "type", "not a valid value")
+                    };
+                    offer(&mut self.findings, self.sources, node.place, violation);
+                    if path.is_empty() {
                         return;
                     }
+                    self.tree.mark(&path, State::Faulty);
                     continue;
                 }
             };
             for violation in config.check().err().iter().flatten() {
                 let path = steps(&violation.path).unwrap_or_default();
-                let section = path.split_last().map_or(&[][..], |(_, section)| section);
-                if self.broken.iter().any(|broken| broken.starts_with(section)) {
+                if self.depends_on_a_fault(&path) {
                     continue;
                 }
                 let place = self.tree.nearest(&path).place;
                 let location = self.sources.location(place);
-                self.findings.push((place, Violation { location, ..violation.clone() }));
+                self.findings.offer(place, || Violation { location, ..violation.clone() });
             }
             return;
         }
     }
 
-    fn report(&mut self, place: Place, path: Vec<Step>, mut violation: Violation) {
-        violation.location = self.sources.location(place);
-        if let Some(attribution) = self.sources.attribution(place) {
+    /// Whether a value that the rule at `path` may look at is not known: one beside it, or beside a section that it is in.
+    fn depends_on_a_fault(&self, path: &[Step]) -> bool {
+        let ways = (0..path.len()).filter_map(|depth| path.get(..depth));
+        let sections = ways.filter(|way| !way.is_empty() || path.len() == 1).map(|way| self.tree.at(way));
+        let beside = sections.flatten().any(|section| match &section.data {
+            Data::Map(entries) => entries.iter().any(|entry| entry.node.is_faulty() || holds_faulty_list(&entry.node)),
+            _ => false,
+        });
+        beside || self.tree.at(path).is_some_and(Node::holds_fault)
+    }
+}
+
+/// A list goes whole.
+fn holds_faulty_list(node: &Node) -> bool {
+    matches!(node.data, Data::List(_)) && node.holds_fault()
+}
+
+/// Adds a violation with its place, and says where a value came from that has none in a file.
+fn offer(findings: &mut Findings, sources: &Sources, place: Place, violation: impl FnOnce() -> Violation) {
+    findings.offer(place, || {
+        let mut violation = violation();
+        violation.location = sources.location(place);
+        if let Some(attribution) = sources.attribution(place) {
             violation.message = format!("{}; {attribution}", violation.message);
         }
-        self.findings.push((place, violation));
-        self.leave_out(path);
-    }
-
-    fn leave_out(&mut self, path: Vec<Step>) {
-        self.broken.push(path);
-    }
-
-    /// The document without what is broken. A list goes whole, so that the places of its items stay true.
-    fn pruned(&self) -> Node {
-        let mut tree = self.tree.clone();
-        for path in &self.broken {
-            let kept = path.iter().position(|step| matches!(step, Step::Index(_))).unwrap_or(path.len());
-            remove(&mut tree, path.get(..kept).unwrap_or_default());
-        }
-        tree
-    }
+        violation
+    });
 }
 
-fn remove(node: &mut Node, path: &[Step]) {
-    let Some((Step::Key(key), rest)) = path.split_first() else { return };
-    let Data::Map(entries) = &mut node.data else { return };
-    if rest.is_empty() {
-        entries.retain(|entry| entry.key != *key);
-    } else if let Some(entry) = entries.iter_mut().find(|entry| entry.key == *key) {
-        remove(&mut entry.node, rest);
+fn unknown_key(section: &[Step], key: &str, near: Option<&str>, place: Place, sources: &Sources) -> Violation {
+    let path = [section, &[Step::Key(key.to_owned())]].concat();
+    let meant = near.map(str::to_owned).or_else(|| known_key(section, key));
+    let mut violation = Violation::new(shown(&path), "unknownKey", "there is no such key");
+    violation.suggestion = meant.map(|near| format!("did you mean `{near}`?"));
+    violation.location = sources.location(place);
+    if let Some(attribution) = sources.attribution(place) {
+        violation.message = format!("{}; {attribution}", violation.message);
     }
-}
-
-fn collect_broken(node: &Node, path: &mut Vec<Step>, broken: &mut Vec<Vec<Step>>) {
-    match &node.data {
-        Data::Broken => broken.push(path.clone()),
-        Data::List(items) => {
-            for (index, item) in items.iter().enumerate() {
-                path.push(Step::Index(index));
-                collect_broken(item, path, broken);
-                path.pop();
-            }
-        }
-        Data::Map(entries) => {
-            for entry in entries {
-                path.push(Step::Key(entry.key.clone()));
-                collect_broken(&entry.node, path, broken);
-                path.pop();
-            }
-        }
-        _ => {}
-    }
+    violation
 }
 
 /// A value that is not what its field wants.
-fn mismatch(path: &str, node: &Node, field: &Field) -> Violation {
+fn mismatch(path: &[Step], node: &Node, field: &Field) -> Violation {
     let found = found(node, field);
-    let (rule, message) = if is_kind(&node.data, &field.kind) {
+    let (rule, message) = if is_too_large(&node.data, &field.kind) {
+        ("range", "larger than any number that this program can hold".to_owned())
+    } else if is_kind(&node.data, &field.kind) {
         ("value", url_fault(node, field).unwrap_or_else(|| "not a valid value".to_owned()))
     } else {
         ("type", "not of the right type".to_owned())
@@ -253,8 +307,15 @@ fn mismatch(path: &str, node: &Node, field: &Field) -> Violation {
         found: Some(found),
         expected: Some(field.expected.clone()),
         suggestion: remedy(node, field),
-        ..Violation::new(path, rule, message)
+        ..Violation::new(shown(path), rule, message)
     }
+}
+
+/// A whole number that no integer holds is a float by then.
+fn is_too_large(data: &Data, kind: &Kind) -> bool {
+    const LARGEST: f64 = 18_446_744_073_709_551_615.0;
+    let Data::Number(number) = data else { return false };
+    matches!(kind, Kind::Integer) && number.is_f64() && number.as_f64().is_some_and(|number| number.abs() >= LARGEST)
 }
 
 /// What is wrong with a URL, without the URL.
@@ -289,9 +350,22 @@ fn found(node: &Node, field: &Field) -> String {
         }
         _ if field.secret => "a value that is not shown".to_owned(),
         Data::Bool(flag) => format!("`{flag}`"),
+        Data::Number(number) if is_too_large(&node.data, &field.kind) => {
+            format!("about `{number}`")
+        }
         Data::Number(number) => format!("`{number}`"),
-        // A URL with credentials, in a place where no URL belongs.
-        Data::Text(text) | Data::Untyped(text) if text.contains('@') => "a text that is not shown".to_owned(),
+        // A line of its own, of which a space is missing, for one.
+        Data::Text(_) | Data::Untyped(_) if matches!(field.kind, Kind::Section(_) | Kind::List(_)) => {
+            "a text".to_owned()
+        }
+        // The line below may have been meant for another key.
+        Data::Text(_) | Data::Untyped(_) if node.place.line != node.place.end_line => {
+            "a text of several lines".to_owned()
+        }
+        // A URL with credentials, in a place where no URL belongs; or a key and its value.
+        Data::Text(text) | Data::Untyped(text) if redact::may_hold_secret(text) => {
+            "a text that is not shown".to_owned()
+        }
         Data::Text(text) | Data::Untyped(text) if text.chars().count() > SHOWN => {
             let start: String = text.chars().take(SHOWN).collect();
             format!("a text of {} characters that begins with {start:?}", text.chars().count())
@@ -303,7 +377,8 @@ fn found(node: &Node, field: &Field) -> String {
 /// What to write instead, where that is clear.
 fn remedy(node: &Node, field: &Field) -> Option<String> {
     if node.variable.is_some() {
-        return None;
+        let ends_in_break = matches!(&node.data, Data::Text(text) if text.ends_with(['\n', '\r']));
+        return ends_in_break.then(|| LINE_BREAK.to_owned());
     }
     match (&field.kind, &node.data) {
         (Kind::Choice(choices), Data::Text(text)) => {
@@ -324,7 +399,7 @@ fn remedy(node: &Node, field: &Field) -> Option<String> {
     }
 }
 
-/// The key of the section that was meant, or the only place where the key exists.
+/// The only place where the key exists.
 fn known_key(section: &[Step], key: &str) -> Option<String> {
     let Kind::Section(fields) = &ROOT.at(section)?.kind else { return None };
     if let Some(near) = suggest::nearest(key, fields.keys().map(String::as_str)) {

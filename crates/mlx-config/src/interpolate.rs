@@ -1,27 +1,39 @@
-//! `${VAR}`, `${VAR:-default}`, `${VAR:?message}` and `$${`, resolved inside scalars once the document is parsed.
+//! `${VAR}`, `${VAR:-default}`, `${VAR:?message}` and `$${`, resolved inside scalars once the document is parsed. A default may
+//! hold further references, as Compose has it.
 //!
 //! A value from the environment is a text inside one scalar and can never become a key, a list or a comment.
 
+use std::sync::Arc;
+
 use mlx_errors::Violation;
 
+use crate::budget::Budget;
 use crate::env::{self, Environment};
+use crate::findings::Findings;
 use crate::source::Sources;
-use crate::tree::{Data, Node, Place, Step, dotted};
+use crate::tree::{Data, Node, Place, Step, shown};
+
+/// References inside the default of a reference.
+const MAX_DEPTH: usize = 16;
 
 /// Resolves every variable below `node`.
 pub(crate) fn resolve(
     node: &mut Node,
     environment: &Environment,
     sources: &Sources,
-    violations: &mut Vec<(Place, Violation)>,
+    budget: &mut Budget,
+    findings: &mut Findings,
 ) {
-    Resolver { environment, sources, violations, path: Vec::new() }.node(node);
+    Resolver { environment, sources, budget, findings, is_over: false, path: Vec::new() }.node(node);
 }
 
 struct Resolver<'a> {
     environment: &'a Environment,
     sources: &'a Sources,
-    violations: &'a mut Vec<(Place, Violation)>,
+    budget: &'a mut Budget,
+    findings: &'a mut Findings,
+    /// The budget is used up, which has been told.
+    is_over: bool,
     path: Vec<Step>,
 }
 
@@ -50,99 +62,149 @@ impl Resolver<'_> {
         }
     }
 
-    fn text(&mut self, text: &str, place: Place) -> (Data, Option<String>) {
-        let mut resolved = String::with_capacity(text.len());
-        let mut variable = None;
-        let mut untyped = false;
-        let mut broken = false;
+    fn text(&mut self, text: &str, place: Place) -> (Data, Option<Arc<str>>) {
+        if self.is_over {
+            return (Data::Broken, None);
+        }
+        let parts = self.parts(text, 0);
+        let spent = parts.as_ref().map_or(0, |parts| parts.text.len());
+        if let Err(exceeded) = self.budget.take_bytes(spent) {
+            self.is_over = true;
+            self.report(self.fault("variable", exceeded.message()), place);
+            return (Data::Broken, None);
+        }
+        match parts {
+            Ok(Parts { text, variable, is_reference: true }) => (Data::Untyped(text), variable),
+            Ok(Parts { text, variable, is_reference: false }) => (Data::Text(text), variable),
+            Err(faults) => {
+                for (offset, fault) in faults {
+                    self.report(fault, at_offset(place, text, offset));
+                }
+                (Data::Broken, None)
+            }
+        }
+    }
+
+    /// Resolves every reference in a text, or says what is wrong with each, and where in the text.
+    fn parts(&self, text: &str, depth: usize) -> Result<Parts, Vec<(usize, Violation)>> {
+        let mut parts = Parts { text: String::with_capacity(text.len()), variable: None, is_reference: false };
+        let mut faults = Vec::new();
         let mut rest = text;
         while let Some(at) = rest.find("${") {
             let (before, from) = rest.split_at(at);
             if let Some(escaped) = before.strip_suffix('$') {
-                resolved.push_str(escaped);
-                resolved.push_str("${");
+                parts.text.push_str(escaped);
+                parts.text.push_str("${");
                 rest = from.strip_prefix("${").unwrap_or_default();
                 continue;
             }
-            resolved.push_str(before);
+            parts.text.push_str(before);
             let offset = text.len() - from.len();
-            match self.reference(from) {
+            let (reference, after) = split(from);
+            rest = after;
+            let resolved = match reference {
+                Some(_) if depth == MAX_DEPTH => Err(vec![(
+                    0,
+                    self.fault("variable", format!("references are nested deeper than {MAX_DEPTH} levels")),
+                )]),
+                Some(inner) => self.reference(inner, depth),
+                None => Err(vec![(0, self.fault("variable", UNCLOSED.to_owned()))]),
+            };
+            match resolved {
                 Ok(found) => {
-                    untyped = offset == 0 && found.rest.is_empty();
-                    resolved.push_str(&found.value);
-                    variable = variable.or(found.variable);
-                    rest = found.rest;
+                    parts.is_reference = offset == 0 && rest.is_empty();
+                    parts.text.push_str(&found.text);
+                    parts.variable = parts.variable.or(found.variable);
                 }
-                Err((violation, after)) => {
-                    self.report(*violation, at_offset(place, text, offset));
-                    broken = true;
-                    rest = after;
-                }
+                Err(found) => faults.extend(found.into_iter().map(|(within, fault)| (offset + within, fault))),
             }
         }
-        resolved.push_str(rest);
-        let data = match (broken, untyped) {
-            (true, _) => Data::Broken,
-            (false, true) => Data::Untyped(resolved),
-            (false, false) => Data::Text(resolved),
-        };
-        (data, variable)
+        parts.text.push_str(rest);
+        if faults.is_empty() { Ok(parts) } else { Err(faults) }
     }
 
-    /// Reads and resolves the reference that `from` begins with.
-    fn reference<'t>(&self, from: &'t str) -> Result<Reference<'t>, (Box<Violation>, &'t str)> {
-        let path = dotted(&self.path);
-        let fault =
-            |rule: &str, message: String, rest: &'t str| (Box::new(Violation::new(path.clone(), rule, message)), rest);
-        let inner = from.strip_prefix("${").unwrap_or(from);
-        let Some((inner, rest)) = inner.split_once('}') else {
-            let message = "`${` has no `}`; write `$${` for the characters themselves".to_owned();
-            return Err(fault("variable", message, ""));
-        };
+    /// Resolves what stands between `${` and its `}`. Places are counted from the `${`.
+    fn reference(&self, inner: &str, depth: usize) -> Result<Parts, Vec<(usize, Violation)>> {
+        let fail = |message: String| vec![(0, self.fault("variable", message))];
         let end = inner.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inner.len());
         let (name, form) = inner.split_at(end);
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
             let message = "`${` is not followed by the name of a variable; write `$${` for the characters themselves";
-            return Err(fault("variable", message.to_owned(), rest));
+            return Err(fail(message.to_owned()));
         }
-        let value = self.environment.get(name).map_err(|env::NotUtf8| {
-            fault("variable", format!("the environment variable `{name}` is not UTF-8"), rest)
-        })?;
+        let value = self
+            .environment
+            .get(name)
+            .map_err(|env::NotUtf8| fail(format!("the environment variable `{name}` is not UTF-8")))?;
         // As in a shell, an empty variable counts as unset where the reference says what then.
         let set = value.filter(|value| !value.is_empty());
-        let from_variable = |value: &str| Reference { value: value.to_owned(), variable: Some(name.to_owned()), rest };
+        let from_variable =
+            |value: &str| Parts { text: value.to_owned(), variable: Some(name.into()), is_reference: true };
         if form.is_empty() {
             return value.map(from_variable).ok_or_else(|| {
-                let (mut violation, rest) =
-                    fault("variable", format!("the environment variable `{name}` is not set"), rest);
-                violation.suggestion = Some(format!("set it, or write `${{{name}:-default}}`"));
-                (violation, rest)
+                let mut faults = fail(format!("the environment variable `{name}` is not set"));
+                for (_, fault) in &mut faults {
+                    fault.suggestion = Some(format!("set it, or write `${{{name}:-default}}`"));
+                }
+                faults
             });
         }
         if let Some(default) = form.strip_prefix(":-") {
-            let default = || Reference { value: default.to_owned(), variable: None, rest };
-            return Ok(set.map_or_else(default, from_variable));
+            return match set {
+                Some(value) => Ok(from_variable(value)),
+                None => self.parts(default, depth + 1).map_err(|faults| {
+                    let before = "${".len() + inner.len() - default.len();
+                    faults.into_iter().map(|(within, fault)| (before + within, fault)).collect()
+                }),
+            };
         }
         if let Some(message) = form.strip_prefix(":?") {
             return set.map(from_variable).ok_or_else(|| {
                 let message = if message.is_empty() { "it is required" } else { message };
-                fault("variable", format!("the environment variable `{name}` is not set: {message}"), rest)
+                fail(format!("the environment variable `{name}` is not set: {message}"))
             });
         }
-        Err(fault("variable", format!("after `${{{name}` only `}}`, `:-` or `:?` may follow"), rest))
+        Err(fail(format!("after `${{{name}` only `}}`, `:-` or `:?` may follow")))
+    }
+
+    fn fault(&self, rule: &str, message: String) -> Violation {
+        Violation::new(shown(&self.path), rule, message)
     }
 
     fn report(&mut self, violation: Violation, place: Place) {
-        let violation = Violation { location: self.sources.location(place), ..violation };
-        self.violations.push((place, violation));
+        let sources = self.sources;
+        self.findings.offer(place, || Violation { location: sources.location(place), ..violation });
     }
 }
 
-struct Reference<'t> {
-    value: String,
-    /// The variable, where the value is its.
-    variable: Option<String>,
-    rest: &'t str,
+const UNCLOSED: &str = "`${` has no `}`; write `$${` for the characters themselves";
+
+/// What a text comes to.
+struct Parts {
+    text: String,
+    /// The variable that it, or a part of it, came from.
+    variable: Option<Arc<str>>,
+    /// It is one reference and nothing else.
+    is_reference: bool,
+}
+
+/// What stands between the `${` that `from` begins with and its own `}`, if there is one, and what follows.
+fn split(from: &str) -> (Option<&str>, &str) {
+    let inner = from.strip_prefix("${").unwrap_or(from);
+    let mut open = 1_usize;
+    let mut before = '\0';
+    for (at, c) in inner.char_indices() {
+        match c {
+            '{' if before == '$' => open += 1,
+            '}' => open -= 1,
+            _ => {}
+        }
+        if open == 0 {
+            return (inner.get(..at), inner.get(at + 1..).unwrap_or_default());
+        }
+        before = c;
+    }
+    (None, "")
 }
 
 /// The place of a part of a scalar, where the scalar is written as it reads; the scalar's own place otherwise.

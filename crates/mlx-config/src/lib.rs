@@ -22,11 +22,14 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod budget;
 mod env;
 mod explain;
 mod field;
+mod findings;
 mod interpolate;
 mod loader;
+mod redact;
 mod reference;
 mod scalar;
 mod source;

@@ -1,5 +1,7 @@
 //! The loader: from sources to a configuration that holds.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -8,10 +10,13 @@ use mlx_types::ClusterConfig;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::budget::Budget;
 use crate::env::{Environment, insert};
-use crate::explain::{self, Finding};
+use crate::explain;
 use crate::field::{Kind, ROOT};
+use crate::findings::Findings;
 use crate::interpolate;
+use crate::redact;
 use crate::reference;
 use crate::source::{self, Origin, Sources};
 use crate::tree::{Data, Entry, Node, Place, Step, dotted};
@@ -107,17 +112,18 @@ impl Loader {
             &process
         };
         let mut sources = Sources::default();
-        let mut findings = Vec::new();
+        let mut budget = Budget::default();
+        let mut findings = Findings::default();
         let mut tree = Node::new(Data::Map(Vec::new()), Place { source: usize::MAX, ..Place::default() });
-        for layer in self.read(&mut sources, environment, &mut findings)? {
+        for layer in self.read(&mut sources, environment, &mut budget, &mut findings)? {
             tree.merge(layer);
         }
-        tree.merge(environment.layer(&ROOT, &mut sources, &mut findings));
+        tree.merge(environment.layer(&ROOT, &mut sources, &mut budget, &mut findings));
         for (path, value) in &self.overrides {
             let place = Place { source: sources.add_override(), ..Place::default() };
             match steps(path) {
                 Some(steps) => insert(&mut tree, &steps, from_value(value, place)),
-                None => findings.push((place, Violation::new(path, "path", "not a path of keys, as in `nats.mode`"))),
+                None => findings.push(place, Violation::new(path, "path", "not a path of keys, as in `nats.mode`")),
             }
         }
         let sound = explain::take_types(&mut tree, Some(&ROOT));
@@ -126,7 +132,8 @@ impl Loader {
             && let Ok(config) = ClusterConfig::deserialize(tree.to_value(Some(&ROOT)))
             && config.check().is_ok()
         {
-            return Ok(Loaded { config, tree, sources });
+            let warnings = warnings(environment, &tree, &sources);
+            return Ok(Loaded { config, tree, sources, warnings });
         }
         let violations = explain::explain(tree, findings, &sources);
         Err(Error::new(ErrorKind::ConfigValidation { violations }))
@@ -139,19 +146,28 @@ impl Loader {
         let (ErrorKind::ConfigSyntax { violations } | ErrorKind::ConfigValidation { violations }) = error.kind() else {
             return format!("{:#}\n", mlx_errors::report(error));
         };
-        let source = |file: &Path| {
+        let read = |file: &Path| {
             let text = self.layers.iter().find_map(|layer| match layer {
                 Layer::Text { name, yaml } if name == file => Some(yaml.clone()),
                 Layer::File(path) if path == file => source::read(path).ok(),
                 _ => None,
             });
-            text.map(|text| source::without_secrets(&text))
+            text.map(|text| redact::without_secrets(&text))
         };
+        // Read once, however many violations a file has.
+        let texts: RefCell<HashMap<PathBuf, Option<String>>> = RefCell::default();
+        let source = |file: &Path| texts.borrow_mut().entry(file.to_owned()).or_insert_with(|| read(file)).clone();
         violations.render_annotated(source, colour)
     }
 
     /// Reads every file and text into a layer of its own.
-    fn read(&self, sources: &mut Sources, environment: &Environment, findings: &mut Vec<Finding>) -> Result<Vec<Node>> {
+    fn read(
+        &self,
+        sources: &mut Sources,
+        environment: &Environment,
+        budget: &mut Budget,
+        findings: &mut Findings,
+    ) -> Result<Vec<Node>> {
         let mut layers = Vec::new();
         let mut malformed = Violations::default();
         for layer in &self.layers {
@@ -160,12 +176,12 @@ impl Loader {
                 Layer::Text { name, yaml } => (name, source::text(yaml.clone().into_bytes(), name)?),
             };
             let source = sources.add_text(name.clone());
-            match yaml::parse(&text, source, sources, findings) {
+            match yaml::parse(&text, source, sources, budget, findings) {
                 Ok(mut node) => {
-                    interpolate::resolve(&mut node, environment, sources, findings);
+                    interpolate::resolve(&mut node, environment, sources, budget, findings);
                     match node.data {
                         Data::Map(_) => layers.push(node),
-                        _ => findings.push(explain::not_a_section(&node, sources)),
+                        _ => findings.push(node.place, explain::not_a_section(&node, sources)),
                     }
                 }
                 Err(violation) => malformed.push(*violation),
@@ -197,6 +213,7 @@ pub struct Loaded {
     config: ClusterConfig,
     tree: Node,
     sources: Sources,
+    warnings: Violations,
 }
 
 impl Loaded {
@@ -208,6 +225,12 @@ impl Loaded {
     /// The configuration by value; the origins are dropped.
     pub fn into_config(self) -> ClusterConfig {
         self.config
+    }
+
+    /// What is no error and was hardly meant: a variable whose name is nearly that of one that sets a key, a secret that ends in
+    /// a line break. For a program to log when it starts.
+    pub fn warnings(&self) -> &Violations {
+        &self.warnings
     }
 
     /// Where the value of a key comes from, for example of `nats.embedded.port` or `workers.static[0].url`.
@@ -242,6 +265,13 @@ impl std::fmt::Debug for Loaded {
     }
 }
 
+/// What is no error and was hardly meant.
+fn warnings(environment: &Environment, tree: &Node, sources: &Sources) -> Violations {
+    let mut warnings = environment.near_misses(&ROOT);
+    explain::line_breaks(tree, &ROOT, &mut Vec::new(), sources, &mut warnings);
+    warnings.into()
+}
+
 /// Reads `workers.static[0].url`.
 pub(crate) fn steps(path: &str) -> Option<Vec<Step>> {
     let mut steps = Vec::new();
@@ -267,10 +297,7 @@ fn from_value(value: &Value, place: Place) -> Node {
         Value::String(text) => Data::Untyped(text.clone()),
         Value::Array(items) => Data::List(items.iter().map(|item| from_value(item, place)).collect()),
         Value::Object(members) => Data::Map(
-            members
-                .iter()
-                .map(|(key, value)| Entry { key: key.clone(), key_place: place, node: from_value(value, place) })
-                .collect(),
+            members.iter().map(|(key, value)| Entry::new(key.clone(), place, from_value(value, place))).collect(),
         ),
     };
     Node::new(data, place)

@@ -5,8 +5,10 @@ use std::fmt::Write;
 use mlx_types::ClusterConfig;
 use serde_json::Value;
 
+use crate::budget::Budget;
 use crate::env::variable_name;
 use crate::field::{Field, Kind, ROOT};
+use crate::findings::Findings;
 use crate::source::Sources;
 use crate::tree::{Data, Node, Step, dotted};
 use crate::yaml;
@@ -21,7 +23,7 @@ pub(crate) struct Key {
 pub(crate) fn keys() -> Vec<Key> {
     // The schema is sorted by name; the types write in their own order, and JSON is YAML.
     let defaults = serde_json::to_string(&ClusterConfig::default()).unwrap_or_default();
-    let order = yaml::parse(&defaults, 0, &Sources::default(), &mut Vec::new()).ok();
+    let order = yaml::parse(&defaults, 0, &Sources::default(), &mut Budget::default(), &mut Findings::default()).ok();
     let mut keys = Vec::new();
     collect(&ROOT, order.as_ref(), &mut Vec::new(), &mut keys);
     keys

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use mlx_errors::{Error, ErrorKind, Location, Result, Violation, is_secret_name};
+use mlx_errors::{Error, ErrorKind, Location, Result, Violation};
 
 use crate::suggest;
 use crate::tree::Place;
@@ -134,26 +134,10 @@ pub(crate) fn text(bytes: Vec<u8>, name: &Path) -> Result<String> {
         let violation = Violation { location, suggestion, ..Violation::new("", "encoding", "not UTF-8") };
         Error::new(ErrorKind::ConfigSyntax { violations: vec![violation].into() })
     })?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
-}
-
-/// Blanks what follows a secret's name without a colon: a line that is not well-formed may be drawn.
-pub(crate) fn without_secrets(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for line in text.split_inclusive('\n') {
-        let indent = line.len() - line.trim_start_matches([' ', '\t', '-']).len();
-        let name = line.get(indent..).unwrap_or_default();
-        let end = name.find(char::is_whitespace).unwrap_or(name.len());
-        let (name, rest) = name.split_at(end);
-        shown.push_str(line.get(..indent).unwrap_or_default());
-        shown.push_str(name);
-        if is_secret_name(name.trim_matches(['"', '\''])) && !rest.contains(':') {
-            shown.extend(rest.chars().map(|c| if c.is_whitespace() { c } else { '*' }));
-        } else {
-            shown.push_str(rest);
-        }
-    }
-    shown
+    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
+    // A line may end in a carriage return alone; whoever counts lines from here on looks for line feeds.
+    let alone = |text: &str| text.contains('\r') && text.replace("\r\n", "").contains('\r');
+    Ok(if alone(&text) { text.replace("\r\n", "\n").replace('\r', "\n") } else { text })
 }
 
 /// A file beside the missing one that may have been meant.

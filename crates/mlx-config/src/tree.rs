@@ -1,5 +1,8 @@
 //! A document as a tree in which every node knows its place.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use serde_json::{Map, Number, Value};
 
 use crate::field::Field;
@@ -10,7 +13,19 @@ pub(crate) struct Node {
     pub(crate) data: Data,
     pub(crate) place: Place,
     /// The environment variable that the value came from; such a value is never shown.
-    pub(crate) variable: Option<String>,
+    pub(crate) variable: Option<Arc<str>>,
+    pub(crate) state: State,
+}
+
+/// Whether a node counts when a document is explained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum State {
+    #[default]
+    Sound,
+    /// Of a key that does not exist, which has been told: it is left out.
+    Unknown,
+    /// It has been told that the value is wrong: it is left out, and so is what depends on it.
+    Faulty,
 }
 
 #[derive(Clone, Debug)]
@@ -31,8 +46,21 @@ pub(crate) enum Data {
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) key: String,
+    /// The key that was meant, where `key` does not exist.
+    pub(crate) meant: Option<Box<str>>,
     pub(crate) key_place: Place,
     pub(crate) node: Node,
+}
+
+impl Entry {
+    pub(crate) fn new(key: String, key_place: Place, node: Node) -> Self {
+        Self { key, meant: None, key_place, node }
+    }
+
+    /// The key that the entry counts for.
+    pub(crate) fn name(&self) -> &str {
+        self.meant.as_deref().unwrap_or(&self.key)
+    }
 }
 
 /// Where a node begins and ends: the index of its source, lines and columns from 1; line 0 where there are none.
@@ -73,9 +101,25 @@ pub(crate) fn dotted(steps: &[Step]) -> String {
     path
 }
 
+/// The same for people: a key that may hold a secret, or that is no key at all, is not repeated.
+pub(crate) fn shown(steps: &[Step]) -> String {
+    const LONGEST: usize = 64;
+    let is_shown = |key: &str| {
+        key.len() <= LONGEST && !key.contains(|c: char| c.is_whitespace() || c.is_control() || "@:=\"'`".contains(c))
+    };
+    let steps: Vec<Step> = steps
+        .iter()
+        .map(|step| match step {
+            Step::Key(key) if !is_shown(key) => Step::Key("…".to_owned()),
+            other => other.clone(),
+        })
+        .collect();
+    dotted(&steps)
+}
+
 impl Node {
     pub(crate) fn new(data: Data, place: Place) -> Self {
-        Self { data, place, variable: None }
+        Self { data, place, variable: None, state: State::Sound }
     }
 
     /// The node at `steps`, or the last one on the way there.
@@ -95,7 +139,26 @@ impl Node {
     /// The entry of `key`, if this is a map that has it.
     pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.data {
-            Data::Map(entries) => entries.iter().find(|entry| entry.key == key),
+            Data::Map(entries) => entries.iter().find(|entry| entry.name() == key),
+            _ => None,
+        }
+    }
+
+    /// Marks the node at `steps`, or the last one on the way there.
+    pub(crate) fn mark(&mut self, steps: &[Step], state: State) {
+        let there = (0..=steps.len()).rev().filter_map(|depth| steps.get(..depth)).find(|way| self.at(way).is_some());
+        let node = there.unwrap_or_default().iter().try_fold(self, |node, step| node.child_mut(step));
+        if let Some(node) = node {
+            node.state = state;
+        }
+    }
+
+    pub(crate) fn child_mut(&mut self, step: &Step) -> Option<&mut Self> {
+        match (step, &mut self.data) {
+            (Step::Key(key), Data::Map(entries)) => {
+                entries.iter_mut().find(|entry| entry.name() == key).map(|entry| &mut entry.node)
+            }
+            (Step::Index(index), Data::List(items)) => items.get_mut(*index),
             _ => None,
         }
     }
@@ -113,13 +176,15 @@ impl Node {
         match (&mut self.data, over) {
             (_, Self { data: Data::Null, .. }) => {}
             (Data::Map(entries), Self { data: Data::Map(others), .. }) => {
+                let mut places: HashMap<String, usize> =
+                    entries.iter().enumerate().map(|(place, entry)| (entry.key.clone(), place)).collect();
                 for other in others {
-                    match entries.iter_mut().find(|entry| entry.key == other.key) {
-                        Some(entry) => {
-                            entry.node.merge(other.node);
-                            entry.key_place = other.key_place;
-                        }
-                        None => entries.push(other),
+                    if let Some(entry) = places.get(&other.key).and_then(|place| entries.get_mut(*place)) {
+                        entry.node.merge(other.node);
+                        entry.key_place = other.key_place;
+                    } else {
+                        places.insert(other.key.clone(), entries.len());
+                        entries.push(other);
                     }
                 }
             }
@@ -127,7 +192,8 @@ impl Node {
         }
     }
 
-    /// The value for the types: `null` means unset at a key that exists, and what is broken is as good as unset.
+    /// The value for the types: `null` means unset at a key that exists, and what is broken is as good as unset. What is left
+    /// out is as good as not written; a list goes whole, so that the places of its items stay true.
     pub(crate) fn to_value(&self, field: Option<&Field>) -> Value {
         match &self.data {
             Data::Null | Data::Broken => Value::Null,
@@ -140,20 +206,41 @@ impl Node {
             }
             Data::Map(entries) => {
                 let mut members = Map::new();
-                for Entry { key, node, .. } in entries {
-                    let field = field.and_then(|field| field.key(key));
-                    let unset = match node.data {
-                        Data::Broken => true,
-                        // An unknown key is an error whatever it holds.
-                        Data::Null => field.is_some(),
-                        _ => false,
-                    };
-                    if !unset {
-                        members.insert(key.clone(), node.to_value(field));
+                for entry in entries {
+                    let field = field.and_then(|field| field.key(entry.name()));
+                    if !entry.node.is_unset(field) {
+                        members.insert(entry.name().to_owned(), entry.node.to_value(field));
                     }
                 }
                 Value::Object(members)
             }
         }
+    }
+
+    fn is_unset(&self, field: Option<&Field>) -> bool {
+        match self.data {
+            _ if self.state != State::Sound => true,
+            Data::Broken => true,
+            // An unknown key is an error whatever it holds.
+            Data::Null => field.is_some(),
+            Data::List(_) => self.holds_fault(),
+            _ => false,
+        }
+    }
+
+    /// Whether anything in it was found to be wrong.
+    pub(crate) fn holds_fault(&self) -> bool {
+        let broken = matches!(self.data, Data::Broken) || self.state == State::Faulty;
+        broken
+            || match &self.data {
+                Data::List(items) => items.iter().any(Self::holds_fault),
+                Data::Map(entries) => entries.iter().any(|entry| entry.node.holds_fault()),
+                _ => false,
+            }
+    }
+
+    /// Whether it is itself wrong, and not only something in it.
+    pub(crate) fn is_faulty(&self) -> bool {
+        matches!(self.data, Data::Broken) || self.state == State::Faulty
     }
 }

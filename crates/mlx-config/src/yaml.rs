@@ -5,37 +5,68 @@ use std::collections::HashMap;
 use mlx_errors::Violation;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
+use crate::budget::{Budget, Exceeded, MAX_PATH};
+use crate::findings::Findings;
 use crate::scalar;
 use crate::source::Sources;
-use crate::tree::{Data, Entry, Node, Place, Step, dotted};
+use crate::tree::{Data, Entry, Node, Place, Step, shown};
 
 /// Deeper than any configuration, and far from the end of the stack.
 const MAX_DEPTH: usize = 64;
-/// Nodes of one document with its aliases expanded: an alias bomb stops here.
-const MAX_NODES: usize = 100_000;
 
 /// Reads one document.
 ///
 /// # Errors
 /// The one violation after which nothing more can be said of the document. Those after which reading can go on
-/// (duplicate keys, unknown tags) are added to `violations`.
+/// (duplicate keys, unknown tags) are added to `findings`.
 pub(crate) fn parse(
     text: &str,
     source: usize,
     sources: &Sources,
-    violations: &mut Vec<(Place, Violation)>,
+    budget: &mut Budget,
+    findings: &mut Findings,
 ) -> Result<Node, Box<Violation>> {
-    Reader {
-        parser: Parser::new_from_str(text),
-        text,
-        source,
-        sources,
-        violations,
-        anchors: HashMap::new(),
-        nodes: 0,
-        path: Vec::new(),
+    let read = |text: &str, budget: &mut Budget, findings: &mut Findings| {
+        Reader {
+            parser: Parser::new_from_str(text),
+            text,
+            source,
+            sources,
+            budget,
+            findings,
+            anchors: HashMap::new(),
+            path: Vec::new(),
+            path_length: 0,
+        }
+        .document()
+    };
+    match without_tabs_behind_colons(text) {
+        Some(text) => read(&text, budget, findings),
+        None => read(text, budget, findings),
     }
-    .document()
+}
+
+/// YAML takes a tab between a key's colon and its value, and the parser does not: a space at the same place for each.
+fn without_tabs_behind_colons(text: &str) -> Option<String> {
+    if !text.contains(":\t") {
+        return None;
+    }
+    let mut replaced = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let (mut quote, mut before) = (None, ' ');
+        let mut behind_colon = false;
+        for c in line.chars() {
+            behind_colon = c == '\t' && quote.is_none() && (before == ':' || behind_colon);
+            match quote {
+                Some(open) if c == open => quote = None,
+                None if matches!(c, '"' | '\'') && !before.is_alphanumeric() => quote = Some(c),
+                _ => {}
+            }
+            replaced.push(if behind_colon { ' ' } else { c });
+            before = c;
+        }
+    }
+    Some(replaced)
 }
 
 struct Reader<'a> {
@@ -43,10 +74,12 @@ struct Reader<'a> {
     text: &'a str,
     source: usize,
     sources: &'a Sources,
-    violations: &'a mut Vec<(Place, Violation)>,
+    budget: &'a mut Budget,
+    findings: &'a mut Findings,
     anchors: HashMap<usize, Node>,
-    nodes: usize,
     path: Vec<Step>,
+    /// Bytes of the keys of it.
+    path_length: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -86,7 +119,9 @@ impl<'a> Reader<'a> {
 
     fn node(&mut self, event: Event<'a>, span: Span) -> Result<Node, Box<Violation>> {
         let place = self.place(span);
-        self.count(place, 1)?;
+        let text = if let Event::Scalar(text, ..) = &event { text.len() } else { 0 };
+        let taken = self.budget.take(1, text);
+        self.within(place, taken)?;
         if self.path.len() > MAX_DEPTH {
             return Err(self.fatal(place, &format!("nested deeper than {MAX_DEPTH} levels")));
         }
@@ -106,10 +141,18 @@ impl<'a> Reader<'a> {
             Event::Alias(anchor) => return self.alias(anchor, place),
             _ => return Err(self.fatal(place, "a value was expected here")),
         };
+        self.remember(anchor, &node)?;
+        Ok(node)
+    }
+
+    /// Keeps what an alias may repeat.
+    fn remember(&mut self, anchor: usize, node: &Node) -> Result<(), Box<Violation>> {
         if anchor != 0 {
+            let taken = self.budget.take_copy(node);
+            self.within(node.place, taken)?;
             self.anchors.insert(anchor, node.clone());
         }
-        Ok(node)
+        Ok(())
     }
 
     fn list(&mut self) -> Result<Vec<Node>, Box<Violation>> {
@@ -131,41 +174,55 @@ impl<'a> Reader<'a> {
         loop {
             let (event, span) = self.next()?;
             let key_place = self.place(span);
-            let key = match event {
+            let (key, anchor) = match event {
                 Event::MappingEnd => return Ok(entries),
-                Event::Scalar(text, ..) => text.into_owned(),
+                Event::Scalar(text, _, anchor, _) => (text.into_owned(), anchor),
+                Event::Alias(anchor) => (self.key_of(anchor, key_place)?, 0),
                 _ => return Err(self.fatal(key_place, "a key must be a plain text")),
             };
+            let taken = self.budget.take_bytes(key.len());
+            self.within(key_place, taken)?;
+            self.remember(anchor, &Node::new(Data::Text(key.clone()), key_place))?;
+            self.path_length += key.len();
+            if self.path_length > MAX_PATH {
+                return Err(self.fatal(key_place, &format!("the keys on the way here have more than {MAX_PATH} bytes")));
+            }
             self.path.push(Step::Key(key.clone()));
             let (event, span) = self.next()?;
             let node = self.node(event, span)?;
             if let Some(first) = seen.get(&key) {
                 let message = format!("this key is already given on line {}", first.line);
-                let path = dotted(&self.path);
-                self.report(key_place, Violation::new(path, "duplicateKey", message));
+                self.path_length -= key.len();
+                self.report(key_place, "duplicateKey", &message);
             } else {
                 seen.insert(key.clone(), key_place);
-                entries.push(Entry { key, key_place, node });
+                self.path_length -= key.len();
+                entries.push(Entry::new(key, key_place, node));
             }
             self.path.pop();
         }
     }
 
     fn alias(&mut self, anchor: usize, place: Place) -> Result<Node, Box<Violation>> {
-        let Some(node) = self.anchors.get(&anchor).cloned() else {
+        let Some(node) = self.anchors.get(&anchor) else {
             return Err(self.fatal(place, "the alias stands inside of what it refers to"));
         };
-        self.count(place, weight(&node))?;
-        Ok(node)
+        let taken = self.budget.take_copy(node);
+        let copy = taken.is_ok().then(|| node.clone());
+        self.within(place, taken)?;
+        copy.ok_or_else(|| self.fatal(place, "an alias of nothing"))
     }
 
-    fn count(&mut self, place: Place, nodes: usize) -> Result<(), Box<Violation>> {
-        self.nodes += nodes;
-        if self.nodes > MAX_NODES {
-            let message = format!("the document holds more than {MAX_NODES} values, its aliases expanded");
-            return Err(self.fatal(place, &message));
+    /// The key that an alias stands for.
+    fn key_of(&self, anchor: usize, place: Place) -> Result<String, Box<Violation>> {
+        match self.anchors.get(&anchor).map(|node| &node.data) {
+            Some(Data::Text(text)) => Ok(text.clone()),
+            _ => Err(self.fatal(place, "a key must be a plain text")),
         }
-        Ok(())
+    }
+
+    fn within(&self, place: Place, taken: Result<(), Exceeded>) -> Result<(), Box<Violation>> {
+        taken.map_err(|exceeded| self.fatal(place, &exceeded.message()))
     }
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, place: Place) -> Data {
@@ -182,19 +239,21 @@ impl<'a> Reader<'a> {
 
     fn refuse_tag(&mut self, tag: Option<&Tag>, place: Place) {
         if tag.is_some() {
-            let path = dotted(&self.path);
-            self.report(place, Violation::new(path, "tag", "tags other than `!!str` are not supported"));
+            self.report(place, "tag", "tags other than `!!str` are not supported");
         }
     }
 
-    fn report(&mut self, place: Place, violation: Violation) {
-        let violation = Violation { location: self.sources.location(place), ..violation };
-        self.violations.push((place, violation));
+    fn report(&mut self, place: Place, rule: &str, message: &str) {
+        let (path, sources) = (&self.path, self.sources);
+        self.findings.offer(place, || Violation {
+            location: sources.location(place),
+            ..Violation::new(shown(path), rule, message)
+        });
     }
 
     fn fatal(&self, place: Place, message: &str) -> Box<Violation> {
         let location = self.sources.location(place);
-        Box::new(Violation { location, ..Violation::new(dotted(&self.path), "syntax", message) })
+        Box::new(Violation { location, ..Violation::new(shown(&self.path), "syntax", message) })
     }
 
     fn syntax(&self, error: &ScanError) -> Box<Violation> {
@@ -216,7 +275,9 @@ impl<'a> Reader<'a> {
     fn hint(&self, line: usize, info: &str) -> Option<String> {
         let found = self.text.lines().nth(line - 1).unwrap_or_default();
         let indent: String = found.chars().take_while(|c| c.is_whitespace()).collect();
-        let hint = if indent.contains('\t') || info.contains("tab") {
+        let hint = if info.contains("unprintable") {
+            "a character that cannot be seen stands here; take it out"
+        } else if indent.contains('\t') || info.contains("tab") {
             "indent with spaces, not with tabs"
         } else if info.contains("simple key expect") || info.contains("could not find expected ':'") {
             "is a `:` missing after the key?"
@@ -242,13 +303,5 @@ impl<'a> Reader<'a> {
             end_line: span.end.line(),
             end_column: span.end.col() + 1,
         }
-    }
-}
-
-fn weight(node: &Node) -> usize {
-    match &node.data {
-        Data::List(items) => 1 + items.iter().map(weight).sum::<usize>(),
-        Data::Map(entries) => 1 + entries.iter().map(|entry| weight(&entry.node)).sum::<usize>(),
-        _ => 1,
     }
 }

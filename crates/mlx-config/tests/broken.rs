@@ -71,6 +71,8 @@ fn f1_what_is_not_well_formed_is_said_with_its_place() {
             ("a file of comments", "# nothing\n\n# at all\n"),
             ("a file that is null", "null\n"),
             ("a control character", "mode: \u{1}\n"),
+            ("a NUL", "mode: bo\0th\n"),
+            ("an error in a file of carriage returns", "mode: both\rnats:\r  mode embedded\r  reconnect: true\r"),
         ]),
     );
 }
@@ -109,6 +111,10 @@ fn f1_a_value_of_the_wrong_kind_is_said_with_what_was_expected() {
             ("a worker port of 0", "worker:\n  port: 0\n"),
             ("a fraction for a whole number", "nats:\n  maxReconnectAttempts: 1.5\n"),
             ("a number without end", "nats:\n  maxReconnectAttempts: 99999999999999999999\n"),
+            ("a password with a slash in a URL", "nats:\n  mode: external\n  serverUrl: nats://u:a/b@h\n"),
+            ("a token with a number sign in a URL", "nats:\n  mode: external\n  serverUrl: 'nats://a#b@h'\n"),
+            ("an empty token", "nats:\n  token: ''\n"),
+            ("an error in a file of carriage returns", "mode: both\rnats:\r  pingIntervalMs: 0\r"),
             ("a span of 0 ms", "nats:\n  pingIntervalMs: 0\n"),
             ("a span with a unit", "nats:\n  pingIntervalMs: 10s\n"),
             ("yes for true", "nats:\n  reconnect: yes\n"),
@@ -177,6 +183,12 @@ fn f1_rules_between_keys_are_checked() {
                 "workers:\n  static:\n    - name: a\n    - ip: 10.0.0.1\n    - port: 8080\n",
             ),
             ("a static worker with two", "workers:\n  static:\n    - {url: \"http://h\", ip: 10.0.0.1, port: 8080}\n"),
+            ("a user without a password, beside an unknown key", "nats:\n  user: a\n  embedded: {prot: 1}\n  x: 1\n"),
+            ("a user without a password, beside a bad port", "nats:\n  user: a\n  embedded: {port: 1}\n"),
+            (
+                "what is wrong inside a misspelt section",
+                "load_balancing:\n  strategy: best\nNATS:\n  user: a\n  Embedded: {port: 1}\n",
+            ),
             ("two errors in one file", "nats:\n  embedded:\n    port: 80\ndiscovery:\n  offlineTimeoutMs: 1000\n"),
             (
                 "a rule whose other side is broken",

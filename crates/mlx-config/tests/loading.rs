@@ -40,7 +40,7 @@ fn an_empty_map_is_the_defaults() {
 #[test]
 fn f2_a_value_from_the_environment_stays_one_text() {
     for value in
-        ["a: b\n- \"x\"", ">", "#", " # no comment", "\"", "'", "\n", "{", "[", "*x", "&x", "!!int 3", "null", "~", ""]
+        ["a: b\n- \"x\"", ">", "#", " # no comment", "\"", "'", "\n", "{", "[", "*x", "&x", "!!int 3", "null", "~", " "]
     {
         for yaml in ["nats:\n  user: ${V}\n  password: x\n", "nats:\n  user: \"${V}\"\n  password: x\n"] {
             let loaded = Loader::new().text("t", yaml).env_map([("V", value)]).load().unwrap();
@@ -178,4 +178,89 @@ fn a_file_that_cannot_be_read_is_drawn_with_its_causes() {
     let drawn = missing.draw(&missing.load().unwrap_err(), false);
     assert!(drawn.starts_with("cannot read the configuration file no-such-file.yaml"), "{drawn}");
     assert!(drawn.contains("caused by: "), "{drawn}");
+}
+
+#[test]
+fn f2_a_default_may_hold_references_as_compose_has_it() {
+    let value = |yaml: &str, variables: &[(&str, &str)]| {
+        let loader = Loader::new().text("t", format!("nats: {{user: '{yaml}', password: x}}\n"));
+        loader.env_map(variables.iter().copied()).load().unwrap().into_config().nats.user.unwrap()
+    };
+    assert_eq!(value("${A:-${B:-x}}", &[]), "x");
+    assert_eq!(value("${A:-${B:-x}}", &[("B", "b")]), "b");
+    assert_eq!(value("${A:-${B:-x}}", &[("A", "a"), ("B", "b")]), "a");
+    assert_eq!(value("${A:-a${B:-x}c}d", &[]), "axcd");
+    assert_eq!(value("${A:-${B:-${C:-${D}}}}", &[("D", "d")]), "d");
+    assert_eq!(value("$${A:-${B:-x}}", &[]), "${A:-x}");
+    // What is not needed need not be there.
+    assert_eq!(value("${A:-${B}}", &[("A", "a")]), "a");
+}
+
+#[test]
+fn f5_a_variable_that_is_nearly_one_of_ours_is_a_warning() {
+    let variables = [
+        ("MLX_NATS_MODE", "external"),
+        ("mlx_nats__mode", "external"),
+        ("MLX_NATS_SERVER", "/opt/nats-server"),
+        ("MLX_LOG", "info"),
+        ("MLX_MODE", "worker"),
+    ];
+    let loaded = Loader::new().text("t", "mode: both").env_map(variables).load().unwrap();
+    let warnings: Vec<String> = loaded.warnings().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "the environment variable `MLX_NATS_MODE` sets nothing (did you mean `MLX_NATS__MODE`?)",
+            "the environment variable `mlx_nats__mode` sets nothing (did you mean `MLX_NATS__MODE`?)",
+        ]
+    );
+}
+
+#[test]
+fn f2_a_secret_that_ends_in_a_line_break_is_a_warning_and_a_hint() {
+    let yaml = "nats:\n  user: me\n  password: ${PASSWORD}\n";
+    let loaded = Loader::new().text("t.yaml", yaml).env_map([("PASSWORD", "canary\r\n")]).load().unwrap();
+    let warnings: Vec<String> = loaded.warnings().iter().map(ToString::to_string).collect();
+    assert!(
+        warnings[0].starts_with("t.yaml:3:13: nats.password: the environment variable `PASSWORD` ends in a line break")
+    );
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let error = Loader::new()
+        .text("t.yaml", "nats:\n  embedded:\n    port: ${PORT}\n")
+        .env_map([("PORT", "4222\r")])
+        .load()
+        .unwrap_err();
+    assert!(error.to_string().contains("take the line break off"), "{error}");
+}
+
+#[test]
+fn anchors_on_keys_and_tabs_behind_colons_are_read_as_yaml_has_them() {
+    let yaml = "&key mode:\tboth\nnats:\t{user: *key, password: x}\n";
+    let config = Loader::new().text("t", yaml).without_env().load().unwrap().into_config();
+    assert_eq!(config.nats.user.as_deref(), Some("mode"));
+}
+
+#[test]
+fn m5_an_empty_credential_is_an_error_wherever_it_comes_from() {
+    let none: &[(&str, &str)] = &[];
+    let cases = [
+        ("nats.token", "nats: {token: ''}", none),
+        ("nats.token", "nats: {token: '${TOKEN}'}", &[("TOKEN", "")][..]),
+        ("nats.token", "{}", &[("MLX_NATS__TOKEN", "")][..]),
+        ("nats.password", "nats: {user: me, password: ''}", none),
+        ("nats.user", "nats: {user: '', password: x}", none),
+        ("nats.serverUrl", "nats: {mode: external, serverUrl: 'nats://me:@h'}", none),
+        ("nats.serverUrl", "nats: {mode: external, serverUrl: 'nats://@h'}", none),
+    ];
+    for (path, yaml, variables) in cases {
+        let open = yaml.replace("nats: {", "nats: {embedded: {host: 0.0.0.0}, ");
+        for yaml in [yaml.to_owned(), open] {
+            let error = Loader::new().text("t", yaml.clone()).env_map(variables.iter().copied()).load().unwrap_err();
+            assert!(error.to_string().contains(path), "{yaml}: {error}");
+        }
+    }
+    for path in ["nats.token", "nats.password"] {
+        let error = Loader::new().without_env().set("nats.user", "me").set(path, "").load().unwrap_err();
+        assert!(error.to_string().contains(path), "{error}");
+    }
 }
