@@ -4,10 +4,11 @@ use std::cell::Cell;
 
 use bytes::{Bytes, BytesMut};
 use mlx_errors::{Error, ErrorKind, Result, Violation, Violations};
+use mlx_types::messages::from_json;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{measure, surrogates};
+use crate::measure;
 
 /// A decoder's message is cut here: it may quote what a peer sent, which has no bounds.
 const MESSAGE_LIMIT: usize = 200;
@@ -82,31 +83,25 @@ fn cut(json: &[u8]) -> Bytes {
     copy
 }
 
-/// Decodes and checks a payload that came on `subject`. Half characters in its texts are U+FFFD.
+/// Decodes and checks a payload that came on `subject`, and takes what JavaScript takes for JSON.
 pub(crate) fn decode<M: DeserializeOwned>(
     subject: &str,
     json: &[u8],
     check: fn(&M) -> Result<(), Violations>,
 ) -> Result<M> {
-    match serde_json::from_slice(json) {
-        Ok(payload) => checked(subject, payload, check),
-        Err(error) => match surrogates::without_halves(json).and_then(|mended| serde_json::from_slice(&mended).ok()) {
-            Some(payload) => checked(subject, payload, check),
-            None => Err(refused(undecodable::<M>(subject, json, &error))),
-        },
-    }
-}
-
-/// [`decode`], where half characters are an error: for texts that go on in the next message.
-pub(crate) fn decode_part<M: DeserializeOwned>(
-    subject: &str,
-    json: &[u8],
-    check: fn(&M) -> Result<(), Violations>,
-) -> Result<M> {
-    match serde_json::from_slice(json) {
+    match from_json(json) {
         Ok(payload) => checked(subject, payload, check),
         Err(error) => Err(refused(undecodable::<M>(subject, json, &error))),
     }
+}
+
+/// [`decode`] of what needs no mending; nothing where it does: for texts of which half a character may come next.
+pub(crate) fn decode_whole<M: DeserializeOwned>(
+    subject: &str,
+    json: &[u8],
+    check: fn(&M) -> Result<(), Violations>,
+) -> Option<Result<M>> {
+    serde_json::from_slice(json).ok().map(|payload| checked(subject, payload, check))
 }
 
 fn checked<M>(subject: &str, payload: M, check: fn(&M) -> Result<(), Violations>) -> Result<M> {

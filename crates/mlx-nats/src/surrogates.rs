@@ -10,17 +10,8 @@ const HIGH: std::ops::Range<u32> = 0xD800..0xDC00;
 const LOW: std::ops::Range<u32> = 0xDC00..0xE000;
 
 /// The JSON with stand-ins for the halves in it; nothing, where there are none.
-pub(crate) fn replace_halves(json: &[u8]) -> Option<Vec<u8>> {
-    replace(json, |unit| char::from_u32(STAND_IN + (unit - HIGH.start)).unwrap_or(char::REPLACEMENT_CHARACTER))
-}
-
-/// The JSON with U+FFFD for each half in it; nothing, where there are none.
-pub(crate) fn without_halves(json: &[u8]) -> Option<Vec<u8>> {
-    replace(json, |_| char::REPLACEMENT_CHARACTER)
-}
-
 #[cold]
-fn replace(json: &[u8], by: impl Fn(u32) -> char) -> Option<Vec<u8>> {
+pub(crate) fn replace_halves(json: &[u8]) -> Option<Vec<u8>> {
     let mut replaced = Vec::with_capacity(json.len());
     let (mut rest, mut any) = (json, false);
     while let Some((first, behind)) = rest.split_first() {
@@ -50,7 +41,8 @@ fn replace(json: &[u8], by: impl Fn(u32) -> char) -> Option<Vec<u8>> {
             replaced.extend_from_slice(escape);
         } else {
             any = true;
-            replaced.extend_from_slice(by(unit).encode_utf8(&mut [0; 4]).as_bytes());
+            let stand_in = char::from_u32(STAND_IN + (unit - HIGH.start)).unwrap_or(char::REPLACEMENT_CHARACTER);
+            replaced.extend_from_slice(stand_in.encode_utf8(&mut [0; 4]).as_bytes());
         }
     }
     any.then_some(replaced)
@@ -146,7 +138,6 @@ mod tests {
         assert_eq!(joiner.before(String::new()), "");
         // Such a character that was really meant stays what it is.
         assert_eq!(joiner.before("\u{10F03D}".to_owned()), "\u{FFFD}\u{10F03D}");
-        assert_eq!(without_halves(br#""x\udc00""#).unwrap(), "\"x\u{FFFD}\"".as_bytes());
     }
 
     #[test]

@@ -146,6 +146,12 @@ pub enum NatsUrlError {
     /// Something follows the port.
     #[error("nothing may follow the host and port: no path, no query, no fragment")]
     Trailing,
+    /// The user, password or token holds a character that ends it.
+    #[error(
+        "the password, user or token holds a `/`, `?` or `#`: write `%2F`, `%3F`, `%23` (and `%40` for `@`, `%25` for `%`), or \
+         use `nats.user` and `nats.password`"
+    )]
+    Unescaped,
     /// The user, password or token is not UTF-8 once decoded, or a part of it is empty.
     #[error("the credentials are malformed; write `USER:PASSWORD@` or `TOKEN@`, other characters as `%XX`")]
     Credentials,
@@ -165,6 +171,17 @@ impl FromStr for NatsUrl {
         // The url crate trims and drops these; a URL of ours with any of them is a mistake.
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err(NatsUrlError::Host);
+        }
+        let authority = text.split_once("://").map_or("", |(_, rest)| rest);
+        let end = authority.find(['/', '?', '#']).unwrap_or(authority.len());
+        match (authority.find('@'), authority.rfind('@')) {
+            (Some(0), _) => return Err(NatsUrlError::Credentials),
+            // The url crate takes an empty password for none, and the user for a token.
+            (_, Some(at)) if at <= end && authority.get(..at).is_some_and(|before| before.ends_with(':')) => {
+                return Err(NatsUrlError::Credentials);
+            }
+            (_, Some(at)) if at > end => return Err(NatsUrlError::Unescaped),
+            _ => {}
         }
         let url = Url::parse(text).map_err(|error| match error {
             url::ParseError::InvalidPort => NatsUrlError::Port,

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use garde::rules::length::simple::HasSimpleLength;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -30,6 +31,12 @@ impl<T> Secret<T> {
     /// The value by itself, no longer hidden.
     pub fn into_exposed(self) -> T {
         self.0
+    }
+}
+
+impl<T: HasSimpleLength> HasSimpleLength for Secret<T> {
+    fn length(&self) -> usize {
+        self.0.length()
     }
 }
 

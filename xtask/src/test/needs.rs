@@ -1,6 +1,7 @@
 //! What some tests need that a machine may not have, and how those tests are known: by a word in their names.
 
 use std::ffi::OsString;
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -32,6 +33,9 @@ const NAMESPACE_TESTS: &str = "in_own_namespaces";
 /// In the names of tests that ask with curl.
 const CURL_TESTS: &str = "curl";
 
+/// In the names of tests that run programs of npm's.
+const NODE_TESTS: &str = "_node_";
+
 /// In the names of tests that look at a page in a browser.
 const CHROMIUM_TESTS: &str = "chromium";
 
@@ -46,6 +50,9 @@ const MODEL_SERVER_VARIABLE: &str = "MLX_TEST_MODEL_SERVER_PYTHONPATH";
 
 /// Where the tests find OpenAI's client, likewise.
 const OPENAI_VARIABLE: &str = "MLX_TEST_OPENAI_PYTHONPATH";
+
+/// Where the tests find npm's packages.
+const NODE_VARIABLE: &str = "MLX_TEST_NODE_MODULES";
 
 /// Where the tests find the old nats-server.
 const OLD_SERVER_VARIABLE: &str = "MLX_TEST_OLD_NATS_SERVER";
@@ -78,6 +85,7 @@ impl Needs {
         let openai = python_tree(workspace, python_pip, &OPENAI, OPENAI_VARIABLE, "import openai");
         needs.note(OPENAI_TESTS, OPENAI_VARIABLE, openai)?;
         needs.note(NATS_PY_TESTS, PYTHONPATH_VARIABLE, fetched(workspace, python_pip, &NATS_PY))?;
+        needs.note(NODE_TESTS, NODE_VARIABLE, node_modules(workspace))?;
         if !runs("curl") {
             needs.missing.push((CURL_TESTS, "they need curl".to_owned()));
         }
@@ -117,6 +125,33 @@ impl Needs {
     pub(super) fn filters(&self) -> Vec<String> {
         self.missing.iter().flat_map(|(word, _)| ["--skip".to_owned(), (*word).to_owned()]).collect()
     }
+}
+
+/// The place of the packages that are pinned in `tests/tests/editors`, fetched where they are not there yet; or why there are
+/// none.
+fn node_modules(workspace: &Workspace) -> Result<OsString> {
+    if let Some(path) = std::env::var_os(NODE_VARIABLE) {
+        return Ok(path);
+    }
+    ensure!(runs("node") && runs("npm"), "they need node with npm");
+    let pinned = workspace.root().join("tests/tests/editors");
+    let folder = workspace.root().join("target/tools/editors");
+    let (lock, modules) = (folder.join("package-lock.json"), folder.join("node_modules"));
+    let wanted = fs::read(pinned.join("package-lock.json")).context("the packages are not pinned")?;
+    if fs::read(&lock).is_ok_and(|there| there == wanted) && modules.is_dir() {
+        return Ok(modules.into());
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::copy(pinned.join("package.json"), folder.join("package.json")).context("cannot copy package.json")?;
+    fs::write(&lock, &wanted).with_context(|| format!("cannot write {}", lock.display()))?;
+    let mut install = Command::new("npm");
+    install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]).current_dir(&folder);
+    if !succeeds(&mut install) {
+        // The next run is not to take a half of it for the whole.
+        let _ = fs::remove_file(&lock);
+        bail!("npm could not fetch ajv and yaml-language-server");
+    }
+    Ok(modules.into())
 }
 
 /// The model server's place, or why there is none.

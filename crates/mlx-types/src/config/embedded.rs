@@ -124,10 +124,12 @@ pub struct RestartConfig {
     pub max_restarts: u32,
     /// The window, in ms.
     pub window_ms: Millis,
+    /// A server that does not answer for so long counts as crashed, in ms.
+    pub unresponsive_after_ms: Millis,
 }
 
 impl Default for RestartConfig {
     fn default() -> Self {
-        Self { max_restarts: 5, window_ms: Millis::of::<60_000>() }
+        Self { max_restarts: 5, window_ms: Millis::of::<60_000>(), unresponsive_after_ms: Millis::of::<10_000>() }
     }
 }

@@ -12,6 +12,9 @@ use super::rules::{is_loopback, nested, outcome, relation, subject_prefix};
 use crate::check::bounds;
 use crate::{Millis, NatsUrl, Secret};
 
+/// An empty credential, as of a variable that is set to nothing, would let everybody in, or nobody.
+const NOT_EMPTY: &str = "must be a text that is not empty";
+
 /// The connection to NATS: to a server that this node starts, or to one that runs elsewhere.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -25,10 +28,16 @@ pub struct NatsConfig {
     #[garde(length(min = 1))]
     pub servers: Option<Vec<NatsUrl>>,
     /// The user to connect as; together with `password`.
+    #[garde(length(min = 1))]
+    #[schemars(extend("errorMessage" = NOT_EMPTY))]
     pub user: Option<String>,
     /// The user's password; together with `user`.
+    #[garde(length(min = 1))]
+    #[schemars(extend("errorMessage" = NOT_EMPTY))]
     pub password: Option<Secret<String>>,
     /// A token to connect with, instead of a user.
+    #[garde(length(min = 1))]
+    #[schemars(extend("errorMessage" = NOT_EMPTY))]
     pub token: Option<Secret<String>>,
     /// A file of credentials (JWT and seed) to connect with.
     pub credentials_file: Option<PathBuf>,
@@ -128,7 +137,10 @@ impl NatsConfig {
         }
         broken.extend(self.second_credential());
         broken.extend(nested("tls", self.tls.relations()));
-        let secured = self.user.is_some() || self.token.is_some();
+        let is_given =
+            |secret: &Option<Secret<String>>| secret.as_ref().is_some_and(|secret| !secret.expose().is_empty());
+        let is_user = self.user.as_ref().is_some_and(|user| !user.is_empty()) && is_given(&self.password);
+        let secured = is_user || is_given(&self.token);
         let embedded = &self.embedded;
         if self.mode == NatsMode::Embedded && !secured && !embedded.allow_anonymous && !is_loopback(&embedded.host) {
             let message = "an address that other machines can reach needs credentials: set `nats.user` and \

@@ -67,8 +67,11 @@ pub(super) fn port_or_free(value: &u16, _: &()) -> garde::Result {
 pub(super) fn port_or_free_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "integer",
-        "format": "uint16",
-        "anyOf": [{ "const": 0 }, { "minimum": 1024, "maximum": 65535 }],
+        "minimum": 0,
+        "maximum": 65535,
+        // Not a choice of two, of which editors would name the first when the second is meant.
+        "if": { "minimum": 1 },
+        "then": { "minimum": 1024 },
         "errorMessage": "must be a port from 1024 to 65535, or 0 for a free one",
     })
 }

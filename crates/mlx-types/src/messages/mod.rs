@@ -11,6 +11,7 @@ mod cluster;
 mod frame;
 mod health;
 mod inference;
+mod lenient;
 mod model;
 mod object;
 mod open_enum;
@@ -22,6 +23,7 @@ pub use health::{HealthCheck, HealthReport, WorkerMetricsReport};
 pub use inference::{
     CancelMode, ChatMessage, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, StreamingResponse,
 };
+pub use lenient::from_json;
 pub use model::{ModelCommand, ModelState, ModelStatus};
 pub use worker::{
     HardwareProfile, ModelSkills, ModelTier, WorkerCapabilities, WorkerDeregistration, WorkerHeartbeat, WorkerMetrics,

@@ -1,10 +1,11 @@
 //! JSON Schemas and the AsyncAPI document, generated from the types.
 //!
 //! A bound is written once, as a garde attribute; schemars reads it too. What the schema cannot say are the rules
-//! between members, see [`ClusterConfig::check`]. In one thing it allows more than a message does: to JSON Schema `1.0`
-//! is an integer. No peer writes one so, and the types refuse it.
+//! between members, see [`ClusterConfig::check`]. The files that are shipped are made for the tools of others, and say what every
+//! validator understands; [`config`] and [`of`] say more.
 
 mod asyncapi;
+mod plain;
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
@@ -22,12 +23,12 @@ pub use asyncapi::asyncapi;
 /// the AsyncAPI document.
 pub fn all() -> Vec<(String, Value)> {
     let mut files = vec![
-        ("config/schemas/cluster.schema.json".to_owned(), config()),
-        ("config/schemas/cluster.draft-07.schema.json".to_owned(), config_draft_07()),
+        ("config/schemas/cluster.schema.json".to_owned(), plain::plain(config())),
+        ("config/schemas/cluster.draft-07.schema.json".to_owned(), plain::plain(config_draft_07())),
         ("docs/asyncapi.yaml".to_owned(), asyncapi()),
     ];
     for payload in messages() {
-        files.push((format!("config/schemas/messages/{}.schema.json", payload.name), (payload.schema)()));
+        files.push((format!("config/schemas/messages/{}.schema.json", payload.name), plain::plain((payload.schema)())));
     }
     files
 }

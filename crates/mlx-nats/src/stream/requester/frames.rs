@@ -116,20 +116,20 @@ impl TokenStream {
 
     /// The frame, and whether its tokens have stand-ins for half characters.
     fn read(&mut self, message: &async_nats::Message) -> Result<(Frame, bool)> {
-        let read = |json: &[u8]| codec::decode_part(&message.subject, json, Frame::check);
-        let error = match read(&message.payload) {
-            Ok(frame) => return Ok((frame, false)),
-            Err(error) => error,
+        if let Some(frame) = codec::decode_whole(&message.subject, &message.payload, Frame::check) {
+            return Ok((frame?, false));
+        }
+        let read = |json: &[u8]| codec::decode(&message.subject, json, Frame::check);
+        let Some(json) = surrogates::replace_halves(&message.payload) else {
+            return Ok((read(&message.payload)?, false));
         };
-        let Some(json) = surrogates::replace_halves(&message.payload) else { return Err(error) };
         let frame = read(&json)?;
         if matches!(frame.response, StreamingResponse::Token { .. } | StreamingResponse::Tokens { .. }) {
             self.has_halves = true;
             return Ok((frame, true));
         }
         // Only between tokens is there another half to wait for.
-        let json = surrogates::without_halves(&message.payload).unwrap_or(json);
-        Ok((read(&json)?, false))
+        Ok((read(&message.payload)?, false))
     }
 
     /// The text of a token, with what was held back of the one before.
