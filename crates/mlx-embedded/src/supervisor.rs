@@ -2,23 +2,31 @@
 
 mod budget;
 mod launcher;
+mod pulse;
+mod storage;
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::config::{EmbeddedLogLevel, RestartConfig};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
-use crate::diagnosis;
 use crate::logs::LastLines;
 use crate::ready::Endpoints;
 use crate::settings::Settings;
+use crate::{diagnosis, http};
 use budget::{Budget, Verdict};
 pub(crate) use launcher::Launcher;
+use pulse::{Condition, Pulse};
+
+/// How long a server that could not write may take to end in good order.
+const RELIEF: Duration = Duration::from_secs(5);
 
 /// Lines of the server that go into the error of one that is given up.
 const LINES_TOLD: usize = 10;
@@ -31,6 +39,8 @@ pub enum ServerState {
     Starting,
     /// It answers.
     Ready,
+    /// It runs, and something is wrong with it; says what. It is ready again as soon as that is over.
+    Degraded(String),
     /// It ended by itself, and is started again on the same port.
     Restarting {
         /// Which restart within the window this is, from 1.
@@ -53,6 +63,8 @@ pub(crate) struct Shared {
     /// 0 while there is no process.
     pub(crate) pid: AtomicU32,
     pub(crate) lines: LastLines,
+    /// Why JetStream cannot write, since the last start.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -62,7 +74,13 @@ impl Shared {
             listening: watch::Sender::new(None),
             pid: AtomicU32::new(0),
             lines: LastLines::default(),
+            trouble: Mutex::default(),
         }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        // A text is replaced whole.
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where it listens, as soon as it does; never, where it does not come to that.
@@ -75,6 +93,10 @@ impl Shared {
             // The sender is in `self`.
             let _ = listening.changed().await;
         }
+    }
+
+    fn listening_now(&self) -> Option<Endpoints> {
+        *self.listening.borrow()
     }
 
     fn set(&self, state: ServerState) {
@@ -136,9 +158,9 @@ pub(crate) async fn supervise(
             shared.set(ServerState::Ready);
             // Nobody waiting means that the handle is gone, which the next order tells.
             let _ = started.send(Ok(endpoints));
-            Supervisor { launcher: &mut launcher, budget: Budget::new(&restart), orders: &mut orders, shared: &shared }
-                .run()
-                .await
+            let limit = restart.unresponsive_after_ms.into();
+            let budget = Budget::new(&restart);
+            Supervisor { launcher: &mut launcher, budget, limit, orders: &mut orders, shared: &shared }.run().await
         }
         Ok(Err(error)) => {
             launcher.kill().await;
@@ -168,10 +190,60 @@ pub(crate) async fn supervise(
     killed.into_iter().for_each(End::answer);
 }
 
+/// How a server was lost.
+enum Lost {
+    Ended(Option<ExitStatus>),
+    /// It runs, and does not answer.
+    Silent,
+    /// It could not write, and there is room again: it was ended in good order.
+    Relieved,
+}
+
+/// What a question to a server came to.
+struct Answer {
+    /// It answered a client.
+    came: bool,
+    /// What is wrong with it all the same.
+    trouble: Option<String>,
+    /// It could not write, and there is room now.
+    has_room: bool,
+}
+
+/// How a server is, asked a moment from now.
+async fn ask(
+    question: impl Future<Output = bool>,
+    monitoring: Option<SocketAddr>,
+    store: Option<PathBuf>,
+    trouble: Option<String>,
+) -> Answer {
+    tokio::time::sleep(pulse::INTERVAL).await; // the rhythm of the questions
+    let came = tokio::time::timeout(pulse::SLOW, question).await.unwrap_or(false);
+    let mut answer = Answer { came, trouble, has_room: false };
+    if !came {
+        return answer;
+    }
+    if let Some(store) = store {
+        answer.trouble = storage::missing(&store).or(answer.trouble);
+        if answer.trouble.is_some() {
+            // Writes a few MiB.
+            answer.has_room = tokio::task::spawn_blocking(move || storage::has_room(&store)).await.unwrap_or(false);
+        }
+    }
+    if answer.trouble.is_none()
+        && let Some(address) = monitoring
+        && http::get(address, "/healthz?js-enabled-only=true", pulse::SLOW).await.is_err()
+    {
+        answer.trouble = Some("its monitoring does not answer".to_owned());
+    }
+    answer
+}
+
 /// A server that has been ready once.
 struct Supervisor<'a> {
     launcher: &'a mut Launcher,
     budget: Budget,
+    /// How long it may be silent.
+    limit: Duration,
     orders: &'a mut mpsc::Receiver<Order>,
     shared: &'a Shared,
 }
@@ -181,10 +253,27 @@ impl Supervisor<'_> {
     async fn run(mut self) -> Option<End> {
         loop {
             let reason = match self.watch().await {
-                Ok(status) => status.map_or_else(|| "it was lost sight of".to_owned(), diagnosis::describe),
+                Ok(Lost::Ended(status)) => {
+                    let reason = status.map_or_else(|| "it was lost sight of".to_owned(), diagnosis::describe);
+                    warn!(reason, "the embedded nats-server ended by itself");
+                    reason
+                }
+                Ok(Lost::Silent) => {
+                    self.launcher.kill().await;
+                    let reason = format!("it did not answer for {} ms", self.limit.as_millis());
+                    warn!(reason, "the embedded nats-server was ended");
+                    reason
+                }
+                Ok(Lost::Relieved) => {
+                    let deadline = Instant::now() + RELIEF;
+                    self.launcher.stop(Farewell::None, deadline).await;
+                    self.launcher.kill().await;
+                    let reason = "JetStream could not write, and there is room again".to_owned();
+                    info!(reason, "the embedded nats-server is started anew");
+                    reason
+                }
                 Err(end) => return Some(end),
             };
-            warn!(reason, "the embedded nats-server ended by itself");
             match self.restart(reason).await {
                 Ok(true) => self.shared.set(ServerState::Ready),
                 Ok(false) => return None,
@@ -193,11 +282,26 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Until the process ends by itself.
-    async fn watch(&mut self) -> Result<Option<ExitStatus>, End> {
+    /// Until the process ends by itself, or does not answer any more.
+    async fn watch(&mut self) -> Result<Lost, End> {
+        let mut pulse = Pulse::new(self.limit, Instant::now());
+        let mut question = Box::pin(self.question());
         loop {
             tokio::select! {
-                status = self.launcher.ended() => return Ok(status),
+                status = self.launcher.ended() => return Ok(Lost::Ended(status)),
+                answer = &mut question => {
+                    match (pulse.look(answer.came, Instant::now()), answer.trouble) {
+                        (Condition::Well, None) if answer.came => self.well(),
+                        (Condition::Well, None) => {}
+                        (Condition::Well, Some(_)) if answer.has_room => return Ok(Lost::Relieved),
+                        (Condition::Well, Some(trouble)) => self.degraded(trouble),
+                        (Condition::Silent(silent), _) => {
+                            self.degraded(format!("it has not answered for {} s", silent.as_secs()));
+                        }
+                        (Condition::Gone, _) => return Ok(Lost::Silent),
+                    }
+                    question = Box::pin(self.question());
+                }
                 order = self.orders.recv() => match order {
                     None => return Err(End::Abandoned),
                     Some(Order::Stop { farewell, deadline, done }) => return Err(End::Stop { farewell, deadline, done }),
@@ -211,6 +315,31 @@ impl Supervisor<'_> {
                 },
             }
         }
+    }
+
+    fn question(&self) -> impl Future<Output = Answer> + use<> {
+        let store = self.launcher.settings().jetstream.as_ref().map(|jetstream| jetstream.store_dir.clone());
+        let monitoring = self.shared.listening_now().and_then(|endpoints| endpoints.monitoring);
+        ask(self.launcher.question(), monitoring, store, self.shared.trouble().clone())
+    }
+
+    fn well(&self) {
+        if self.shared.state.send_if_modified(|state| {
+            let was = matches!(state, ServerState::Degraded(_));
+            if was {
+                *state = ServerState::Ready;
+            }
+            was
+        }) {
+            info!("the embedded nats-server is well again");
+        }
+    }
+
+    fn degraded(&self, reason: String) {
+        if matches!(*self.shared.state.borrow(), ServerState::Ready) {
+            warn!(reason, "something is wrong with the embedded nats-server");
+        }
+        self.shared.set(ServerState::Degraded(reason));
     }
 
     /// Until it is up again; `false` if it is given up.

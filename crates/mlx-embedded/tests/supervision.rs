@@ -10,8 +10,10 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use mlx_embedded::{EmbeddedServer, ServerState};
 use mlx_errors::{ErrorCode, ErrorKind};
+use mlx_types::Millis;
+use rustix::process::Signal;
 use serde_json::json;
-use support::{any_port, ask, sigkill, until_state, with_jetstream};
+use support::{any_port, ask, sigkill, signal, until_state, with_jetstream};
 
 #[tokio::test]
 async fn m6_ten_kills_under_traffic_are_survived_and_the_eleventh_is_the_end() {
@@ -164,4 +166,36 @@ impl Drop for Traffic {
     fn drop(&mut self) {
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
+}
+
+#[tokio::test]
+async fn m6_a_server_that_does_not_answer_is_degraded_and_then_counts_as_crashed() {
+    let mut config = any_port();
+    config.embedded.restart.unresponsive_after_ms = Millis::new(4_000).unwrap();
+    let server = EmbeddedServer::start(&config).await.unwrap();
+    let frozen = server.pid().unwrap();
+    signal(frozen, Signal::STOP);
+    let degraded = until_state(&server, |state| !matches!(state, ServerState::Ready)).await;
+    let ServerState::Degraded(reason) = degraded else { panic!("{degraded:?}") };
+    assert!(reason.contains("has not answered for"), "{reason}");
+    let lost = until_state(&server, |state| !matches!(state, ServerState::Degraded(_))).await;
+    assert!(
+        matches!(&lost, ServerState::Restarting { attempt: 1, reason } if reason.contains("did not answer for 4000 ms")),
+        "{lost:?}"
+    );
+    until_state(&server, |state| matches!(state, ServerState::Ready)).await;
+    assert_ne!(server.pid(), Some(frozen));
+    server.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn m6_a_server_that_only_paused_is_well_again_by_itself() {
+    let server = EmbeddedServer::start(&any_port()).await.unwrap();
+    let paused = server.pid().unwrap();
+    signal(paused, Signal::STOP);
+    until_state(&server, |state| matches!(state, ServerState::Degraded(_))).await;
+    signal(paused, Signal::CONT);
+    until_state(&server, |state| matches!(state, ServerState::Ready)).await;
+    assert_eq!(server.pid(), Some(paused));
+    server.stop(Duration::from_secs(5)).await.unwrap();
 }

@@ -102,7 +102,7 @@ async fn no_message_is_lost_repeated_or_reordered_unreported_in_a_storm() {
 
 /// Restarts without end, and soon: those of the last half second alone make the next one wait.
 fn often() -> RestartConfig {
-    RestartConfig { max_restarts: 100_000, window_ms: millis(500) }
+    RestartConfig { max_restarts: 100_000, window_ms: millis(500), ..RestartConfig::default() }
 }
 
 fn held(capacity: usize) -> SubscribeOptions {

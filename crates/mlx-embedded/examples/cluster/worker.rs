@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::{RemoteError, Result};
-use mlx_nats::{Client, ClientOptions, InferenceOptions, TokenSink};
+use mlx_nats::{Client, ClientOptions, ConnectionState, InferenceOptions, TokenSink};
 use mlx_types::config::{ClusterConfig, NatsConfig};
 use mlx_types::messages::{
     ClusterEvent, FinishReason, InferenceRequest, ModelSkills, WorkerDeregistration, WorkerHeartbeat,
@@ -136,7 +136,7 @@ impl Worker {
                 changed = connection.changed() => {
                     let state = connection.borrow_and_update().clone();
                     if changed.is_err() || state.is_closed() {
-                        let reason = state.to_string();
+                        let reason = reason_of(&state);
                         return Err(mlx_errors::ErrorKind::Closed { reason }.into());
                     }
                     if state.is_connected() {
@@ -232,4 +232,12 @@ fn own_address(config: &NatsConfig) -> IpAddr {
         socket.local_addr().ok().map(|address| address.ip())
     };
     config.urls().first().and_then(towards).unwrap_or(Ipv4Addr::LOCALHOST.into())
+}
+
+/// Why a client is closed, in words that follow "closed:".
+pub(crate) fn reason_of(state: &ConnectionState) -> String {
+    match state {
+        ConnectionState::Closed { reason } => reason.to_string(),
+        state => state.to_string(),
+    }
 }

@@ -62,7 +62,11 @@ mod tests {
     use super::*;
 
     fn budget(max_restarts: u32) -> Budget {
-        Budget::new(&RestartConfig { max_restarts, window_ms: Millis::new(60_000).unwrap() })
+        Budget::new(&RestartConfig {
+            max_restarts,
+            window_ms: Millis::new(60_000).unwrap(),
+            ..RestartConfig::default()
+        })
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tracing::instrument::WithSubscriber as _;
 use tracing::{debug, info, warn};
 
-use super::{Farewell, ServerState, Shared};
+use super::{Farewell, ServerState, Shared, storage};
 use crate::folder::PrivateFolder;
 use crate::lock::FolderLock;
 use crate::logs::{self, Line, Threshold};
@@ -87,6 +87,19 @@ impl Launcher {
         &self.settings
     }
 
+    /// Whether the server that runs answers a client of ours.
+    pub(crate) fn question(&self) -> impl Future<Output = bool> + use<> {
+        let (address, access) = (self.shared.listening_now(), self.settings.access.clone());
+        async move {
+            let Some(endpoints) = address else { return true };
+            // What it says does not matter here: a server that is just reloading its users has answered.
+            match ready::round_trip(endpoints.client, &access).await {
+                Ok(()) => true,
+                Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+            }
+        }
+    }
+
     /// Starts the server and waits until it answers. From then on its ports are settled.
     ///
     /// After an error, or if this is dropped half-way, [`Launcher::kill`] ends what may be left of it.
@@ -100,12 +113,16 @@ impl Launcher {
         self.shared.pid.store(process.id(), Ordering::Relaxed);
         let (outcomes, reloads) = mpsc::unbounded_channel();
         let (announcing, announced) = watch::channel(Announced::default());
-        let shared = Arc::clone(&self.shared);
-        let ready = move || matches!(*shared.state.borrow(), ServerState::Ready);
+        *self.shared.trouble() = None;
+        let (shared, noting) = (Arc::clone(&self.shared), Arc::clone(&self.shared));
+        let ready = move || matches!(*shared.state.borrow(), ServerState::Ready | ServerState::Degraded(_));
         let log = logs::follow(stderr, Arc::clone(&self.threshold), self.shared.lines.clone(), ready, move |line| {
             if let Some(outcome) = reload_outcome(line) {
                 // Nobody waits for one that was not asked for.
                 let _ = outcomes.send(outcome);
+            }
+            if let Some(trouble) = storage::trouble(line.message) {
+                *noting.trouble() = Some(trouble);
             }
             announcing.send_if_modified(|announced| announced.note(line));
         });

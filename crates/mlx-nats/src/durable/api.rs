@@ -84,6 +84,10 @@ fn refused(action: String, error: &async_nats::jetstream::Error) -> Error {
         ApiCode::JETSTREAM_NOT_ENABLED | ApiCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
             "set `nats.embedded.jetstream.enabled: true`, or give the account JetStream"
         }
+        ApiCode::STORAGE_RESOURCES_EXCEEDED => {
+            "its disk is smaller than what the queue may grow to: see `requestRouting.durable.maxBytes`"
+        }
+        ApiCode::INSUFFICIENT_RESOURCES => "its disk is full, or what it may use of it: see `nats.embedded.jetstream`",
         ApiCode::STREAM_STORE_FAILED => "it is full, or its disk is: see `requestRouting.durable.maxBytes`",
         ApiCode::STREAM_SUBJECT_OVERLAP => "another stream holds these subjects: take them out of it",
         _ => "",

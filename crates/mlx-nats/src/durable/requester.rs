@@ -146,8 +146,11 @@ async fn keep(
     json: bytes::Bytes,
 ) -> Result<PublishAck> {
     let kept = api::ask(client, subject, headers, json, "keep a request").await;
-    if kept.is_err() {
+    if let Err(error) = &kept {
         streams::forget(client); // nobody keeps requests where the stream is gone
+        if matches!(error.kind(), ErrorKind::Timeout { .. }) {
+            streams::check_disk(client).await?;
+        }
     }
     kept?.done(|| format!("keep a request on `{subject}`"))
 }

@@ -11,7 +11,7 @@ use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::config::DurableConfig;
 use mlx_types::subjects::{ANY_INFERENCE_DEAD, ANY_INFERENCE_QUEUE};
 use serde::de::IgnoredAny;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::api::{self, Answer};
 use crate::Client;
@@ -64,6 +64,27 @@ pub(super) async fn ensure(client: &Client, settings: &DurableConfig) -> Result<
     }
     seen.store(epoch, Ordering::Relaxed);
     Ok(())
+}
+
+/// Finds out whether JetStream keeps silent because it cannot write: it answers nothing to what it cannot store, but says so when
+/// it is to store the settings of the stream, here those that it has.
+///
+/// # Errors
+/// [`ErrorKind::JetStream`], with the place on the server's disk.
+pub(super) async fn check_disk(client: &Client) -> Result<()> {
+    let info = api::call::<_, Value>(client, &format!("STREAM.INFO.{QUEUE}"), &json!({})).await;
+    let Ok(Answer::Done(info)) = info else { return Ok(()) };
+    let config = info.get("config").unwrap_or(&Value::Null);
+    match api::call::<_, IgnoredAny>(client, &format!("STREAM.UPDATE.{QUEUE}"), config).await {
+        Ok(Answer::Refused(error)) if error.error_code() == ApiCode::STREAM_UPDATE => {
+            Err(Error::new(ErrorKind::JetStream {
+                action: "keep a request".to_owned(),
+                reason: error.to_string(),
+                hint: "make room on the disk where the NATS server keeps what JetStream stores".to_owned(),
+            }))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Forgets that the streams were seen, because something says that they are not there.

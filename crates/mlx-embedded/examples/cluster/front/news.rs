@@ -102,7 +102,7 @@ pub async fn follow(front: Arc<Front>) -> Result<String> {
             changed = bus.changed() => {
                 let state = bus.borrow_and_update().clone();
                 if changed.is_err() || state.is_closed() {
-                    return Ok(state.to_string());
+                    return Ok(crate::worker::reason_of(&state));
                 }
                 // Every attempt to reconnect is a change of state, and no news.
                 if state.is_connected() != connected {
