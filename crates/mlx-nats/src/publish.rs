@@ -14,6 +14,9 @@ use crate::trace::Span;
 use crate::{Client, Headers};
 use crate::{codec, control_line};
 
+/// What the transport makes of a message.
+type Sent = std::result::Result<(), async_nats::PublishError>;
+
 impl Client {
     /// Publishes one message.
     ///
@@ -150,10 +153,10 @@ impl Client {
     #[cold]
     fn while_hopeful<'a>(
         &'a self,
-        sending: Pin<&'a mut (dyn Future<Output = Result<(), async_nats::PublishError>> + Send + 'a)>,
+        sending: Pin<&'a mut (dyn Future<Output = Sent> + Send + 'a)>,
         epoch: u64,
         subject: &'a async_nats::Subject,
-    ) -> Pin<Box<dyn Future<Output = Result<Result<(), async_nats::PublishError>>> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Result<Sent>> + Send + 'a>> {
         Box::pin(async move {
             tokio::select! {
                 biased;
@@ -229,12 +232,7 @@ impl Client {
         }
     }
 
-    fn sent(
-        &self,
-        subject: &async_nats::Subject,
-        bytes: usize,
-        sent: Result<(), async_nats::PublishError>,
-    ) -> Result<()> {
+    fn sent(&self, subject: &async_nats::Subject, bytes: usize, sent: Sent) -> Result<()> {
         sent.map_err(|error| self.unsent(subject, &error))?;
         // The transport takes messages until it has ended, and drops what comes behind the order to end. That is given after
         // the client is declared closed: whoever finds it open here came before.

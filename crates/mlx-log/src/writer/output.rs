@@ -1,7 +1,7 @@
 //! Where lines end up: standard error, a file that may be rotated, or a writer of the user's.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -122,5 +122,25 @@ fn open(path: &Path) -> io::Result<File> {
         // At the level debug there may be prompts in it: not for everybody.
         options.mode(0o640);
     }
-    options.open(path)
+    let mut file = options.open(path)?;
+    if ends_within_a_line(path) {
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
+}
+
+/// Whether a process before us ended in the middle of a line: the next one is not to be part of it.
+fn ends_within_a_line(path: &Path) -> bool {
+    let last = || -> io::Result<Option<u8>> {
+        let mut file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.len() == 0 {
+            return Ok(None);
+        }
+        file.seek(SeekFrom::End(-1))?;
+        let mut last = [0];
+        file.read_exact(&mut last)?;
+        Ok(Some(last[0]))
+    };
+    last().is_ok_and(|last| last.is_some_and(|last| last != b'\n'))
 }

@@ -233,3 +233,20 @@ fn l4_a_file_that_is_rotated_by_renaming_is_opened_anew() {
     }
     assert_eq!(indexes, (0..logged).collect::<Vec<_>>(), "no line is lost, none is torn");
 }
+
+#[test]
+fn l1_after_a_process_that_ended_within_a_line_the_next_one_begins_a_new_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mlx.log");
+    let config = LogConfig { file: Some(file.clone()), ..LogConfig::default() };
+    for before in ["", "{\"whole\":1}\n", "{\"whole\":1}\n{\"torn\":"] {
+        fs::write(&file, before).unwrap();
+        let (dispatch, guard) = Setup::new(&config).build().unwrap();
+        tracing::dispatcher::with_default(&dispatch, || tracing::info!("a line"));
+        drop(guard);
+        let text = fs::read_to_string(&file).unwrap();
+        let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).expect(&text);
+        assert_eq!(last["message"], "a line");
+        assert_eq!(text.lines().count(), before.lines().count() + 1, "{text}");
+    }
+}

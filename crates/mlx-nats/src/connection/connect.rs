@@ -112,7 +112,7 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
             Err(_) => Error::new(ErrorKind::Connection {
                 server: shown.clone(),
                 step: ConnectStep::Connect,
-                hint: format!("no answer within {} ms (`nats.connectTimeoutMs`)", config.connect_timeout_ms),
+                hint: format!("no answer within {} (`nats.connectTimeoutMs`)", config.connect_timeout_ms),
             }),
         };
         // That credentials are refused says more than that another server is down.
@@ -125,9 +125,9 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
 
 fn no_server() -> Error {
     Error::new(ErrorKind::Connection {
-        server: "no server".to_owned(),
+        server: "a NATS server".to_owned(),
         step: ConnectStep::Resolve,
-        hint: "set `nats.serverUrl` or `nats.servers`".to_owned(),
+        hint: "none is configured: set `nats.serverUrl` or `nats.servers`".to_owned(),
     })
 }
 
