@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Prints the effective configuration with the origin of each value, secrets redacted; or, on standard error, everything
-//! that is wrong. With several files, each is laid over the ones before it.
+//! that is wrong, or what is no error and was hardly meant. With several files, each is laid over the ones before it.
 //!
 //! Exit codes: 0 where the configuration holds, 1 where it does not, 2 where the command line is wrong, 3 where a file
 //! cannot be read.
@@ -31,6 +31,9 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.code() == ErrorCode::ConfigRead { 3 } else { 1 });
         }
     };
+    for warning in loaded.warnings() {
+        eprintln!("warning: {warning}");
+    }
     let values = loaded.values();
     let lines: Vec<_> = values.iter().map(|(path, value, origin)| (path, value.to_string(), origin)).collect();
     let width = |of: fn(&(&String, String, &Origin)) -> usize| lines.iter().map(of).max().unwrap_or_default();
