@@ -20,7 +20,19 @@ use serde_json::Value;
 const MESSAGES: &[u8] = include_bytes!("data/messages.jsonl.gz");
 
 /// What they take and we refuse, by the name of the mutation: each is a line of `docs/wire-protocol.md`.
-const STRICTER: [&str; 7] = ["2^64", "1e21", "1e300", "1e400", "ip6-zone", "ip6-v4-leadzero", "addition"];
+const STRICTER: [&str; 11] = [
+    "2^64",
+    "1e21",
+    "1e300",
+    "1e400",
+    "ip6-zone",
+    "ip6-v4-leadzero",
+    "addition",
+    "str-bad-utf8",
+    "str-cesu8",
+    "str-cut-utf8",
+    "str-overlong",
+];
 
 /// What we take and they refuse: `null` for what may be left out, an answer without tokens, an IPv6 address that ends in an IPv4
 /// one.

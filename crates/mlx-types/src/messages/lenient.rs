@@ -9,8 +9,8 @@ use serde_json::Value;
 const MAX_DEPTH: usize = 100;
 
 /// Reads a message, and, where that fails, once more as JavaScript does: a byte order mark is passed over, of a member that is
-/// given twice the last one counts, `8080.0`, `1e3` and `-0` are whole numbers, half characters and bytes that are not UTF-8 are
-/// U+FFFD, and unknown members may be nested as deep as they like.
+/// given twice the last one counts, `8080.0`, `1e3` and `-0` are whole numbers, half characters are U+FFFD, and unknown members may be
+/// nested as deep as they like.
 ///
 /// ```
 /// # use mlx_types::messages::{self, HealthCheck};
@@ -29,8 +29,8 @@ pub fn from_json<M: DeserializeOwned>(json: &[u8]) -> serde_json::Result<M> {
 #[cold]
 fn again<M: DeserializeOwned>(json: &[u8]) -> Option<M> {
     let json = json.strip_prefix("\u{feff}".as_bytes()).unwrap_or(json);
-    let text = String::from_utf8_lossy(json);
-    let mended = Mender { rest: &text, mended: String::with_capacity(text.len()), depth: 0 }.all();
+    let text = std::str::from_utf8(json).ok()?;
+    let mended = Mender { rest: text, mended: String::with_capacity(text.len()), depth: 0 }.all();
     // A map of ours keeps the last value of a name.
     let value: Value = serde_json::from_str(&mended).ok()?;
     serde_json::from_value(value).ok()
