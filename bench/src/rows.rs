@@ -113,6 +113,16 @@ pub fn rows(size: Size) -> Vec<Row> {
         at_100x("scale-streams", "cost of a token at 100 times the streams", Streams, streams),
         at_100x("scale-subscriptions", "cost of a subscription at 100 times as many", Subscriptions, subscriptions),
         at_100x("scale-payload", "cost of a KiB in a prompt 100 times as long", Payloads, [6_554, 655_360]),
+        alone(
+            "publish-mean",
+            "publish/subscribe, one in flight, mean",
+            PublishLatency,
+            Metric::UnitTime,
+            10_000.0,
+            1_000.0,
+        ),
+        alone("request-mean", "request/reply, one in flight, mean", Requests, Metric::UnitTime, 20_000.0, 2_000.0),
+        alone("messages", "messages, one publisher, one subscriber", Heartbeats, Metric::Rate, 1_000.0, 100_000.0),
         Row {
             subject: Arm::new(Heartbeats, Ours, 64),
             reference: Arm::new(Heartbeats, Ours, 1),
@@ -160,6 +170,11 @@ fn judged(
         better: if metric == Metric::Rate { Better::Higher } else { Better::Lower },
         target: Some(Target { must, reach }),
     }
+}
+
+/// A figure of ours by itself, with a bound that every machine has to keep.
+fn alone(id: &'static str, title: &'static str, workload: Workload, metric: Metric, must: f64, reach: f64) -> Row {
+    Row { relation: Relation::Alone, ..judged(id, title, workload, 1, metric, must, reach) }
 }
 
 /// Ours at a hundred times the count beside ours.

@@ -38,6 +38,8 @@ pub enum Relation {
     Ratio,
     /// One less the other.
     Difference,
+    /// Ours by itself, for what has to hold whatever others do.
+    Alone,
 }
 
 impl Relation {
@@ -45,6 +47,7 @@ impl Relation {
         match self {
             Self::Ratio => ours / reference,
             Self::Difference => ours - reference,
+            Self::Alone => ours,
         }
     }
 }

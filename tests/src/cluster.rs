@@ -208,7 +208,7 @@ impl Node {
     async fn create(&mut self, image: &Image, network: &Network) {
         // Its successor takes its name.
         drop(self.container.take());
-        let container = Container::create(Spec {
+        let container = Container::run(Spec {
             image,
             name: &self.name,
             ports: self.ports,
@@ -217,7 +217,6 @@ impl Node {
             volume: Some(&self.data.name),
         })
         .await;
-        container.start().await;
         self.container = Some(container);
     }
 

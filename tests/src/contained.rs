@@ -58,8 +58,7 @@ impl ContainerBuilder {
         let name = janitor.name("server");
         let ports = Ports::free();
         let spec = Spec { image: &image, name: &name, ports, settings: settings.path(), network: None, volume: None };
-        let container = Container::create(spec).await;
-        container.start().await;
+        let container = Container::run(spec).await;
         ContainerServer { container, _settings: settings }
     }
 }

@@ -1,12 +1,16 @@
-//! Docker, by its own command: it speaks to any daemon's version of the API, and knows the user's contexts.
+//! Docker, by testcontainers: it finds the daemon by `DOCKER_HOST`, makes the containers, and lends its own client
+//! (bollard) for what it has no word for: labels on networks and volumes, signals, and a server cut off from its network.
 
 mod container;
 mod image;
 mod janitor;
 
-use std::io;
-use std::process::{Command, Output, Stdio};
+use std::collections::HashMap;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+
+use testcontainers::bollard::Docker;
+use testcontainers::bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
 
 pub(crate) use container::{Container, Ports, Spec};
 pub use image::Image;
@@ -18,26 +22,17 @@ const RUN_LABEL: &str = "mlx-serving.test-run";
 /// Likewise: the process.
 const PROCESS_LABEL: &str = "mlx-serving.test-process";
 
-/// What `docker` says to `words`.
-pub(crate) async fn docker(words: &[&str]) -> String {
-    try_docker(words).await.unwrap_or_else(|problem| panic!("{problem}"))
+/// testcontainers' own client, for what it has no word for.
+pub(crate) async fn docker() -> Docker {
+    testcontainers::core::client::docker_client_instance().await.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// What `docker` says to `words`, or what it complains of.
-pub(crate) async fn try_docker(words: &[&str]) -> Result<String, String> {
-    let output = tokio::process::Command::new("docker").args(words).stdin(Stdio::null()).output().await;
-    outcome(words, output)
-}
-
-/// The same where nothing can be awaited.
-fn docker_blocking(words: &[&str]) -> Result<String, String> {
-    outcome(words, Command::new("docker").args(words).stdin(Stdio::null()).output())
-}
-
-fn outcome(words: &[&str], output: io::Result<Output>) -> Result<String, String> {
+/// What the `docker` command says where nothing can be awaited.
+fn docker_blocking(words: &[&str]) -> Result<(), String> {
+    let output = Command::new("docker").args(words).stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("there is no `docker` to be run: {error}"))?;
     if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        return Ok(());
     }
     Err(format!("`docker {}` failed: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
 }
@@ -53,8 +48,9 @@ impl Network {
     pub(crate) async fn create() -> Self {
         let janitor = Janitor::of_this_process();
         let name = janitor.name("network");
-        let [run, process] = janitor.labels();
-        docker(&["network", "create", "--label", &run, "--label", &process, &name]).await;
+        let labels = Some(HashMap::from(janitor.labels()));
+        let request = NetworkCreateRequest { name: name.clone(), labels, ..NetworkCreateRequest::default() };
+        docker().await.create_network(request).await.unwrap_or_else(|error| panic!("{error}"));
         Self { name, janitor }
     }
 }
@@ -76,8 +72,9 @@ impl Volume {
     pub(crate) async fn create() -> Self {
         let janitor = Janitor::of_this_process();
         let name = janitor.name("volume");
-        let [run, process] = janitor.labels();
-        docker(&["volume", "create", "--label", &run, "--label", &process, &name]).await;
+        let labels = Some(HashMap::from(janitor.labels()));
+        let request = VolumeCreateRequest { name: Some(name.clone()), labels, ..VolumeCreateRequest::default() };
+        docker().await.create_volume(request).await.unwrap_or_else(|error| panic!("{error}"));
         Self { name, janitor }
     }
 }

@@ -9,7 +9,6 @@ use mlx_tests::{FaultProxy, LIMIT, TestServer, within};
 use mlx_types::messages::{CancelMode, FinishReason, InferenceCancel, InferenceRequest};
 use mlx_types::{WorkerId, subjects};
 use serde_json::Value;
-use tokio::time::sleep;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c13_who_has_an_answer_finds_its_place_free() {
@@ -79,8 +78,16 @@ async fn s4_the_same_request_once_more_does_not_end_the_stream_that_answers_it()
     assert_eq!(serde_json::from_slice::<Value>(&frame.payload).unwrap()["type"], "token");
     caller.publish(subject, body.into()).await.unwrap();
     caller.flush().await.unwrap();
-    worker.flush(LIMIT).await.unwrap(); // behind the second request, so that it has been handed on
-    sleep(Duration::from_millis(100)).await; // it is refused on a task of its own, of which nothing tells
+    within("the refusal of the second one", async {
+        loop {
+            let stats = caller.request("$SRV.STATS", "".into()).await.unwrap();
+            let stats: Value = serde_json::from_slice(&stats.payload).unwrap();
+            if stats["endpoints"][0]["num_errors"] == 1 {
+                return;
+            }
+        }
+    })
+    .await;
     release.send_replace(true);
     let frame = within("the end", frames.next()).await.unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&frame.payload).unwrap()["type"], "done");

@@ -49,6 +49,7 @@ fn cells(row: &RowReport) -> Vec<String> {
     let related = |value: f64| match row.relation {
         Relation::Ratio => format!("{value:.2}"),
         Relation::Difference => format!("{value:+.2} {unit}"),
+        Relation::Alone => format!("{} {unit}", figure(value)),
     };
     let bound = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{} {value}", row.better.sign()));
     vec![
@@ -90,7 +91,7 @@ pub fn list(rows: &[Row]) -> String {
     for row in rows {
         let figure = match row.relation {
             Relation::Ratio => "ratio".to_owned(),
-            Relation::Difference => row.metric.unit().to_owned(),
+            Relation::Difference | Relation::Alone => row.metric.unit().to_owned(),
         };
         let bound =
             |value: Option<f64>| value.map_or_else(String::new, |value| format!("{} {value}", row.better.sign()));

@@ -6,10 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
+use testcontainers::bollard::models::{HostConfig, NetworkConnectRequest, NetworkDisconnectRequest, PortBinding};
+use testcontainers::bollard::query_parameters::{KillContainerOptionsBuilder, WaitContainerOptions};
+use testcontainers::core::{IntoContainerPort as _, Mount, WaitFor};
+use testcontainers::runners::AsyncRunner as _;
+use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use super::{Image, Janitor, docker, try_docker};
+use super::{Image, Janitor, docker};
 
 /// Where the server finds its settings.
 pub(crate) const SETTINGS: &str = "/settings/nats-server.conf";
@@ -45,6 +51,16 @@ impl Ports {
         Self { client: free(), monitoring: free() }
     }
 
+    /// What Docker is to publish: on this host's loopback only, where testcontainers by itself would take every address.
+    fn publish(self, host: &mut HostConfig) {
+        let binding = |inside: u16, port: u16| {
+            let of_this_host = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(port.to_string()) };
+            (format!("{inside}/tcp"), Some(vec![of_this_host]))
+        };
+        host.publish_all_ports = Some(false);
+        host.port_bindings = Some([binding(4222, self.client), binding(8222, self.monitoring)].into());
+    }
+
     pub(crate) fn client_addr(self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.client).into()
     }
@@ -71,27 +87,35 @@ pub(crate) struct Spec<'a> {
 /// A container, removed with the value.
 #[derive(Debug)]
 pub(crate) struct Container {
+    /// Taken only by `Drop`.
+    running: Option<ContainerAsync<GenericImage>>,
     name: String,
     ports: Ports,
     janitor: Arc<Janitor>,
 }
 
 impl Container {
-    /// Creates it; [`Container::start`] starts it.
-    pub(crate) async fn create(spec: Spec<'_>) -> Self {
+    /// Creates and starts it, and waits until the server greets.
+    pub(crate) async fn run(spec: Spec<'_>) -> Self {
         let janitor = Janitor::of_this_process();
-        let [run, process] = janitor.labels();
-        let published = |port, inside| format!("127.0.0.1:{port}:{inside}");
-        let [client, monitoring] = [published(spec.ports.client, 4222), published(spec.ports.monitoring, 8222)];
-        let mut words = vec!["create", "--name", spec.name, "--label", &run, "--label", &process];
-        words.extend(["--publish", &client, "--publish", &monitoring]);
-        words.extend(spec.network.iter().flat_map(|network| ["--network", network]));
-        let volume = spec.volume.map(|volume| format!("{volume}:/data"));
-        words.extend(volume.iter().flat_map(|volume| ["--volume", volume]));
-        words.extend([&spec.image.0, "--config", SETTINGS]);
-        docker(&words).await;
-        let container = Self { name: spec.name.to_owned(), ports: spec.ports, janitor };
-        docker(&["cp", spec.settings.to_str().unwrap(), &format!("{}:/settings", spec.name)]).await;
+        let image = spec.image.generic().with_exposed_port(4222.tcp()).with_exposed_port(8222.tcp());
+        let mut request = image
+            .with_wait_for(WaitFor::message_on_stderr("Server is ready"))
+            .with_cmd(["--config", SETTINGS])
+            .with_container_name(spec.name)
+            .with_labels(janitor.labels())
+            .with_copy_to("/settings", spec.settings)
+            .with_host_config_modifier(move |host| spec.ports.publish(host))
+            .with_startup_timeout(GREETING);
+        if let Some(network) = spec.network {
+            request = request.with_network(network);
+        }
+        if let Some(volume) = spec.volume {
+            request = request.with_mount(Mount::volume_mount(volume, "/data"));
+        }
+        let container = request.start().await.unwrap_or_else(|error| panic!("{}: {error}", spec.name));
+        let container = Self { running: Some(container), name: spec.name.to_owned(), ports: spec.ports, janitor };
+        container.greets().await;
         container
     }
 
@@ -99,9 +123,13 @@ impl Container {
         self.ports
     }
 
-    /// Starts it, and waits until the server greets.
+    /// Starts it again, and waits until the server greets.
     pub(crate) async fn start(&self) {
-        docker(&["start", &self.name]).await;
+        self.inner().start().await.unwrap_or_else(|error| panic!("{error}"));
+        self.greets().await;
+    }
+
+    async fn greets(&self) {
         let deadline = Instant::now() + GREETING;
         while !greets(self.ports.client_addr()).await {
             let may_yet = Instant::now() < deadline && self.is_running().await;
@@ -112,51 +140,64 @@ impl Container {
 
     /// Ends the server in good order.
     pub(crate) async fn stop(&self) {
-        docker(&["stop", "--time", "20", &self.name]).await;
+        self.inner().stop_with_timeout(Some(20)).await.unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Sends the server a signal, for example `KILL`.
     pub(crate) async fn signal(&self, signal: &str) {
-        docker(&["kill", "--signal", signal, &self.name]).await;
+        let options = KillContainerOptionsBuilder::new().signal(signal).build();
+        docker().await.kill_container(&self.name, Some(options)).await.unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Freezes the server: its sockets stay open, and nothing answers.
     pub(crate) async fn pause(&self) {
-        docker(&["pause", &self.name]).await;
+        self.inner().pause().await.unwrap_or_else(|error| panic!("{error}"));
     }
 
     pub(crate) async fn unpause(&self) {
-        docker(&["unpause", &self.name]).await;
+        self.inner().unpause().await.unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Takes its network away, for its neighbours and for this host.
     pub(crate) async fn disconnect(&self, network: &str) {
-        docker(&["network", "disconnect", network, &self.name]).await;
+        let request = NetworkDisconnectRequest { container: self.name.clone(), force: None };
+        docker().await.disconnect_network(network, request).await.unwrap_or_else(|error| panic!("{error}"));
     }
 
     pub(crate) async fn connect(&self, network: &str) {
-        docker(&["network", "connect", network, &self.name]).await;
+        let request = NetworkConnectRequest { container: self.name.clone(), endpoint_config: None };
+        docker().await.connect_network(network, request).await.unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Waits for the server's end.
     pub(crate) async fn ended(&self) {
-        docker(&["wait", &self.name]).await;
+        // An exit code other than zero comes as an error.
+        let docker = docker().await;
+        let mut wait = docker.wait_container(&self.name, None::<WaitContainerOptions>);
+        while wait.next().await.is_some() {}
+        assert!(!self.is_running().await, "{} has not ended", self.name);
     }
 
     pub(crate) async fn is_running(&self) -> bool {
-        try_docker(&["inspect", "--format", "{{.State.Running}}", &self.name]).await.is_ok_and(|said| said == "true")
+        self.inner().is_running().await.unwrap_or_default()
     }
 
     /// What the server has logged.
     pub(crate) async fn log(&self) -> String {
-        let output = tokio::process::Command::new("docker").args(["logs", &self.name]).output().await.expect("docker");
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        let log = self.inner().stderr_to_vec().await.unwrap_or_else(|error| panic!("{error}"));
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    fn inner(&self) -> &ContainerAsync<GenericImage> {
+        self.running.as_ref().expect("taken only by Drop")
     }
 }
 
 impl Drop for Container {
     fn drop(&mut self) {
-        self.janitor.remove(&["rm", "--force", "--volumes", &self.name]);
+        if self.janitor.keeps() {
+            std::mem::forget(self.running.take());
+        }
     }
 }
 

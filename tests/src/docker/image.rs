@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use mlx_embedded::Binary;
 
-use super::{docker, try_docker};
+use testcontainers::core::BuildImageOptions;
+use testcontainers::runners::AsyncBuilder as _;
+use testcontainers::{GenericBuildableImage, GenericImage};
 
 /// The nats-server image of the registry, for hosts whose own binary does not run in a container.
 const OFFICIAL: &str = "nats:2.15.1";
@@ -17,6 +19,9 @@ const OLD_SERVER_VARIABLE: &str = "MLX_TEST_OLD_NATS_SERVER";
 
 /// On every image that is made here; they stay, as a cache, until somebody prunes them by it.
 const IMAGE_LABEL: &str = "mlx-serving.test-image";
+
+/// The images that are made here.
+const NAME: &str = "mlx-serving-test/nats-server";
 
 /// An image whose command line is nats-server's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,21 +53,24 @@ impl Image {
         let summed = tokio::process::Command::new("sha256sum").arg(binary).output().await.expect("sha256sum");
         let hash: String = String::from_utf8_lossy(&summed.stdout).chars().take(16).collect();
         assert!(summed.status.success() && hash.len() == 16, "{}", String::from_utf8_lossy(&summed.stderr));
-        let image = Self(format!("mlx-serving-test/nats-server:{hash}"));
+        let image = Self(format!("{NAME}:{hash}"));
         // One process makes it, and the others wait.
         let lock = std::fs::File::create(std::env::temp_dir().join(format!("mlx-test-image-{hash}.lock"))).unwrap();
         let _lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await.unwrap().unwrap();
-        if try_docker(&["image", "inspect", &image.0]).await.is_err() {
-            image.build(binary).await;
-        }
+        let recipe = format!(
+            "FROM scratch\nLABEL {IMAGE_LABEL}=\nCOPY nats-server /nats-server\nENTRYPOINT [\"/nats-server\"]\n"
+        );
+        let _ = GenericBuildableImage::new(NAME, &hash)
+            .with_dockerfile_string(recipe)
+            .with_file(binary, "./nats-server")
+            .build_image_with(BuildImageOptions::new().with_skip_if_exists(true))
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
         image
     }
 
-    async fn build(&self, binary: &Path) {
-        let context = tempfile::tempdir().unwrap();
-        std::fs::copy(binary, context.path().join("nats-server")).unwrap();
-        let recipe = "FROM scratch\nCOPY nats-server /nats-server\nENTRYPOINT [\"/nats-server\"]\n";
-        std::fs::write(context.path().join("Dockerfile"), recipe).unwrap();
-        docker(&["build", "--quiet", "--label", IMAGE_LABEL, "--tag", &self.0, context.path().to_str().unwrap()]).await;
+    pub(super) fn generic(&self) -> GenericImage {
+        let (name, tag) = self.0.rsplit_once(':').unwrap_or((&self.0, "latest"));
+        GenericImage::new(name, tag)
     }
 }

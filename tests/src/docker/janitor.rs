@@ -65,9 +65,13 @@ impl Janitor {
     }
 
     /// For everything with a name of ours.
-    pub(crate) fn labels(&self) -> [String; 2] {
+    pub(crate) fn labels(&self) -> [(String, String); 2] {
         let run = std::env::var("MLX_TEST_RUN_ID").unwrap_or_else(|_| "by-hand".to_owned());
-        [format!("{RUN_LABEL}={run}"), format!("{PROCESS_LABEL}={}", self.id)]
+        [(RUN_LABEL.to_owned(), run), (PROCESS_LABEL.to_owned(), self.id.clone())]
+    }
+
+    pub(crate) fn keeps(&self) -> bool {
+        self.shell.is_none()
     }
 
     /// Has `docker` remove something; what it cannot remove now, the shell may at the end.

@@ -3,12 +3,12 @@
 use futures_util::StreamExt;
 use mlx_errors::{ErrorCode, ErrorKind};
 use mlx_nats::InferenceOptions;
-use mlx_tests::{millis, within};
+use mlx_tests::{TEST_MODEL, millis, within};
 use mlx_types::messages::{FinishReason, InferenceRequest};
 use mlx_types::{WorkerId, subjects};
 use serde_json::{Value, json};
 
-use crate::support::{MODEL, Server, drain, echo, frames, held, indexes, queued, request};
+use crate::support::{MODEL, Server, deliveries, drain, echo, frames, held, indexes, queued, request};
 
 #[tokio::test]
 async fn a_request_that_no_worker_survives_becomes_a_dead_letter() {
@@ -18,14 +18,20 @@ async fn a_request_that_no_worker_survives_becomes_a_dead_letter() {
     let stream = client.infer_durable(&request).await.unwrap();
     let answer = tokio::spawn(drain(stream));
     // Each takes it, and dies of it.
-    while held(&client, "MLX_INFERENCE_DEAD").await == 0 && !answer.is_finished() {
+    for _ in 0..3 {
+        let before = deliveries(&client, TEST_MODEL).await;
         let mut victim = server.worker(&["--preparation-ms", "3600000"]);
-        let mut beats = client.subscribe(&subjects::WORKER_HEARTBEAT).await.unwrap();
-        within("a sign of life", beats.next()).await.unwrap().unwrap();
-        // Longer than the wait for a silent worker at its first doubling, so that it is there when the request comes.
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        within("its turn", async {
+            while deliveries(&client, TEST_MODEL).await == before {
+                // Between two looks at something that cannot wake us.
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
         victim.kill();
     }
+    // Whoever comes next gives it up.
+    let _next = server.worker(&["--preparation-ms", "3600000"]);
     let error = answer.await.unwrap().error.unwrap();
     assert_eq!(error.code(), ErrorCode::RequestDead, "{error}");
     assert!(!error.is_retryable());

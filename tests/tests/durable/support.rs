@@ -178,6 +178,13 @@ pub(crate) async fn handed_out(client: &Client, consumer: &str) -> u64 {
     answer["num_ack_pending"].as_u64().unwrap_or_default()
 }
 
+/// How often the requests of a consumer were handed out; 0 before a worker makes it.
+pub(crate) async fn deliveries(client: &Client, consumer: &str) -> u64 {
+    let info = format!("$JS.API.CONSUMER.INFO.MLX_INFERENCE.{consumer}");
+    let answer: Value = client.request(&info, &json!({})).await.unwrap();
+    answer["delivered"]["consumer_seq"].as_u64().unwrap_or_default()
+}
+
 /// Waits until workers have taken so many requests of a consumer, and not begun their answers.
 pub(crate) async fn taken(client: &Client, consumer: &str, requests: u64) {
     let deadline = Instant::now() + LIMIT;

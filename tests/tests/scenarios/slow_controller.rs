@@ -1,12 +1,9 @@
 //! A controller reads the tokens of one stream far more slowly than they come.
 
-use std::time::Duration;
-
 use futures_util::StreamExt;
 use mlx_errors::{ErrorCode, ErrorKind};
 use mlx_tests::{captured_log, resident, within};
 use mlx_types::{WorkerId, subjects};
-use tokio::time::sleep;
 
 use crate::support::{Controller, QUICK, read};
 
@@ -66,7 +63,6 @@ async fn c12_a_reader_that_is_too_slow_is_told_so_and_other_streams_go_on() {
     assert_eq!(controller.ask(steady.id(), 100).await.complete(), 100);
     let flooding = flood.await.unwrap();
     controller.node().client().flush(4 * mlx_tests::LIMIT).await.unwrap(); // behind the last frame
-    sleep(Duration::from_millis(100)).await; // what was read from the socket is sorted into its queues
 
     let mut received = 0;
     let last = format!(r#"{{"requestId":"{request}","type":"token","token":"x","index":{FLOOD}}}"#);

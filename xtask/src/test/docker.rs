@@ -55,14 +55,20 @@ impl Docker {
 
 /// The daemon that the `docker` command would ask by its settings ("context"), which our tests do not read.
 fn host_of_context() -> Result<Option<String>> {
-    if std::env::var_os(HOST_VARIABLE).is_some_and(|host| !host.is_empty()) {
+    let set = std::env::var_os(HOST_VARIABLE);
+    if set.as_ref().is_some_and(|host| !host.is_empty()) {
         return Ok(None);
     }
+    // To the `docker` command an empty one is as good as none, and to the tests an error.
+    let is_empty = set.is_some();
     match say(&["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"], PROBE_LIMIT) {
-        Ok(host) => Ok(Some(host.trim().to_owned()).filter(|host| !host.is_empty() && host != DEFAULT_HOST)),
+        Ok(host) => {
+            let host = Some(host.trim().to_owned()).filter(|host| !host.is_empty());
+            Ok(host.filter(|host| is_empty || host != DEFAULT_HOST))
+        }
         Err(error) if error.is::<Interrupted>() => Err(error),
         // A `docker` too old for contexts has no other daemon than the one that has just answered.
-        Err(_) => Ok(None),
+        Err(_) => Ok(is_empty.then(|| DEFAULT_HOST.to_owned())),
     }
 }
 
