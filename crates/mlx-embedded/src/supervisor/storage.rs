@@ -10,9 +10,9 @@ const ROOM: usize = 8 << 20;
 
 /// What a line of the server's log says of a failure to write.
 pub(super) fn trouble(message: &str) -> Option<String> {
-    let is_failure = message.contains("no space left on device")
-        || message.to_ascii_lowercase().contains("critical write error")
-        || message.starts_with("JetStream failed to store");
+    // Not every message that is not stored: a queue that is as full as it may be is no trouble, and no start helps it.
+    let is_failure =
+        message.contains("no space left on device") || message.to_ascii_lowercase().contains("critical write error");
     is_failure.then(|| {
         let cause = message.rsplit(": ").next().unwrap_or_default();
         format!("JetStream cannot write: {cause}")
@@ -53,6 +53,8 @@ mod tests {
         let critical = "Filestore [S] Critical write error: write /data/msgs/1.blk: input/output error";
         assert_eq!(trouble(critical).unwrap(), "JetStream cannot write: input/output error");
         assert_eq!(trouble("Listening for client connections on 127.0.0.1:4222"), None);
+        let full_queue = "JetStream failed to store a msg on stream '$G > S': maximum bytes exceeded";
+        assert_eq!(trouble(full_queue), None);
     }
 
     #[test]
