@@ -5,9 +5,10 @@ use std::error::Error as _;
 use std::path::{Path, PathBuf};
 
 use mlx_errors::{ConnectStep, Error, ErrorKind};
-use mlx_nats::Client;
-use mlx_tests::{Authority, Certificate, ConfiguredServer, LIMIT, Operator};
-use mlx_types::config::{NatsConfig, TlsConfig};
+use mlx_nats::{Client, ClientOptions};
+use mlx_tests::{Authority, Certificate, ConfiguredServer, LIMIT, Operator, within};
+use mlx_types::Secret;
+use mlx_types::config::{NatsConfig, NatsMode, TlsConfig};
 
 const SECRET: &str = "right/canary@1";
 /// The same inside a URL.
@@ -160,4 +161,25 @@ fn written(folder: &Path, name: &str, text: &str) -> PathBuf {
     let file = folder.join(name);
     std::fs::write(&file, text).unwrap();
     file
+}
+
+#[tokio::test]
+async fn m5_an_empty_credential_of_a_configuration_made_by_hand_is_an_error_before_anything_is_sent() {
+    let here = || NatsConfig {
+        mode: NatsMode::External,
+        server_url: Some("nats://127.0.0.1:1".parse().unwrap()), // where nobody listens
+        ..NatsConfig::default()
+    };
+    let (user, empty) = (Some("alice".to_owned()), Some(Secret::new(String::new())));
+    for (path, config) in [
+        ("nats.password", NatsConfig { user, password: empty.clone(), ..here() }),
+        ("nats.token", NatsConfig { token: empty, ..here() }),
+        ("nats.user", NatsConfig { user: Some("alice".to_owned()), ..here() }),
+    ] {
+        let error = refused(&config).await;
+        let ErrorKind::ConfigValidation { violations } = error.kind() else { panic!("{error:?}") };
+        assert!(violations.iter().any(|violation| violation.path == path), "{path}: {error}");
+        let again = Client::connect_when_ready(&config, ClientOptions::default(), LIMIT * 10);
+        assert_eq!(within("the refusal", again).await.unwrap_err().code(), error.code());
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mlx_errors::{Error, ErrorKind, Result, Violation};
+use mlx_errors::{Error, ErrorKind, Result, Violation, Violations};
 use mlx_types::config::{NatsConfig, NatsMode};
 use mlx_types::{NatsUrl, Scheme, Secret};
 use tempfile::TempDir;
@@ -391,8 +391,7 @@ fn check(config: &NatsConfig) -> Result<()> {
     if violations.is_empty() {
         return Ok(());
     }
-    let in_file = |violation: Violation| Violation { path: format!("nats.{}", violation.path), ..violation };
-    Err(Error::new(ErrorKind::ConfigValidation { violations: violations.into_iter().map(in_file).collect() }))
+    Err(Error::new(ErrorKind::ConfigValidation { violations: Violations::from(violations).within("nats") }))
 }
 
 fn client_config(config: &NatsConfig, url: NatsUrl) -> NatsConfig {

@@ -67,6 +67,15 @@ impl fmt::Display for Violation {
     }
 }
 
+impl Violation {
+    /// The same, of a document whose member `section` is the one that it is of: `port` becomes `nats.port`.
+    #[must_use]
+    pub fn within(self, section: &str) -> Self {
+        let path = if self.path.is_empty() { section.to_owned() } else { format!("{section}.{}", self.path) };
+        Self { path, ..self }
+    }
+}
+
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Location {
@@ -104,6 +113,12 @@ impl Violations {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The same, of a document whose member `section` is the one that they are of: `port` becomes `nats.port`.
+    #[must_use]
+    pub fn within(self, section: &str) -> Self {
+        self.0.into_iter().map(|violation| violation.within(section)).collect()
     }
 
     /// Adds one at the end.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::fault::Fault;
 use crate::fields::Value;
+use crate::nested::structure;
 use crate::syntax::{self, Escaped, Line, Syntax};
 
 /// The JSON format; its schema is [`LINE_SCHEMA`](crate::LINE_SCHEMA).
@@ -20,9 +21,17 @@ impl Syntax for Json {
             // JSON has no number for these.
             Value::Float(value) => quoted(out, &value.to_string()),
             Value::Wide(value) | Value::Text(value) => quoted(out, value),
-            Value::Debug(_) => {
+            Value::Debug(debug) => {
+                let start = out.len();
                 out.push(b'"');
                 self.message(out, value);
+                // Most values are none, which the last byte tells.
+                if out.last().is_some_and(|last| b"]})".contains(last))
+                    && let Some(structure) = structure(debug)
+                {
+                    out.truncate(start);
+                    return nested(out, &structure);
+                }
                 out.push(b'"');
             }
         }
@@ -77,6 +86,32 @@ fn fault(out: &mut Vec<u8>, error: &Fault) {
         quoted(out, source);
     }
     out.extend_from_slice(b"]}");
+}
+
+fn nested(out: &mut Vec<u8>, value: &serde_json::Value) {
+    let mut separator = "";
+    match value {
+        serde_json::Value::Array(items) => {
+            out.push(b'[');
+            for item in items {
+                out.extend_from_slice(std::mem::replace(&mut separator, ",").as_bytes());
+                nested(out, item);
+            }
+            out.push(b']');
+        }
+        serde_json::Value::Object(members) => {
+            out.push(b'{');
+            for (key, value) in members {
+                out.extend_from_slice(std::mem::replace(&mut separator, ",").as_bytes());
+                quoted(out, key);
+                out.push(b':');
+                nested(out, value);
+            }
+            out.push(b'}');
+        }
+        serde_json::Value::String(text) => quoted(out, text),
+        scalar => syntax::number(out, scalar),
+    }
 }
 
 fn quoted(out: &mut Vec<u8>, text: &str) {

@@ -26,6 +26,7 @@ mod filter;
 mod handle;
 mod json;
 mod layer;
+mod nested;
 mod panic;
 mod schema;
 mod setup;
@@ -36,6 +37,7 @@ mod writer;
 pub use component::component;
 pub use config::{Format, Level, LogConfig, UnknownLevel};
 pub use handle::{LogGuard, LogHandle};
+pub use nested::json;
 pub use schema::LINE_SCHEMA;
 pub use setup::{Setup, init};
 

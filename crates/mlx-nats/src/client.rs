@@ -193,7 +193,8 @@ impl Client {
     /// # Errors
     /// Within `connectTimeoutMs`: [`ErrorKind::Connection`] names the server and the step that failed,
     /// [`ErrorKind::Authentication`] says that the credentials were refused, and [`ErrorKind::Subscription`] that this user
-    /// may not subscribe where answers come (`nats.inboxPrefix`).
+    /// may not subscribe where answers come (`nats.inboxPrefix`). At once: [`ErrorKind::ConfigValidation`] for a configuration
+    /// that breaks rules, such as a credential that is empty.
     ///
     /// # Cancel safety
     /// Dropping the future gives the attempt up and leaves nothing behind.

@@ -13,7 +13,6 @@ use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
 use mlx_errors::{ErrorCode, Result};
 use mlx_nats::{InferenceOptions, Request, ServeOptions};
-use mlx_tests::LIMIT;
 use mlx_tests::ledger::Window;
 use mlx_types::WorkerId;
 use mlx_types::messages::{FinishReason, InferenceRequest};
@@ -126,7 +125,7 @@ pub(crate) async fn settle(asking: JoinHandle<Outcome>, finish: &watch::Sender<b
 
 async fn request(asker: Node, numbers: Arc<AtomicU64>, over: Arc<AtomicBool>, notes: Shared) {
     while !over.load(Ordering::Relaxed) {
-        asker.client.wait_connected(LIMIT).await.unwrap();
+        asker.connected().await;
         let number = numbers.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
         let answer: Result<u64> = asker.client.request("storm-echo", &number).await;
@@ -146,7 +145,7 @@ async fn request(asker: Node, numbers: Arc<AtomicU64>, over: Arc<AtomicBool>, no
 
 async fn stream(asker: Node, worker: WorkerId, over: Arc<AtomicBool>, notes: Shared) {
     while !over.load(Ordering::Relaxed) {
-        asker.client.wait_connected(LIMIT).await.unwrap();
+        asker.connected().await;
         let began = Instant::now();
         let (error, wrong) = match asker.client.infer(worker, &InferenceRequest::new("m", "p")).await {
             Ok(mut stream) => {

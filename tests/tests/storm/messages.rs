@@ -10,8 +10,8 @@ use futures_util::StreamExt;
 use futures_util::future::join;
 use mlx_errors::{ErrorCode, ErrorKind};
 use mlx_nats::{Received, Result, SubscribeOptions, Subscription};
+use mlx_tests::TestServer;
 use mlx_tests::ledger::{Book, Item, Reader, Window};
-use mlx_tests::{LIMIT, TestServer};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
@@ -60,7 +60,7 @@ pub(crate) async fn publish(id: usize, node: Node, mut random: fastrand::Rng, ov
     loop {
         let last = over.load(Ordering::Relaxed);
         if last {
-            node.client.wait_connected(LIMIT).await.unwrap();
+            node.connected().await;
         }
         for _ in 0..random.u64(1..=BATCH) {
             // What is kept for the connection goes out on the next one, so that is where a flush proves something.

@@ -41,6 +41,13 @@ impl Node {
         Self { client, proxy: Arc::new(proxy) }
     }
 
+    /// Waits until it is connected.
+    pub(crate) async fn connected(&self) {
+        if let Err(error) = self.client.wait_connected(LIMIT).await {
+            panic!("{error}; it is {}", self.client.state());
+        }
+    }
+
     /// The epoch while connected.
     pub(crate) fn epoch(&self) -> Option<u64> {
         match self.client.state() {
@@ -53,7 +60,7 @@ impl Node {
     pub(crate) async fn windows(self, finished: watch::Receiver<bool>) -> Vec<Window> {
         let mut windows = Vec::new();
         loop {
-            self.client.wait_connected(LIMIT).await.unwrap();
+            self.connected().await;
             let Some(epoch) = self.epoch() else { continue };
             let (dropped, from) = (self.proxy.dropped_bytes(), Instant::now());
             let mut until = None;

@@ -65,6 +65,30 @@ fn l1_fields_keep_their_types() {
 }
 
 #[test]
+fn l1_structures_are_json_and_not_text_that_looks_like_it() {
+    #[derive(Debug)]
+    #[expect(dead_code, reason = "read by Debug")]
+    struct Worker {
+        id: String,
+        password: &'static str,
+    }
+    let workers = [Worker { id: "a\u{1b}[2J\"".to_owned(), password: "hunter2" }];
+    let load = std::collections::BTreeMap::from([("queued", 3)]);
+    let from_afar = "{\"admin\": true}".to_owned();
+    let line = line_of(|| {
+        let _span = tracing::info_span!("span", spans = ?vec![1, 2]).entered();
+        tracing::info!(?workers, load = ?mlx_log::json(&load), from_afar, shown = %from_afar, "busy");
+    });
+    assert_eq!(
+        line["context"],
+        json!({
+            "workers": [{"type": "Worker", "id": "a\u{1b}[2J\"", "password": "[redacted]"}],
+            "load": {"queued": 3}, "spans": [1, 2], "from_afar": from_afar, "shown": from_afar,
+        })
+    );
+}
+
+#[test]
 fn l1_the_nearest_field_wins_and_reserved_names_are_prefixed() {
     let line = line_of(|| {
         let outer = tracing::info_span!("outer", request = 1, worker = "w1", shard = tracing::field::Empty);

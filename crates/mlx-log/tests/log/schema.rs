@@ -139,7 +139,7 @@ fn l1_the_schema_refuses_what_is_not_a_line() {
     for (part, instead) in [
         ("\"level\":\"info\"", "\"level\":\"INFO\""),
         ("12:25:26.123456Z", "12:25:26+01:00"),
-        ("\"context\":{}", "\"context\":{\"a\":{}}"),
+        ("\"context\":{}", "\"context\":{\"a\":null}"),
         ("\"context\":{}", "\"context\":{\"level\":1}"),
         ("\"context\":{}", "\"context\":{},\"more\":1"),
         ("\"context\":{}", "\"context\":{},\"error\":{\"name\":\"E\",\"message\":\"m\"}"),

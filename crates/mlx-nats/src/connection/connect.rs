@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_nats::{ConnectOptions, Event, ReconnectToServer, Server, ServerAddr, ServerError, ServerInfo};
 use futures_util::future::join_all;
-use mlx_errors::{ConnectStep, Error, ErrorCode, ErrorKind, Result};
+use mlx_errors::{ConnectStep, Error, ErrorCode, ErrorKind, Result, Violations};
 use mlx_types::config::{DiscoveredServers, NatsConfig, NatsMode};
 use mlx_types::{NatsUrl, Scheme, Subject};
 use tokio::sync::{Semaphore, mpsc};
@@ -54,6 +54,9 @@ pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Res
     // A configuration that was not loaded has not been checked.
     Subject::<()>::new(config.inbox_prefix.as_str())?;
     let servers = servers(config)?;
+    let invalid =
+        |violations: Violations| Error::new(ErrorKind::ConfigValidation { violations: violations.within("nats") });
+    config.check().map_err(invalid)?;
     let shown = servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     // Without credentials: async-nats logs the addresses that it is given.
     let mut addresses = servers

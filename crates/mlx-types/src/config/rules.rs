@@ -103,11 +103,8 @@ pub(super) fn relation(path: &str, rule: &str, message: &str) -> Violation {
 }
 
 /// Moves the violations of a section into its parent.
-pub(super) fn nested(section: &str, violations: Vec<Violation>) -> impl Iterator<Item = Violation> {
-    let section = section.to_owned();
-    violations
-        .into_iter()
-        .map(move |violation| Violation { path: format!("{section}.{}", violation.path), ..violation })
+pub(super) fn nested(section: &str, violations: Vec<Violation>) -> impl Iterator<Item = Violation> + use<'_> {
+    violations.into_iter().map(move |violation| violation.within(section))
 }
 
 /// The outcome of a check.
