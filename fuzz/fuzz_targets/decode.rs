@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
 use mlx_types::messages::{
-    ClusterAnnouncement, ClusterShutdown, HealthCheck, HealthReport, InferenceAcceptance, InferenceCancel,
+    self, ClusterAnnouncement, ClusterShutdown, HealthCheck, HealthReport, InferenceAcceptance, InferenceCancel,
     InferenceRequest, Message, ModelCommand, ModelStatus, StreamingResponse, WorkerDeregistration, WorkerHeartbeat,
     WorkerMetricsReport, WorkerRegistration,
 };
@@ -34,7 +34,14 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn decode<M: Message + PartialEq + Debug>(json: &[u8]) {
-    let Ok(message) = serde_json::from_slice::<M>(json) else { return };
+    let strict = serde_json::from_slice::<M>(json);
+    let Ok(message) = messages::from_json::<M>(json) else {
+        assert!(strict.is_err(), "what is read strictly is read");
+        return;
+    };
+    if let Ok(strict) = strict {
+        assert_eq!(strict, message);
+    }
     if let Err(violations) = message.check() {
         assert!(!violations.is_empty());
         return;

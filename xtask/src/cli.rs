@@ -160,6 +160,11 @@ pub(crate) struct TestArguments {
     #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=1440), conflicts_with_all = ["stage", "arguments"])]
     pub(crate) soak: Option<u32>,
 
+    /// Run the stages unit and integration so that lines are counted, print how many of each published crate were run, and
+    /// fail below 90 %; needs cargo-llvm-cov.
+    #[arg(long, conflicts_with_all = ["soak", "list", "arguments"])]
+    pub(crate) coverage: bool,
+
     /// Handed to nextest (or to cargo test, where nextest is missing); without --stage it leaves out the doc tests.
     #[arg(last = true, value_name = "ARGUMENTS")]
     pub(crate) arguments: Vec<OsString>,
@@ -183,6 +188,7 @@ Examples:
   cargo xtask test --server-version 2.10.26         on an older nats-server
   cargo xtask test --stage cluster --keep           leave the containers for inspection
   cargo xtask test --soak 30                        half an hour of faults
+  cargo xtask test --coverage                       which lines the tests run
   cargo xtask test -- -p mlx-nats                   one crate
   cargo xtask test -- -E 'test(c1_)' --no-capture   the tests of one promise, with their output
 

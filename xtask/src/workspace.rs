@@ -11,6 +11,8 @@ use cargo_metadata::{Message, Metadata, MetadataCommand, Package};
 #[derive(Clone, Debug)]
 pub(crate) struct Workspace {
     root: PathBuf,
+    /// What its cargo finds in its environment beside ours.
+    environment: Vec<(OsString, OsString)>,
 }
 
 impl Workspace {
@@ -27,7 +29,12 @@ impl Workspace {
             "{} holds no Cargo.toml: give the workspace's folder with --root",
             root.display()
         );
-        Ok(Self { root })
+        Ok(Self { root, environment: Vec::new() })
+    }
+
+    /// The same, whose cargo finds these in its environment.
+    pub(crate) fn with_environment(&self, environment: Vec<(OsString, OsString)>) -> Self {
+        Self { root: self.root.clone(), environment }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -70,6 +77,7 @@ impl Workspace {
                 command.env_remove(name);
             }
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: provides what the tests need, runs them in stages, and closes with a table and one line of counts.
 
 mod count;
+mod coverage;
 mod docker;
 mod needs;
 mod report;
@@ -23,6 +24,7 @@ use crate::{nats, process, style};
 pub(crate) use stage::Stage;
 
 use count::{Count, Counter};
+use coverage::Coverage;
 use docker::Docker;
 use needs::Needs;
 use report::{End, Row};
@@ -51,15 +53,25 @@ pub(crate) fn run(workspace: &Workspace, arguments: &TestArguments) -> Result<Ex
     }
     let needs = Needs::provide(workspace, docker.missing().is_none() && plan.may_need_clusters())?;
 
+    let coverage = arguments.coverage.then(|| Coverage::begin(workspace)).transpose()?;
     let session = Session::begin(arguments, &server, &needs, &docker)?;
-    let testing = Testing { workspace, arguments, docker: &docker, needs: &needs, session: &session };
+    let testing = Testing {
+        workspace: coverage.as_ref().map_or(workspace, Coverage::workspace),
+        arguments,
+        docker: &docker,
+        needs: &needs,
+        session: &session,
+        coverage: coverage.as_ref(),
+    };
     let outcome = testing.run(&plan);
     let interrupted = outcome.as_ref().is_err_and(anyhow::Error::is::<Interrupted>);
     let tidy = session.end(interrupted);
     if interrupted && tidy && !arguments.keep {
         let _ = writeln!(anstream::stderr(), "interrupted: what was started is gone");
     }
-    Ok(report::close(&outcome?, &needs, tidy))
+    let rows = outcome?;
+    let enough = coverage.map_or(Ok(true), |coverage| coverage.close())?;
+    Ok(report::close(&rows, &needs, tidy && enough))
 }
 
 /// What a person asked for.
@@ -78,6 +90,9 @@ impl Plan {
         }
         if arguments.stage.is_empty() && !arguments.arguments.is_empty() {
             return Self::Chosen;
+        }
+        if arguments.coverage && arguments.stage.is_empty() {
+            return Self::Stages(vec![Stage::Unit, Stage::Integration]);
         }
         Self::Stages(Stage::chosen(&arguments.stage))
     }
@@ -108,11 +123,16 @@ struct Testing<'a> {
     docker: &'a Docker,
     needs: &'a Needs,
     session: &'a Session,
+    coverage: Option<&'a Coverage>,
 }
 
 impl Testing<'_> {
     fn run(&self, plan: &Plan) -> Result<Vec<Row>> {
         let runner = Runner::find(self.workspace);
+        ensure!(
+            runner == Runner::Nextest || self.coverage.is_none(),
+            "counting lines needs cargo-nextest: `cargo install --locked cargo-nextest`"
+        );
         let targets = TestTargets::of(self.workspace)?;
         match plan {
             Plan::Stages(stages) => {
@@ -138,7 +158,11 @@ impl Testing<'_> {
         if stage == Stage::Integration {
             self.build_examples()?;
         }
-        let total = runner.count(self.workspace, &targets, self.session.environment())?;
+        let mut selected = targets;
+        if let Some(coverage) = self.coverage {
+            selected.extend(["-E".to_owned(), coverage.filter()]);
+        }
+        let total = runner.count(self.workspace, &selected, self.session.environment())?;
         if let (true, Some(reason)) = (stage.needs_docker(), self.docker.missing()) {
             let count = Count { skipped: total, ..Count::default() };
             return Ok((
@@ -151,7 +175,7 @@ impl Testing<'_> {
         }
         anstream::eprintln!("tests: {total}");
         let (mut command, counter) = runner.run(self.workspace);
-        command.args(&targets);
+        command.args(&selected);
         if runner == Runner::Nextest && !self.arguments.arguments.is_empty() {
             // What was asked for may be in another one of the stages.
             command.arg("--no-tests=pass");
