@@ -44,7 +44,7 @@ pub use process::WorkerProcess;
 pub use proxy::FaultProxy;
 pub use server::{TestServer, millis};
 pub use settings::number_from_env;
-pub use wait::{LIMIT, eventually, eventually_async, within};
+pub use wait::{LIMIT, arrived, eventually, eventually_async, within};
 pub use worker::{TEST_MODEL, TestWorker, WorkerOptions};
 
 /// The README, so that its example compiles.

@@ -17,6 +17,15 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Everything that a client which is not ours has sent so far is with the server, its subscriptions among it; its flush knows
+/// only that the socket has it.
+pub async fn arrived(client: &async_nats::Client) {
+    let inbox = client.new_inbox();
+    let mut back = client.subscribe(inbox.clone()).await.expect("a connected client");
+    client.publish(inbox, Default::default()).await.expect("a connected client");
+    within("a round trip", futures_util::StreamExt::next(&mut back)).await.expect("a connected client");
+}
+
 /// Looks at `condition` until it holds, for [`LIMIT`] at the most.
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;

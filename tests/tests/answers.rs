@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode};
 use mlx_nats::{Client, ClientOptions, InferenceOptions, InferenceService, TokenStream};
-use mlx_tests::{LIMIT, TestServer, eventually, within};
+use mlx_tests::{LIMIT, TestServer, arrived, eventually, within};
 use mlx_types::messages::{CancelMode, FinishReason, InferenceCancel, InferenceRequest};
 use mlx_types::{RequestId, WorkerId, subjects};
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ impl Foreign {
         let (nats, id) = (server.foreign_client().await, WorkerId::new());
         let requests = nats.subscribe(format!("worker.{id}.inference")).await.unwrap();
         let cancels = nats.subscribe(format!("worker.{id}.cancel")).await.unwrap();
-        nats.flush().await.unwrap();
+        arrived(&nats).await;
         Self { nats, id, requests, cancels }
     }
 
@@ -64,12 +64,12 @@ impl Foreign {
             headers.insert("Mlx-Epoch", epoch.to_string());
         }
         self.nats.publish_with_headers(inbox.to_owned(), headers, body.to_string().into()).await.unwrap();
-        self.nats.flush().await.unwrap();
+        arrived(&self.nats).await;
     }
 
     async fn say(&self, to: &str, frame: &str) {
         self.nats.publish(format!("response.{to}"), frame.to_owned().into()).await.unwrap();
-        self.nats.flush().await.unwrap();
+        arrived(&self.nats).await;
     }
 
     async fn token(&self, id: &str, index: u64) {
@@ -300,7 +300,7 @@ async fn s2_a_cancellation_with_another_mark_means_another_request() {
             headers.insert("Mlx-Reply", mark);
         }
         foreign.publish_with_headers(format!("worker.{id}.cancel"), headers, body.clone().into()).await.unwrap();
-        foreign.flush().await.unwrap();
+        arrived(&foreign).await;
     };
     cancel(Some("_INBOX.of.another")).await;
     assert!(tokio::time::timeout(Duration::from_millis(100), stream.next()).await.is_err());
@@ -442,7 +442,7 @@ async fn a_request_without_a_reply_inbox_is_not_answered_before_its_asker_listen
         let asked = RequestId::new();
         let payload = json!({ "requestId": asked, "modelId": "m", "prompt": prompt });
         foreign.publish(format!("worker.{id}.inference"), payload.to_string().into()).await.unwrap();
-        foreign.flush().await.unwrap();
+        arrived(&foreign).await;
         // As TypeScript controllers do, with a little time between.
         tokio::time::sleep(Duration::from_millis(15)).await;
         let mut frames = foreign.subscribe(format!("response.{asked}")).await.unwrap();
@@ -461,7 +461,7 @@ async fn ids_are_found_in_the_case_in_which_they_are_said() {
     // A worker whose id is in upper case.
     let said = WorkerId::new().to_string().to_uppercase();
     let mut requests = foreign.subscribe(format!("worker.{said}.inference")).await.unwrap();
-    foreign.flush().await.unwrap();
+    arrived(&foreign).await;
     let workers = controller.workers().await.unwrap();
     let metrics = json!({ "cpuUsagePercent": 1, "memoryUsedGB": 1, "gpuUtilizationPercent": 1, "activeRequests": 1,
         "totalRequestsHandled": 1, "avgLatencyMs": 1, "modelsLoaded": [] });

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode, ErrorKind};
 use mlx_nats::{Headers, InferenceOptions, Received, Request, SubscribeOptions};
-use mlx_tests::{TestServer, eventually, within};
+use mlx_tests::{TestServer, arrived, eventually, within};
 use mlx_types::messages::{
     FinishReason, HealthCheck, HealthReport, InferenceRequest, ModelCommand, ModelState, ModelStatus,
 };
@@ -83,7 +83,7 @@ async fn an_error_reply_is_an_error_whatever_else_is_in_it() {
     let server = TestServer::start().await;
     let (client, foreign) = (server.client().await, server.foreign_client().await);
     let mut requests = foreign.subscribe("*.*").await.unwrap();
-    foreign.flush().await.unwrap();
+    arrived(&foreign).await;
     let bodies = [
         r#"{"error":"no such model","code":"MODEL_NOT_FOUND","details":{"tried":1},"requestId":"x"}"#,
         r#"{"error":{"message":"no such model","code":"MODEL_NOT_FOUND"}}"#,

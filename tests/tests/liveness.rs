@@ -10,7 +10,9 @@ use futures_util::StreamExt;
 use mlx_embedded::EmbeddedCluster;
 use mlx_errors::{ErrorCode, ErrorKind};
 use mlx_nats::{Client, ClientOptions, GatherOptions, InferenceOptions, RequestOptions, TokenStream, WorkerEvent};
-use mlx_tests::{FaultProxy, LIMIT, TEST_MODEL, TestServer, WorkerProcess, eventually, number_from_env, within};
+use mlx_tests::{
+    FaultProxy, LIMIT, TEST_MODEL, TestServer, WorkerProcess, arrived, eventually, number_from_env, within,
+};
 use mlx_types::config::NatsConfig;
 use mlx_types::messages::{FinishReason, InferenceRequest, WorkerHeartbeat, WorkerMetrics, WorkerStatus};
 use mlx_types::{ClusterConfig, NatsUrl, WorkerId, subjects};
@@ -370,13 +372,13 @@ impl Apart {
         let server = TestServer::start().await;
         let nats = server.foreign_client().await;
         let mut questions = nats.subscribe("lab.question").await.unwrap();
-        nats.flush().await.unwrap();
+        arrived(&nats).await;
         let answering = tokio::spawn(async move {
             while let Some(question) = questions.next().await {
                 // After the client has fallen asleep, and long before it wakes.
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 nats.publish(question.reply.unwrap(), "7".into()).await.unwrap();
-                nats.flush().await.unwrap();
+                arrived(&nats).await;
             }
         });
         Self { server, _answering: answering }
@@ -417,12 +419,12 @@ async fn c3_answers_of_many_that_came_while_the_process_slept_are_gathered() {
         let apart = Apart::start().await;
         let nats = apart.server.foreign_client().await;
         let mut questions = nats.subscribe("lab.question").await.unwrap();
-        nats.flush().await.unwrap();
+        arrived(&nats).await;
         let other = tokio::spawn(async move {
             while let Some(question) = questions.next().await {
                 tokio::time::sleep(Duration::from_millis(400)).await; // as the first one
                 nats.publish(question.reply.unwrap(), "8".into()).await.unwrap();
-                nats.flush().await.unwrap();
+                arrived(&nats).await;
             }
         });
         (apart, other)
@@ -440,7 +442,7 @@ async fn c3_a_request_without_an_answer_times_out_after_a_sleep_as_well() {
     let apart = Apart::start().await;
     let nats = apart.server.foreign_client().await;
     let _silent = nats.subscribe("lab.silent").await.unwrap();
-    nats.flush().await.unwrap();
+    arrived(&nats).await;
     let ask = async |client: Client| {
         let options = RequestOptions { timeout: Some(Duration::from_secs(1)), ..RequestOptions::default() };
         client.request_with::<_, _, u64>("lab.silent", &0, options).await

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use mlx_errors::{ErrorCode, ErrorKind};
 use mlx_nats::{GatherOptions, RequestOptions, ServeOptions, SubscribeOptions};
-use mlx_tests::{LIMIT, TestServer, eventually, within};
+use mlx_tests::{LIMIT, TestServer, arrived, eventually, within};
 use mlx_types::messages::{
     HealthCheck, HealthReport, ModelCommand, ModelState, ModelStatus, WorkerHeartbeat, WorkerMetrics, WorkerStatus,
 };
@@ -267,7 +267,7 @@ async fn an_error_reply_is_one_typed_error_whoever_sends_it() {
     let server = TestServer::start().await;
     let foreign = server.foreign_client().await;
     let mut requests = foreign.subscribe("model.load").await.unwrap();
-    foreign.flush().await.unwrap();
+    arrived(&foreign).await;
     let answering = async move {
         // A TypeScript node: no header, no code.
         let plain = requests.next().await.unwrap().reply.unwrap();

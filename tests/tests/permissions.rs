@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode};
 use mlx_nats::{Client, ClientOptions, Request, ServeOptions, SubscribeOptions};
-use mlx_tests::{ConfiguredServer, FaultProxy, LIMIT, Operator, Presence, TestServer, millis, within};
+use mlx_tests::{ConfiguredServer, FaultProxy, LIMIT, Operator, Presence, TestServer, arrived, millis, within};
 use mlx_types::config::NatsConfig;
 use mlx_types::{Secret, WorkerId};
 use serde_json::json;
@@ -164,7 +164,7 @@ async fn a_line_over_the_limit_of_the_server_is_refused_before_it_is_sent() {
     let _service = client.serve("lab.sum", |_: Request<u64>| async { Ok(1_u64) }).await.unwrap();
     let foreign = server.foreign_client().await;
     foreign.publish_with_reply("lab.sum", "y".repeat(4_078), "1".into()).await.unwrap();
-    foreign.flush().await.unwrap();
+    arrived(&foreign).await;
 
     // As long as may be works, on the connection that was there all the time.
     let grouped = SubscribeOptions { queue_group: Some("x".repeat(4_066)), ..SubscribeOptions::default() };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_nats::{ConnectionState, InferenceOptions, Request, Result, ServeOptions};
-use mlx_tests::{FaultProxy, LIMIT, TestServer, within};
+use mlx_tests::{FaultProxy, LIMIT, TestServer, arrived, within};
 use mlx_types::messages::{CancelMode, FinishReason, InferenceCancel, InferenceRequest};
 use mlx_types::{WorkerId, subjects};
 use serde_json::Value;
@@ -77,7 +77,7 @@ async fn s4_the_same_request_once_more_does_not_end_the_stream_that_answers_it()
     let frame = within("the first token", frames.next()).await.unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&frame.payload).unwrap()["type"], "token");
     caller.publish(subject, body.into()).await.unwrap();
-    caller.flush().await.unwrap();
+    arrived(&caller).await;
     within("the refusal of the second one", async {
         loop {
             let stats = caller.request("$SRV.STATS", "".into()).await.unwrap();
