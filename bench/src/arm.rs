@@ -1,11 +1,15 @@
 //! What is measured: a workload, done by one side, so many at a time.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::rows::TOKENS;
+use crate::sample::Sample;
+
+/// Tokens of a stream.
+pub const TOKENS: u64 = 256;
 
 /// One thing to measure. The same arm may serve several rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -142,3 +146,6 @@ impl Workload {
         matches!(self, Self::Requests | Self::Heartbeats | Self::Streams | Self::FirstToken)
     }
 }
+
+/// The samples of each arm, in the order of the rounds.
+pub type Samples = BTreeMap<Arm, Vec<Sample>>;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use futures_util::{Stream, StreamExt};
 use tokio::task::JoinHandle;
 
-use crate::meter::processor_time;
+use crate::processor::processor_time;
 
 /// The responder is told how many units to send next.
 const SEND: &str = "bench.send";

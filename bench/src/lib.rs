@@ -16,5 +16,7 @@ pub mod sample;
 pub mod stats;
 pub mod verdict;
 
+mod context;
 mod control;
 mod meter;
+mod processor;

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use rustix::time::{ClockId, clock_gettime};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 use crate::control::Control;
+use crate::processor::processor_time;
 use crate::sample::{Metric, Sample, micros};
 
 /// Runs while something is measured.
@@ -47,13 +47,6 @@ async fn clients(control: Option<&Control>) -> Result<Duration> {
         None => Duration::ZERO,
     };
     Ok(processor_time() + peer)
-}
-
-/// Of this process, all its threads.
-pub(crate) fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// Of another process; to the ms, and on Linux to its clock tick.

@@ -3,35 +3,26 @@
 //! So neither side of a row inherits anything from the other: no warm allocator, no connection, no leftover task. Both
 //! are this same program; what it is to do comes as arguments, and what it brings home leaves as one line of JSON.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use futures_util::future::OptionFuture;
 use mlx_embedded::EmbeddedServer;
 use mlx_embedded::binary::BINARY_VARIABLE;
-use mlx_nats::{Client, ClientOptions};
-use mlx_types::config::{NatsConfig, NatsMode};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
 use crate::arm::{Arm, Side, Workload};
-use crate::control::Control;
+use crate::context::{Context, LIMIT, READY};
 use crate::rows;
 use crate::sample::Sample;
 
 /// The hidden command of this program that plays a part.
 pub const COMMAND: &str = "part";
-
-/// Far longer than any measurement takes, even on a busy machine.
-const LIMIT: Duration = Duration::from_mins(3);
-
-/// What a responder says once it listens.
-const READY: &str = "ready";
 
 /// Measures `arm` once, with so many units of work, by processes of `program`.
 ///
@@ -144,58 +135,5 @@ impl Part {
                 Ok(())
             }
         }
-    }
-}
-
-/// What a workload needs to know.
-#[derive(Debug)]
-pub(crate) struct Context {
-    pub(crate) arm: Arm,
-    /// Units to be measured.
-    pub(crate) work: u64,
-    url: String,
-    /// The process id of the server.
-    pub(crate) server: u32,
-}
-
-impl Context {
-    /// Units to be done before anything is measured: connections, caches and branch predictors are warm then.
-    pub(crate) fn warm_up(&self) -> u64 {
-        (self.work / 5).clamp(1, 20_000)
-    }
-
-    /// A client of ours.
-    pub(crate) async fn ours(&self) -> Result<Client> {
-        let options = ClientOptions {
-            coalesce: self.arm.side != Side::OursPlain,
-            // The worker of these measurements sends no heartbeats.
-            offline_timeout: LIMIT,
-            ..ClientOptions::default()
-        };
-        Ok(Client::connect_with(&self.config()?, options).await?)
-    }
-
-    /// The settings of a client of ours, all as by default but the URL.
-    pub(crate) fn config(&self) -> Result<NatsConfig> {
-        Ok(NatsConfig { mode: NatsMode::External, server_url: Some(self.url.parse()?), ..NatsConfig::default() })
-    }
-
-    /// A client of async-nats, all as by default.
-    pub(crate) async fn raw(&self) -> Result<async_nats::Client> {
-        Ok(async_nats::connect(&self.url).await?)
-    }
-
-    /// The connection to the other process.
-    pub(crate) async fn control(&self) -> Result<Control> {
-        Control::connect(&self.url).await
-    }
-
-    /// For a responder: says that it listens, and then waits for its end.
-    pub(crate) async fn listen(&self, control: &Control) -> Result<()> {
-        let _answering = control.answer().await?;
-        let mut output = std::io::stdout();
-        writeln!(output, "{READY}")?;
-        output.flush()?;
-        std::future::pending().await
     }
 }

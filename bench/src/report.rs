@@ -10,10 +10,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::arm::{Arm, Side};
+use crate::arm::{Arm, Samples, Side};
 use crate::machine::{Machine, Moment};
 use crate::rows::Row;
-use crate::run::Samples;
 use crate::sample::{Latencies, Metric};
 use crate::stats::{Estimate, Relation, Summary, estimate};
 use crate::verdict::{Better, Target, Verdict};

@@ -20,13 +20,10 @@ use crate::arm::Workload::{
     StartUp, Streams, Subscriptions, Validation,
 };
 use crate::arm::{Arm, Side, Size, Workload};
-use crate::part::Context;
+use crate::context::Context;
 use crate::sample::{Metric, Sample};
 use crate::stats::Relation;
 use crate::verdict::{Better, Target};
-
-/// Tokens of a stream.
-pub const TOKENS: u64 = 256;
 
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! The run: rounds, in each of which every arm of a workload is measured once, one right after the other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use mlx_embedded::EmbeddedServer;
 use mlx_types::config::NatsConfig;
 
+use crate::arm::Samples;
 use crate::arm::{Arm, Size, Workload};
 use crate::cli::Options;
 use crate::machine::{Machine, Moment};
 use crate::part::measure;
 use crate::report::{CurveReport, Report, RowReport};
 use crate::rows::{CURVES, Curve};
-use crate::sample::Sample;
 use crate::stats::Summary;
 
 /// Rounds of a curve, whose points are not judged.
@@ -23,9 +23,6 @@ const CURVE_ROUNDS: u32 = 3;
 
 /// How long a server may take to stop. It has nothing left to do then.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-
-/// The samples of each arm, in the order of the rounds.
-pub type Samples = BTreeMap<Arm, Vec<Sample>>;
 
 /// Measures what `options` ask for, by processes of `program`.
 ///

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use mlx_bench::arm::{Arm, Size};
+use mlx_bench::arm::{Arm, Samples, Size};
 use mlx_bench::machine::{Machine, Moment};
 use mlx_bench::part::measure;
 use mlx_bench::report::{self, CurveReport, Report, RowReport};
 use mlx_bench::rows::rows;
-use mlx_bench::run::{Samples, start_server};
+use mlx_bench::run::start_server;
 use mlx_bench::sample::Metric;
 use mlx_bench::verdict::Verdict;
 

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use mlx_bench::arm::TOKENS;
 use mlx_bench::arm::{Arm, Side, Workload};
 use mlx_bench::part::measure;
-use mlx_bench::rows::TOKENS;
 use mlx_bench::run::start_server;
 use mlx_embedded::EmbeddedServer;
 

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use mlx_bench::arm::Samples;
 use mlx_bench::arm::Size;
 use mlx_bench::report::RowReport;
 use mlx_bench::rows::{Row, rows};
-use mlx_bench::run::Samples;
 use mlx_bench::sample::{Latencies, Sample};
 use mlx_bench::verdict::Verdict;
 

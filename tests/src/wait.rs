@@ -22,7 +22,7 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 pub async fn arrived(client: &async_nats::Client) {
     let inbox = client.new_inbox();
     let mut back = client.subscribe(inbox.clone()).await.expect("a connected client");
-    client.publish(inbox, Default::default()).await.expect("a connected client");
+    client.publish(inbox, "".into()).await.expect("a connected client");
     within("a round trip", futures_util::StreamExt::next(&mut back)).await.expect("a connected client");
 }
 

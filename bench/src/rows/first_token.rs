@@ -12,9 +12,9 @@ use anyhow::Result;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use super::TOKENS;
 use super::streams::Controller;
-use crate::part::Context;
+use crate::arm::TOKENS;
+use crate::context::Context;
 use crate::sample::{Latencies, Sample};
 
 /// Between two requests.

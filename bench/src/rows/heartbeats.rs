@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 
 use super::raw;
 use crate::arm::Side;
+use crate::context::Context;
 use crate::control::{Control, settle};
 use crate::meter::{Meter, resident};
-use crate::part::Context;
 use crate::sample::{Metric, Sample};
 
 /// Messages granted at once; two such grants are open at a time.

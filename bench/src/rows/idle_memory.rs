@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::arm::Side;
+use crate::context::Context;
 use crate::meter::resident;
-use crate::part::Context;
 use crate::sample::{Metric, Sample};
 
 /// After which nothing goes on that belongs to the connecting.

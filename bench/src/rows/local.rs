@@ -13,8 +13,8 @@ use tracing::Dispatch;
 
 use super::heartbeats::heartbeat;
 use crate::arm::Side;
+use crate::context::Context;
 use crate::meter::Meter;
-use crate::part::Context;
 use crate::sample::Sample;
 
 /// The default file, as it is shipped.

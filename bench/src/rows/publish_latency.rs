@@ -14,9 +14,9 @@ use mlx_types::{Subject, WorkerId, subjects};
 use super::heartbeats::heartbeat;
 use super::raw;
 use crate::arm::{Side, Workload};
+use crate::context::Context;
 use crate::control::settle;
 use crate::meter::Meter;
-use crate::part::Context;
 use crate::sample::{Latencies, Metric, Sample, micros};
 
 pub(super) async fn drive(context: &Context) -> Result<Sample> {

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::start_up::any_port;
 use crate::arm::Side;
-use crate::part::Context;
+use crate::context::Context;
 use crate::sample::{Latencies, Metric, Sample};
 
 pub(super) async fn drive(context: &Context) -> Result<Sample> {

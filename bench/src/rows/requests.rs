@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 
 use super::raw;
 use crate::arm::Side;
+use crate::context::Context;
 use crate::control::settle;
 use crate::meter::Meter;
-use crate::part::Context;
 use crate::sample::{Latencies, Sample};
 
 /// More than are ever in flight: what `OVERLOADED` costs is not the question here.

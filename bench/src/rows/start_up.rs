@@ -12,7 +12,7 @@ use mlx_embedded::Binary;
 use mlx_types::config::NatsConfig;
 
 use crate::arm::Side;
-use crate::part::Context;
+use crate::context::Context;
 use crate::sample::{Latencies, Metric, Sample};
 
 /// A bare server that does not listen by then never will.

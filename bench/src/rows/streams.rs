@@ -16,11 +16,12 @@ use mlx_types::messages::{FinishReason, Frame, InferenceAcceptance, InferenceReq
 use mlx_types::{Epoch, WorkerId, subjects};
 use tokio::task::JoinSet;
 
-use super::{TOKENS, raw};
+use super::raw;
 use crate::arm::Side;
+use crate::arm::TOKENS;
+use crate::context::Context;
 use crate::control::settle;
 use crate::meter::{Meter, resident};
-use crate::part::Context;
 use crate::sample::{Latencies, Metric, Sample};
 
 /// More than are ever asked for at once.

@@ -8,9 +8,9 @@ use mlx_types::messages::WorkerHeartbeat;
 use super::heartbeats::heartbeat;
 use super::raw;
 use crate::arm::Side;
+use crate::context::Context;
 use crate::control::settle;
 use crate::meter::{Meter, resident};
-use crate::part::Context;
 use crate::sample::{Metric, Sample};
 
 /// Subscriptions made at the same time by ours, each of which waits for the server to have it.

@@ -9,9 +9,10 @@ use mlx_errors::Violation;
 use crate::budget::Budget;
 use crate::field::{Field, Kind};
 use crate::findings::Findings;
+use crate::path::{Step, dotted};
 use crate::source::Sources;
 use crate::suggest;
-use crate::tree::{Data, Entry, Node, Place, Step, dotted};
+use crate::tree::{Data, Entry, Node, Place};
 use crate::yaml;
 
 /// What every variable that sets a key begins with.

@@ -12,9 +12,10 @@ use serde_json::{Number, Value};
 
 use crate::field::{Field, Kind, ROOT, SCHEMA};
 use crate::findings::Findings;
-use crate::loader::steps;
+use crate::path::steps;
+use crate::path::{Step, dotted, shown};
 use crate::source::Sources;
-use crate::tree::{Data, Node, Place, State, Step, dotted, shown};
+use crate::tree::{Data, Node, Place, State};
 use crate::{redact, scalar, suggest};
 
 /// Keys that are looked up among those that exist, in one load: who has more has the wrong file.

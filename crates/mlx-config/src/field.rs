@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use crate::tree::Step;
+use crate::path::Step;
 
 /// A key of the configuration, or an item of a list.
 #[derive(Debug)]

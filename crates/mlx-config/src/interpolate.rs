@@ -10,8 +10,9 @@ use mlx_errors::Violation;
 use crate::budget::Budget;
 use crate::env::{self, Environment};
 use crate::findings::Findings;
+use crate::path::{Step, shown};
 use crate::source::Sources;
-use crate::tree::{Data, Node, Place, Step, shown};
+use crate::tree::{Data, Node, Place};
 
 /// References inside the default of a reference.
 const MAX_DEPTH: usize = 16;

@@ -29,6 +29,7 @@ mod field;
 mod findings;
 mod interpolate;
 mod loader;
+mod path;
 mod redact;
 mod reference;
 mod scalar;

@@ -16,10 +16,11 @@ use crate::explain;
 use crate::field::{Kind, ROOT};
 use crate::findings::Findings;
 use crate::interpolate;
+use crate::path::{Step, dotted, steps};
 use crate::redact;
 use crate::reference;
 use crate::source::{self, Origin, Sources};
-use crate::tree::{Data, Entry, Node, Place, Step, dotted};
+use crate::tree::{Data, Entry, Node, Place};
 use crate::yaml;
 
 /// Loads a configuration from several sources.
@@ -270,23 +271,6 @@ fn warnings(environment: &Environment, tree: &Node, sources: &Sources) -> Violat
     let mut warnings = environment.near_misses(&ROOT);
     explain::line_breaks(tree, &ROOT, &mut Vec::new(), sources, &mut warnings);
     warnings.into()
-}
-
-/// Reads `workers.static[0].url`.
-pub(crate) fn steps(path: &str) -> Option<Vec<Step>> {
-    let mut steps = Vec::new();
-    for segment in path.split('.') {
-        let (key, indices) = segment.split_at(segment.find('[').unwrap_or(segment.len()));
-        if key.is_empty() {
-            return None;
-        }
-        steps.push(Step::Key(key.to_owned()));
-        for index in indices.split_inclusive(']').filter(|index| !index.is_empty()) {
-            let index = index.strip_prefix('[')?.strip_suffix(']')?;
-            steps.push(Step::Index(index.parse().ok()?));
-        }
-    }
-    Some(steps)
 }
 
 fn from_value(value: &Value, place: Place) -> Node {

@@ -9,8 +9,9 @@ use crate::budget::Budget;
 use crate::env::variable_name;
 use crate::field::{Field, Kind, ROOT};
 use crate::findings::Findings;
+use crate::path::{Step, dotted};
 use crate::source::Sources;
-use crate::tree::{Data, Node, Step, dotted};
+use crate::tree::{Data, Node};
 use crate::yaml;
 
 /// A key of the configuration.

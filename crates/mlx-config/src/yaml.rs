@@ -7,9 +7,10 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 use crate::budget::{Budget, Exceeded, MAX_PATH};
 use crate::findings::Findings;
+use crate::path::{Step, shown};
 use crate::scalar;
 use crate::source::Sources;
-use crate::tree::{Data, Entry, Node, Place, Step, shown};
+use crate::tree::{Data, Entry, Node, Place};
 
 /// Deeper than any configuration, and far from the end of the stack.
 const MAX_DEPTH: usize = 64;

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use crate::fault::Fault;
-use crate::fields::Value;
 use crate::nested::structure;
 use crate::syntax::{self, Escaped, Line, Syntax};
+use crate::value::Value;
 
 /// The JSON format; its schema is [`LINE_SCHEMA`](crate::LINE_SCHEMA).
 pub(crate) struct Json;

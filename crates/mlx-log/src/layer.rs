@@ -17,9 +17,10 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::clock::Timestamp;
 use crate::component::Path;
 use crate::fault::Fault;
-use crate::fields::{EventFields, SpanFields, Value, record_values};
+use crate::fields::{EventFields, SpanFields};
 use crate::filter::Filter;
 use crate::syntax::{Line, Syntax};
+use crate::value::{Value, record_values};
 use crate::writer::Queue;
 
 /// The one layer of the subscriber: filter, formatter and output.

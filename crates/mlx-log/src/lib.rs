@@ -17,31 +17,51 @@
 //! # Ok::<(), mlx_errors::Error>(())
 //! ```
 
+#[cfg(feature = "output")]
 mod clock;
+#[cfg(feature = "output")]
 mod component;
 mod config;
+#[cfg(feature = "output")]
 mod fault;
+#[cfg(feature = "output")]
 mod fields;
+#[cfg(feature = "output")]
 mod filter;
+#[cfg(feature = "output")]
 mod handle;
+#[cfg(feature = "output")]
 mod json;
+#[cfg(feature = "output")]
 mod layer;
+#[cfg(feature = "output")]
 mod nested;
+#[cfg(feature = "output")]
 mod panic;
 mod schema;
+#[cfg(feature = "output")]
 mod setup;
+#[cfg(feature = "output")]
 mod syntax;
+#[cfg(feature = "output")]
 mod text;
+#[cfg(feature = "output")]
+mod value;
+#[cfg(feature = "output")]
 mod writer;
 
+#[cfg(feature = "output")]
 pub use component::component;
 pub use config::{Format, Level, LogConfig, UnknownLevel};
+#[cfg(feature = "output")]
 pub use handle::{LogGuard, LogHandle};
+#[cfg(feature = "output")]
 pub use nested::json;
 pub use schema::LINE_SCHEMA;
+#[cfg(feature = "output")]
 pub use setup::{Setup, init};
 
 /// The README's example is compiled.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "output"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

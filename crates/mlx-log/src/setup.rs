@@ -10,12 +10,13 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::clock::Timestamp;
-use crate::fields::{EventFields, Value};
+use crate::fields::EventFields;
 use crate::filter::{Directives, Filter};
 use crate::json::Json;
 use crate::layer::LogLayer;
 use crate::syntax::{Line, Syntax};
 use crate::text::Text;
+use crate::value::Value;
 use crate::writer::{Loss, Output, Queue};
 use crate::{Format, LogConfig, LogGuard, LogHandle, panic};
 

@@ -6,7 +6,7 @@ use tracing::Level;
 
 use crate::clock::Timestamp;
 use crate::fault::Fault;
-use crate::fields::Value;
+use crate::value::Value;
 
 /// One format. Values are rendered when they are recorded, lines put together from rendered parts.
 pub(crate) trait Syntax: Send + Sync + 'static {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use tracing::Level;
 
-use crate::fields::Value;
 use crate::syntax::{self, Escaped, Line, Syntax};
+use crate::value::Value;
 
 /// The text format.
 pub(crate) struct Text {

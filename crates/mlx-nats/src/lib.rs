@@ -20,6 +20,19 @@
 //! # }
 //! ```
 //!
+//! # Inside
+//! Rooms on floors; each uses the floors below its own, and what is left of it on its own. `cargo xtask lint` holds this table.
+//!
+//! | floor | rooms, each using those to its left |
+//! |---|---|
+//! | 6 | `durable` |
+//! | 5 | `workers` |
+//! | 4 | `stream` |
+//! | 3 | `rpc` |
+//! | 2 | `pubsub` |
+//! | 1 | `client` |
+//! | 0 | `telemetry`, `wire`, `connection` |
+//!
 //! # Features
 //! All are off by default, and then nothing of them is compiled in.
 //! - `metrics`: counters, gauges and histograms through the [`metrics`](https://docs.rs/metrics) facade. The README has
@@ -28,50 +41,29 @@
 //!   `tracestate` where OpenTelemetry's layer and propagator are installed.
 //! - `durable`: requests that are handed over through JetStream and outlive their workers.
 
-mod address;
 mod client;
-mod clock;
-mod codec;
 mod connection;
-mod control_line;
-mod discovery;
 #[cfg(feature = "durable")]
 mod durable;
-mod error_reply;
-mod gather;
-mod headers;
-mod inbox;
-mod log_limit;
-mod measure;
-mod outbox;
-mod publish;
-mod publish_large;
-mod registry;
-mod request;
-mod round_trip;
-mod service;
+mod pubsub;
+mod rpc;
 mod stream;
-mod subscribe;
-mod surrogates;
-mod task;
-mod trace;
+mod telemetry;
+mod wire;
+mod workers;
 
-pub use address::{PublishTo, RequestTo, SubscribeTo};
-pub use client::{Client, ClientOptions};
+pub use client::{Client, ClientOptions, Discovery};
 pub use connection::{
     CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, DisconnectReason, refresh_limits,
 };
-pub use discovery::Discovery;
 #[cfg(feature = "durable")]
 pub use durable::DurableOptions;
-pub use gather::GatherOptions;
-pub use headers::Headers;
 pub use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
-pub use registry::{WorkerEvent, WorkerInfo, Workers};
-pub use request::RequestOptions;
-pub use service::{Request, ServeOptions, Service};
+pub use pubsub::{Received, SubscribeOptions, Subscription};
+pub use rpc::{GatherOptions, Request, RequestOptions, ServeOptions, Service};
 pub use stream::{InferenceOptions, InferenceService, StreamSummary, TokenFrame, TokenSink, TokenStream};
-pub use subscribe::{Received, SubscribeOptions, Subscription};
+pub use wire::{Headers, PublishTo, RequestTo, SubscribeTo};
+pub use workers::{WorkerEvent, WorkerInfo, Workers};
 
 /// The README's example is compiled.
 #[cfg(doctest)]

@@ -4,6 +4,7 @@
 //! - [`subjects`]: the subject table. A [`Subject<M>`] carries its payload type, so a mix-up does not compile.
 //! - [`config`]: [`ClusterConfig`] and its parts, with defaults and rules.
 //! - [`NatsUrl`] and [`Secret`]: credentials that no log, error or `Debug` output can show.
+//! - With the feature `schema`: JSON Schemas of all that, and the table of subjects as data, in the module of that name.
 //!
 //! ```
 //! use mlx_types::messages::{InferenceRequest, Message};
@@ -24,6 +25,7 @@ struct Readme;
 
 pub mod config;
 pub mod messages;
+#[cfg(feature = "schema")]
 pub mod schema;
 pub mod subjects;
 
@@ -31,6 +33,8 @@ mod check;
 mod ids;
 mod nats_url;
 mod secret;
+#[cfg(feature = "schema")]
+mod shapes;
 mod subject;
 mod time;
 

@@ -1,10 +1,12 @@
 //! URLs of NATS servers, which may carry credentials and never show them.
 
+#[cfg(feature = "schema")]
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
+#[cfg(feature = "schema")]
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
@@ -266,6 +268,7 @@ impl Visitor<'_> for NatsUrlVisitor {
     }
 }
 
+#[cfg(feature = "schema")]
 impl JsonSchema for NatsUrl {
     fn schema_name() -> Cow<'static, str> {
         "NatsUrl".into()

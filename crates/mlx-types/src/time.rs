@@ -1,10 +1,12 @@
 //! Points in time and spans of it, all in milliseconds.
 
+#[cfg(feature = "schema")]
 use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+#[cfg(feature = "schema")]
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +41,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
+#[cfg(feature = "schema")]
 impl JsonSchema for Timestamp {
     fn schema_name() -> Cow<'static, str> {
         "Timestamp".into()
@@ -84,6 +87,7 @@ impl fmt::Display for Epoch {
     }
 }
 
+#[cfg(feature = "schema")]
 impl JsonSchema for Epoch {
     fn schema_name() -> Cow<'static, str> {
         "Epoch".into()
@@ -151,6 +155,7 @@ impl fmt::Display for Millis {
     }
 }
 
+#[cfg(feature = "schema")]
 impl JsonSchema for Millis {
     fn schema_name() -> Cow<'static, str> {
         "Millis".into()

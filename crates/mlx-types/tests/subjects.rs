@@ -7,7 +7,7 @@ use mlx_types::{RequestId, WorkerId};
 
 #[test]
 fn every_subject_of_the_contract_is_in_the_table() {
-    let rows = subjects::table();
+    let rows = mlx_types::schema::contract();
     let shown: Vec<String> = rows
         .iter()
         .map(|row| {
@@ -42,7 +42,7 @@ fn every_subject_of_the_contract_is_in_the_table() {
 #[test]
 fn every_row_is_read_back() {
     let id = "0F8FAD5B-D9CB-469F-A165-70867728950E";
-    for row in subjects::table() {
+    for row in mlx_types::schema::contract() {
         let subject = row.address.replace("{workerId}", id).replace("{requestId}", id).replace("{model}", "m");
         assert!(subjects::parse(&subject).is_some(), "{subject}");
         assert_eq!(subjects::parse(&format!("{subject}.x")), None);

@@ -59,7 +59,9 @@ fn member_faults(manifest: &Table, root: &Table) -> Vec<String> {
 
     for (section, dependencies) in dependency_sections(manifest) {
         for (name, wanted) in dependencies {
-            if !wanted.as_table().is_some_and(inherits) {
+            // A crate whose tests have its features names itself, without a version, which it could not be published with.
+            let is_itself = wanted.get("path").and_then(Value::as_str) == Some(".");
+            if !wanted.as_table().is_some_and(inherits) && !is_itself {
                 faults.push(format!(
                     "`{name}` in [{section}] is not inherited: put it into [workspace.dependencies] and write \
                      `{name}.workspace = true`"

@@ -1,5 +1,7 @@
 //! `cargo xtask lint`: what a change must satisfy, short of its tests.
 
+mod arguments;
+mod floors;
 mod layers;
 mod length;
 mod manifests;
@@ -13,7 +15,6 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::api;
-use crate::cli::LintArguments;
 use crate::docs;
 use crate::drift::Drift;
 use crate::process::Interrupted;
@@ -21,11 +22,15 @@ use crate::schema;
 use crate::style;
 use crate::workspace::Workspace;
 
+pub(crate) use arguments::{LINT_HELP, LintArguments};
+
 /// A check with a name. The quick ones come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Step {
     /// each crate depends on lower layers only
     Layers,
+    /// no room of a crate uses one above it, and no two use each other; draws the rooms of those with floors
+    Floors,
     /// every member inherits the workspace's lints, dependencies and package data
     Manifests,
     /// cargo package: what would be published is complete, small and without secrets (not compiled)
@@ -143,6 +148,7 @@ impl Step {
     fn check(self, workspace: &Workspace) -> Result<Outcome> {
         let outcome = match self {
             Self::Layers => layers::check(workspace).map(Outcome::of),
+            Self::Floors => floors::check(workspace).map(Outcome::of),
             Self::Manifests => manifests::check(workspace).map(Outcome::of),
             Self::Package => package::check(workspace).map(Outcome::of),
             Self::Length => length::check(workspace).map(Outcome::of),

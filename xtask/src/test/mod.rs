@@ -1,5 +1,6 @@
 //! `cargo xtask test`: provides what the tests need, runs them in stages, and closes with a table and one line of counts.
 
+mod arguments;
 mod count;
 mod coverage;
 mod docker;
@@ -16,11 +17,11 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::cli::TestArguments;
 use crate::process::Interrupted;
 use crate::workspace::Workspace;
 use crate::{nats, process, style};
 
+pub(crate) use arguments::{TEST_HELP, TestArguments};
 pub(crate) use stage::Stage;
 
 use count::{Count, Counter};

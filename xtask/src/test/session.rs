@@ -11,9 +11,9 @@ use mlx_embedded::binary::BINARY_VARIABLE;
 use mlx_embedded::binary::{Binary, Origin};
 use tempfile::TempDir;
 
+use super::arguments::TestArguments;
 use super::docker::{self, Docker, HOST_VARIABLE};
 use super::needs::Needs;
-use crate::cli::TestArguments;
 use crate::style;
 
 /// A run under way. [`end`](Self::end) has to be called, whatever happened in between.

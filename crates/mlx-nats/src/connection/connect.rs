@@ -22,18 +22,26 @@ use super::reconnect::{self, Dispatcher, LARGE, nowhere};
 use super::refusal::{failed, refused};
 use super::refusals::Refusals;
 use super::scout::{self, Target};
-use crate::ClientOptions;
-use crate::inbox::{Inbox, unique_inbox};
+use crate::wire::inbox::{Inbox, unique_inbox};
 
 /// What the transport holds for a subscription until its task moves it on. A burst that fills this is dropped by the
 /// transport, which cannot say how much it was, so it has room for whatever is read in one turn: 8 MiB of messages of
 /// no more than 32 bytes.
 const TRANSPORT_CAPACITY: usize = 262_144;
 
-/// Messages that the transport holds for each subscription.
-pub(crate) fn transport_capacity(options: &ClientOptions) -> usize {
+/// What of a client's options is the transport's.
+#[derive(Clone, Debug)]
+pub(crate) struct TransportOptions {
+    /// The name shown by the server's monitoring.
+    pub(crate) name: Option<String>,
+    /// Messages that a subscription holds for a slow reader.
+    pub(crate) subscription_capacity: usize,
+}
+
+/// Messages that the transport holds for each subscription, of which a client holds so many.
+pub(crate) fn transport_capacity(subscription_capacity: usize) -> usize {
     // A channel takes no more, and panics.
-    options.subscription_capacity.clamp(TRANSPORT_CAPACITY, Semaphore::MAX_PERMITS)
+    subscription_capacity.clamp(TRANSPORT_CAPACITY, Semaphore::MAX_PERMITS)
 }
 
 /// A fresh connection and what it will tell about itself.
@@ -50,7 +58,7 @@ pub(crate) struct Transport {
 }
 
 /// Connects to one of the configured servers within `connectTimeoutMs`, which those not tried yet share.
-pub(crate) async fn connect(config: &NatsConfig, options: &ClientOptions) -> Result<Transport> {
+pub(crate) async fn connect(config: &NatsConfig, options: &TransportOptions) -> Result<Transport> {
     // A configuration that was not loaded has not been checked.
     Subject::<()>::new(config.inbox_prefix.as_str())?;
     let servers = servers(config)?;
@@ -209,7 +217,7 @@ async fn put_first_to_answer_last(
     }
 }
 
-fn transport_options(config: &NatsConfig, options: &ClientOptions, dispatcher: &Arc<Dispatcher>) -> ConnectOptions {
+fn transport_options(config: &NatsConfig, options: &TransportOptions, dispatcher: &Arc<Dispatcher>) -> ConnectOptions {
     let (shared, dispatcher) = (Arc::new(config.clone()), Arc::clone(dispatcher));
     // Asked at each attempt, so that files are read anew, and each server is shown what is meant for it.
     let credentials = move |nonce: Vec<u8>| {
@@ -222,7 +230,7 @@ fn transport_options(config: &NatsConfig, options: &ClientOptions, dispatcher: &
     };
     let mut transport = ConnectOptions::with_auth_callback(credentials)
         .ping_interval(config.ping_interval_ms.as_duration())
-        .subscription_capacity(transport_capacity(options))
+        .subscription_capacity(transport_capacity(options.subscription_capacity))
         .custom_inbox_prefix(config.inbox_prefix.clone())
         // Ours are checked when they are made; text is checked in `address`.
         .skip_subject_validation(true);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::reconnect::Dispatcher;
 use super::side::{self, Delivery};
-use crate::Headers;
+use crate::wire::Headers;
 
 /// How often a server is asked because of payloads that are too large.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mlx_errors::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 
-use crate::clock::SleepClock;
+use crate::connection::clock::SleepClock;
 
 use super::{CloseReason, ConnectionEvent, ConnectionState, Events};
 

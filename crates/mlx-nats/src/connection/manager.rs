@@ -12,13 +12,13 @@ use tokio::time::timeout;
 
 use super::Link;
 use super::limit::PayloadLimit;
+use super::outbox::Outbox;
 use super::reconnect::Dispatcher;
 use super::report::Reporter;
 use super::roster::Failure;
-use super::state::{ConnectionState, Effect, Input, Machine};
-use crate::inbox::Inbox;
-use crate::measure::ConnectionMeasure;
-use crate::outbox::Outbox;
+use super::state::{CloseReason, ConnectionState, Effect, Input, Machine};
+use crate::telemetry::measure::ConnectionMeasure;
+use crate::wire::inbox::Inbox;
 
 /// How long one probe is waited for before the next is sent, in case the server dropped it.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
@@ -97,7 +97,7 @@ pub(crate) async fn manage(managed: Managed) {
             () = done(&mut release) => {
                 release = None;
                 reporter.moved(machine.state(), Instant::now());
-                measure.moved(machine.state());
+                told(&mut measure, machine.state());
                 None
             }
         };
@@ -122,7 +122,7 @@ pub(crate) async fn manage(managed: Managed) {
                 // Published before anyone is failed, so that whoever is woken by the failure sees the reason.
                 link.set(state);
                 reporter.moved(state, Instant::now());
-                measure.moved(state);
+                told(&mut measure, state);
             }
         }
         match effect {
@@ -143,6 +143,21 @@ pub(crate) async fn manage(managed: Managed) {
             }
             None => {}
         }
+    }
+}
+
+fn told(measure: &mut ConnectionMeasure, state: &ConnectionState) {
+    match state {
+        ConnectionState::Connecting => measure.moved("connecting"),
+        ConnectionState::Connected { .. } => measure.moved("connected"),
+        ConnectionState::Disconnected => measure.moved("disconnected"),
+        ConnectionState::Reconnecting { .. } => measure.moved("reconnecting"),
+        ConnectionState::Closed { reason } => measure.closed(match reason {
+            CloseReason::ShutDown => "shut_down",
+            CloseReason::ReconnectDisabled => "reconnect_disabled",
+            CloseReason::GaveUp { .. } => "gave_up",
+            CloseReason::Authentication => "authentication",
+        }),
     }
 }
 

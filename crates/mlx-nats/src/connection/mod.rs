@@ -2,12 +2,14 @@
 
 mod backoff;
 mod barrier;
+pub(crate) mod clock;
 mod connect;
 mod credentials;
 mod events;
 mod limit;
 mod link;
 mod manager;
+mod outbox;
 mod reconnect;
 mod refusal;
 mod refusals;
@@ -17,16 +19,19 @@ mod scout;
 mod server_says;
 mod side;
 mod state;
+mod task;
 
 pub(crate) use backoff::Backoff;
-pub(crate) use connect::{connect, transport_capacity};
+pub(crate) use connect::{TransportOptions, connect, transport_capacity};
 pub(crate) use events::Events;
 pub use events::{ConnectionEvent, ConnectionEvents, DisconnectReason};
 pub(crate) use limit::PayloadLimit;
 pub use limit::refresh_limits;
 pub(crate) use link::Link;
 pub(crate) use manager::{Managed, Signal, end, manage, received_bytes, transports};
+pub(crate) use outbox::{Outbox, Parcel};
 pub(crate) use reconnect::Dispatcher;
-pub(crate) use refusals::{Refusals, Refused, Waits, Watch};
+pub(crate) use refusals::{Refusals, Waits, Watch};
 pub(crate) use side::Delivery;
 pub use state::{CloseReason, ConnectionState};
+pub(crate) use task::AbortOnDrop;

@@ -3,47 +3,27 @@
 //! A refusal names a subject, or a limit. Whoever waits for something on that subject fails with it at once; what nobody
 //! waits for is counted, and told by the next flush.
 
+mod watch;
+
 use std::collections::{BTreeMap, HashMap};
-use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use mlx_errors::{Error, ErrorKind};
 
+use self::watch::{Kind, Slot};
+pub(crate) use self::watch::{Waits, Watch};
 use super::barrier::Barrier;
 use super::server_says::{ServerSays, parse};
-use crate::inbox::Inbox;
+use crate::wire::inbox::Inbox;
+use crate::wire::refused::Refused;
 
 /// What a server says of a limit, which it may have said some time ago.
 const TOO_MANY: &str = "maximum subscriptions exceeded";
 
 /// Subjects of which refusals may be told already, and are expected once more; more of them are told twice.
 const TOLD: usize = 1024;
-
-/// A refusal, for whoever waits on its subject.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
-    /// What the server said.
-    pub(crate) said: Arc<str>,
-}
-
-impl Refused {
-    /// The error of a subscription.
-    pub(crate) fn subscription(&self, subject: &str) -> Error {
-        Error::new(ErrorKind::Subscription { subject: subject.to_owned(), reason: self.reason() })
-    }
-
-    /// The error of a publish.
-    pub(crate) fn publish(&self, subject: &str) -> Error {
-        Error::new(ErrorKind::Publish { subject: subject.to_owned(), reason: self.reason() })
-    }
-
-    fn reason(&self) -> String {
-        format!("the server says: {}", self.said)
-    }
-}
 
 /// The refusals of one client's connection, and who waits on what.
 #[derive(Debug)]
@@ -68,55 +48,6 @@ struct Table {
     unflushed: Option<(String, Refused, u64)>,
     /// Refusals that are still to come for those who have been told, by subject.
     told: HashMap<String, u64>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    kind: Kind,
-    subject: async_nats::Subject,
-    refused: OnceLock<Refused>,
-    /// A limit was met, perhaps by another one.
-    suspected: AtomicBool,
-    waker: AtomicWaker,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Subscription { queue_group: Option<String>, waits: Waits },
-    Publisher,
-}
-
-/// Who waits for a subscription to be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waits {
-    /// A call, which can make it once more.
-    Call,
-    /// Nobody: what comes by it, or does not, will tell.
-    Nobody,
-}
-
-impl Slot {
-    fn is_subscription(&self, subject: &str, group: Option<&str>, exact: bool) -> bool {
-        match &self.kind {
-            Kind::Subscription { queue_group, .. } => {
-                *self.subject == *subject && (!exact || queue_group.as_deref() == group)
-            }
-            Kind::Publisher => false,
-        }
-    }
-
-    fn is_publisher(&self, on: &str) -> bool {
-        matches!(self.kind, Kind::Publisher) && *self.subject == *on
-    }
-
-    fn belongs_to_call(&self) -> bool {
-        matches!(self.kind, Kind::Subscription { waits: Waits::Call, .. })
-    }
-
-    fn refuse(&self, refused: &Refused) {
-        let _ = self.refused.set(refused.clone());
-        self.waker.wake();
-    }
 }
 
 impl Refusals {
@@ -230,7 +161,7 @@ impl Refusals {
             return answered > 0;
         }
         self.publishes.fetch_add(1, Ordering::Relaxed);
-        crate::measure::publish_refused();
+        crate::telemetry::measure::publish_refused();
         let told = answered + self.fail(&refused, |slot| slot.is_publisher(&subject));
         let mut table = self.lock();
         if told > 0 {
@@ -308,59 +239,6 @@ impl Refusals {
     fn lock(&self) -> MutexGuard<'_, Table> {
         // Nothing inside the lock can panic half way.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A place in the table, given up when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Watch {
-    refusals: Arc<Refusals>,
-    key: u64,
-    slot: Arc<Slot>,
-}
-
-impl Watch {
-    /// The refusal, if there was one.
-    pub(crate) fn refused(&self) -> Option<&Refused> {
-        self.slot.refused.get()
-    }
-
-    /// Whether the server may have meant another one.
-    pub(crate) fn is_ambiguous(&self) -> bool {
-        self.slot.suspected.load(Ordering::Acquire)
-    }
-
-    /// [`refused`](Self::refused), and wakes the task of `context` at a refusal from now on.
-    pub(crate) fn poll_refused(&self, context: &Context<'_>) -> Option<&Refused> {
-        // Before the look: what comes after it wakes.
-        if self.slot.refused.get().is_none() {
-            self.slot.waker.register(context.waker());
-        }
-        self.refused()
-    }
-
-    /// The refusal, as soon as there is one.
-    ///
-    /// To be polled by one task at a time.
-    pub(crate) async fn until_refused(&self) -> Refused {
-        poll_fn(|context| match self.poll_refused(context) {
-            Some(refused) => Poll::Ready(refused.clone()),
-            None => Poll::Pending,
-        })
-        .await
-    }
-
-    /// The server has it: a refusal that names no subject does not mean this one any more.
-    pub(crate) fn settle(&self) {
-        self.refusals.lock().unsettled.remove(&self.key);
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let mut table = self.refusals.lock();
-        table.unsettled.remove(&self.key);
-        table.waiting.remove(&self.key);
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::credentials::proof;
-use crate::Headers;
+use crate::wire::Headers;
 
 /// How long the whole of it may take.
 const LIMIT: Duration = Duration::from_secs(2);

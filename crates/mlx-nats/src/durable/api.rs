@@ -11,7 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep};
 
-use crate::{Client, Headers, codec};
+use crate::client::Client;
+use crate::wire::{Headers, codec};
 
 /// Between two attempts while JetStream is on its way up.
 const PAUSE: Duration = Duration::from_millis(100);

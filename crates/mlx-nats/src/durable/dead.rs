@@ -9,7 +9,8 @@ use mlx_types::subjects::{ANY_INFERENCE_DEAD, ANY_INFERENCE_QUEUE};
 
 use super::api;
 use super::delivery::Delivery;
-use crate::{Client, Headers, headers};
+use crate::client::Client;
+use crate::wire::{Headers, headers};
 
 /// Why a request was given up, for people.
 const REASON: &str = "Mlx-Dead-Reason";

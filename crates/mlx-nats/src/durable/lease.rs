@@ -7,9 +7,10 @@ use async_nats::{StatusCode, Subject};
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use crate::log_limit::LogLimit;
+use crate::client::Client;
 use crate::stream::OutgoingStream;
-use crate::{Client, Headers};
+use crate::telemetry::log_limit::LogLimit;
+use crate::wire::Headers;
 
 const ACKNOWLEDGED: Bytes = Bytes::from_static(b"+ACK");
 const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");

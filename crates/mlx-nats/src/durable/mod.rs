@@ -14,7 +14,4 @@ mod requester;
 mod streams;
 mod worker;
 
-pub(crate) use requester::cancel;
-pub(crate) use streams::Queue;
-
 pub use requester::DurableOptions;

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use mlx_errors::{Error, ErrorKind, Result};
 use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::streams::Consumer;
-use crate::Client;
-use crate::subscribe::{RawSubscription, SubscribeOptions};
+use crate::client::Client;
+use crate::pubsub::{RawSubscription, SubscribeOptions};
 
 /// How much later than it should a pull may come back.
 const LATE: Duration = Duration::from_secs(5);
@@ -78,5 +80,41 @@ impl Puller {
                 hint: String::new(),
             })),
         }
+    }
+}
+
+/// Dropping it, when the service is dropped, ends the pullers and what they run.
+pub(super) async fn until_stopped(
+    mut pullers: JoinSet<Result<()>>,
+    stopping: watch::Sender<bool>,
+    mut stops: mpsc::Receiver<()>,
+) -> Result<()> {
+    let (mut told, mut result) = (false, Ok(()));
+    loop {
+        tokio::select! {
+            _ = stops.recv(), if !told => {
+                told = true;
+                stopping.send_replace(true);
+            }
+            ended = pullers.join_next() => match ended {
+                None => return result,
+                // One that may not pull: the others finish what is under way.
+                Some(Ok(Err(error))) => {
+                    result = Err(error);
+                    stopping.send_replace(true);
+                }
+                Some(_) => {}
+            },
+        }
+    }
+}
+
+/// Says once that pulling fails, and not with every attempt.
+pub(super) fn report(subject: &str, error: &Error, again: bool) {
+    let error = error as &dyn std::error::Error;
+    if again {
+        tracing::debug!(subject, error, "still cannot pull requests");
+    } else {
+        tracing::warn!(subject, error, "cannot pull requests; trying until it works again");
     }
 }

@@ -1,5 +1,7 @@
 //! The asking side.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::ErrorCode as ApiCode;
@@ -14,11 +16,13 @@ use tokio::time::Instant;
 
 use super::api::{self, Answer};
 use super::streams::{self, QUEUE};
-use crate::address::SubscribeTo;
+use crate::client::Client;
+use crate::pubsub::SubscribeOptions;
+use crate::stream::TokenStream;
 use crate::stream::{Opening, Route, TOKENS};
-use crate::subscribe::SubscribeOptions;
-use crate::trace::Span;
-use crate::{Client, Headers, TokenStream, codec, headers};
+use crate::telemetry::trace::Span;
+use crate::wire::address::SubscribeTo;
+use crate::wire::{Headers, codec, headers};
 
 /// How to ask through the queue.
 #[derive(Clone, Debug, Default)]
@@ -101,12 +105,12 @@ impl Client {
         Ok(TokenStream::open(Opening {
             mark: None,
             client: self.clone(),
-            route: Route::Queue { sequence: kept.sequence, joined: kept.duplicate },
+            route: Route::Queue { sequence: kept.sequence, joined: kept.duplicate, cancel: cancel_boxed },
             request_id,
             subject: subject.to_string(),
             frames,
             acceptance: None,
-            workers,
+            workers: Arc::new(workers),
             epoch,
             first_token_timeout: patience,
             started,
@@ -165,9 +169,18 @@ pub(super) async fn is_waiting(client: &Client, sequence: u64) -> Result<bool> {
     }
 }
 
+fn cancel_boxed(
+    client: Client,
+    sequence: u64,
+    cancellation: InferenceCancel,
+    begun: bool,
+) -> Pin<Box<dyn Future<Output = Result<()>> + Send>> {
+    Box::pin(async move { cancel(&client, sequence, &cancellation, begun).await })
+}
+
 /// Takes a request out of the queue, and tells whoever took it before. Whoever else waits for an answer that has not
 /// begun is told the end of it.
-pub(crate) async fn cancel(client: &Client, sequence: u64, cancel: &InferenceCancel, begun: bool) -> Result<()> {
+async fn cancel(client: &Client, sequence: u64, cancel: &InferenceCancel, begun: bool) -> Result<()> {
     if begun {
         return client.publish(&subjects::INFERENCE_CANCEL, cancel).await;
     }

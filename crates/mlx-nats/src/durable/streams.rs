@@ -14,7 +14,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::api::{self, Answer};
-use crate::Client;
+use crate::client::Client;
 
 /// The stream of requests that wait.
 pub(super) const QUEUE: &str = "MLX_INFERENCE";
@@ -48,7 +48,8 @@ pub(super) fn settings(client: &Client) -> Result<&DurableConfig> {
 /// One that is there in another form, because other nodes have other settings or somebody altered it, is used as it is.
 pub(super) async fn ensure(client: &Client, settings: &DurableConfig) -> Result<()> {
     let epoch = client.link().live(|| "preparing the request queue".to_owned())?;
-    let seen = &client.queue().0;
+    let known = client.room::<Queue>();
+    let seen = &known.0;
     if seen.load(Ordering::Relaxed) == epoch {
         return Ok(());
     }
@@ -89,7 +90,7 @@ pub(super) async fn check_disk(client: &Client) -> Result<()> {
 
 /// Forgets that the streams were seen, because something says that they are not there.
 pub(super) fn forget(client: &Client) {
-    client.queue().0.store(0, Ordering::Relaxed);
+    client.room::<Queue>().0.store(0, Ordering::Relaxed);
 }
 
 fn queue(settings: &DurableConfig) -> stream::Config {

@@ -16,16 +16,19 @@ use tokio::time::sleep;
 use super::dead;
 use super::delivery::Delivery;
 use super::lease::Lease;
-use super::puller::Puller;
+use super::puller::{Puller, report, until_stopped};
 use super::requester::is_waiting;
 use super::streams::{self, Consumer};
-use crate::log_limit::LogLimit;
-use crate::service::{deadline, isolated};
+use crate::client::Client;
+use crate::connection::AbortOnDrop;
+use crate::rpc::Service;
+use crate::rpc::{deadline, isolated};
 use crate::stream::{
     Entry, Marks, OutgoingStream, Running, finish, is_disconnection, offers_tokens, pass_on, send_end,
 };
-use crate::task::AbortOnDrop;
-use crate::{Client, InferenceOptions, InferenceService, Service, TokenSink, codec};
+use crate::stream::{InferenceOptions, InferenceService, TokenSink};
+use crate::telemetry::log_limit::LogLimit;
+use crate::wire::codec;
 
 /// How long one pull waits at the server. Stopping a service waits as long: a pull that is taken back instead may just
 /// have been given a request, which the next worker would get only after the wait for a silent one.
@@ -116,32 +119,6 @@ impl Client {
         let task = self.runtime().spawn(until_stopped(pullers, stopping, stops));
         let subject = subjects::ANY_INFERENCE_QUEUE.as_str().to_owned();
         Ok(InferenceService::new(Service::of(subject, stop, task), canceller))
-    }
-}
-
-/// Dropping it, when the service is dropped, ends the pullers and what they run.
-async fn until_stopped(
-    mut pullers: JoinSet<Result<()>>,
-    stopping: watch::Sender<bool>,
-    mut stops: mpsc::Receiver<()>,
-) -> Result<()> {
-    let (mut told, mut result) = (false, Ok(()));
-    loop {
-        tokio::select! {
-            _ = stops.recv(), if !told => {
-                told = true;
-                stopping.send_replace(true);
-            }
-            ended = pullers.join_next() => match ended {
-                None => return result,
-                // One that may not pull: the others finish what is under way.
-                Some(Ok(Err(error))) => {
-                    result = Err(error);
-                    stopping.send_replace(true);
-                }
-                Some(_) => {}
-            },
-        }
     }
 }
 
@@ -385,16 +362,6 @@ fn said(end: Result<()>) {
         && let Some(so_far) = UNSENT.count(Instant::now())
     {
         tracing::warn!(error = &error as &dyn std::error::Error, so_far, "the end of a stream could not be sent");
-    }
-}
-
-/// Says once that pulling fails, and not with every attempt.
-fn report(subject: &str, error: &Error, again: bool) {
-    let error = error as &dyn std::error::Error;
-    if again {
-        tracing::debug!(subject, error, "still cannot pull requests");
-    } else {
-        tracing::warn!(subject, error, "cannot pull requests; trying until it works again");
     }
 }
 

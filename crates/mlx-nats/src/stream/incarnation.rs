@@ -17,12 +17,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::client::Client;
 use crate::client::Inner;
-use crate::log_limit::LogLimit;
-use crate::registry::ping_subject;
-use crate::subscribe::{RawSubscription, SubscribeOptions};
-use crate::task::AbortOnDrop;
-use crate::{Client, codec};
+use crate::connection::AbortOnDrop;
+use crate::pubsub::{RawSubscription, SubscribeOptions};
+use crate::telemetry::log_limit::LogLimit;
+use crate::wire::codec;
 
 /// How often a worker says which one it is; that of its start comes at once, and so does one after a reconnection.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(10);
@@ -50,6 +50,11 @@ impl Incarnation {
         // Within what every JSON reader takes for a whole number.
         Self { epoch, run: fastrand::u64(..1 << 53) }
     }
+}
+
+/// Where a worker is asked for a sign of life.
+pub(crate) fn ping_subject(id: WorkerId) -> String {
+    format!("worker.{}.ping", id.as_said())
 }
 
 /// Listens under the worker's id, until it is dropped.

@@ -4,6 +4,7 @@ mod assembly;
 mod backlog;
 mod gather;
 mod incarnation;
+mod lifeline;
 mod recall;
 mod requester;
 mod responder;
@@ -13,23 +14,23 @@ mod running;
 mod silence;
 mod sink;
 
-/// In [`headers::ACCEPT`](crate::headers::ACCEPT): frames of several tokens.
+/// In [`headers::ACCEPT`](crate::wire::headers::ACCEPT): frames of several tokens.
 pub(crate) const TOKENS: &str = "tokens";
 
 /// In the same place: plain frames that say which incarnation sends them. Whoever reads any other kind reads these too.
-const EPOCH: &str = "epoch";
+pub(crate) const EPOCH: &str = "epoch";
 
+pub(crate) use incarnation::ping_subject;
+pub(crate) use lifeline::{Departure, Lifelines, Suspicion};
+pub(crate) use recall::asked_again;
+pub(crate) use requester::Opening;
 pub use requester::{StreamSummary, TokenFrame, TokenStream};
 pub use responder::{InferenceOptions, InferenceService};
-pub use sink::TokenSink;
-
-#[cfg(feature = "durable")]
-pub(crate) use requester::Opening;
 #[cfg(feature = "durable")]
 pub(crate) use responder::{finish, is_disconnection, offers_tokens, pass_on, send_end};
-#[cfg(feature = "durable")]
 pub(crate) use route::Route;
 #[cfg(feature = "durable")]
 pub(crate) use running::{Entry, Running};
+pub use sink::TokenSink;
 #[cfg(feature = "durable")]
 pub(crate) use sink::{Marks, OutgoingStream};

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::responder::is_disconnection;
 use super::route::Route;
-use crate::Client;
+use crate::client::Client;
 
 /// How long a connection that is down is waited for.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -65,7 +65,7 @@ pub(super) fn call_off(client: &Client, route: Route, request_id: RequestId, mar
 }
 
 /// Takes note that a request is made again, and not to be called off any more.
-pub(super) fn asked_again(request_id: RequestId, worker_id: WorkerId) {
+pub(crate) fn asked_again(request_id: RequestId, worker_id: WorkerId) {
     lock().remove(&(request_id, Some(worker_id)));
 }
 

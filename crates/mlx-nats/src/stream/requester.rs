@@ -1,115 +1,44 @@
 //! The asking side of a token stream.
 
+mod acceptance;
 mod frames;
 mod judge;
+mod opening;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
 use mlx_errors::{Error, ErrorKind, Result};
-use mlx_types::messages::{
-    CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, Message, StreamingResponse,
-};
-use mlx_types::{Epoch, RequestId, WorkerId, subjects};
+use mlx_types::messages::{CancelMode, FinishReason, InferenceCancel};
+use mlx_types::{RequestId, WorkerId, subjects};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 
 use self::judge::Silent;
+pub(crate) use self::opening::Opening;
 use super::assembly::Assembly;
 use super::backlog::Backlog;
+use super::lifeline::{Departure, Lifelines, Suspicion};
 use super::recall;
 use super::route::Route;
 use super::run::Run;
-use super::silence::{SUSPICIOUS, Silence};
-use super::{EPOCH, TOKENS};
-use crate::address::{PublishTo, SubscribeTo};
-use crate::connection::transport_capacity;
-use crate::inbox::{Answer, Waiter};
-use crate::log_limit::LogLimit;
-use crate::measure::StreamMeasure;
-use crate::registry::{Departure, Suspicion};
-use crate::request::check_answer;
-use crate::subscribe::{RawSubscription, SubscribeOptions};
-use crate::surrogates::Joiner;
-use crate::trace::Span;
-use crate::{Client, Headers, Workers, codec, headers};
+use super::silence::Silence;
+use crate::client::Client;
+use crate::pubsub::RawSubscription;
+use crate::telemetry::log_limit::LogLimit;
+use crate::telemetry::measure::StreamMeasure;
+use crate::telemetry::trace::Span;
+use crate::wire::inbox::Waiter;
+use crate::wire::surrogates::Joiner;
 
 /// Streams whose reader was too slow.
 static TOO_SLOW: LogLimit = LogLimit::new();
-
-impl Client {
-    /// Asks a worker to answer a prompt, and streams the tokens back.
-    ///
-    /// Returns once the request is on its way; that nobody listens, or that the worker refuses, is the first item.
-    ///
-    /// ```no_run
-    /// use futures_util::StreamExt;
-    /// # async fn example(client: mlx_nats::Client, worker_id: mlx_types::WorkerId, request: mlx_types::messages::InferenceRequest) -> mlx_nats::Result<()> {
-    /// let mut tokens = client.infer(worker_id, &request).await?;
-    /// while let Some(frame) = tokens.next().await {
-    ///     print!("{}", frame?.text);
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`publish`](Client::publish): the request is invalid, too large, or the connection is down.
-    ///
-    /// # Cancel safety
-    /// A dropped future has not sent the request, and leaves nothing behind.
-    pub async fn infer(&self, worker_id: WorkerId, request: &InferenceRequest) -> Result<TokenStream> {
-        // Subjects know case, and the answer comes to the id as it is sent.
-        let request_id = request.request_id.in_lower_case();
-        let workers = self.workers().await?;
-        let worker_id = workers.said(worker_id);
-        let subject = subjects::worker_inference(worker_id);
-        let json = codec::encode(subject.as_str(), request, InferenceRequest::check)?;
-        let started = Instant::now();
-        let epoch = self.link().live(|| format!("inference on `{subject}`"))?;
-
-        // Subscription and request go down one connection, whose messages the server handles in order: it knows the
-        // one before it sees the other, without a round trip in between. Should the connection drop between the two,
-        // the stream ends as disconnected.
-        let response = subjects::response(request_id);
-        let frames = self
-            .subscribe_raw(
-                SubscribeTo::<StreamingResponse>::name(&&response).for_subscribe()?,
-                &SubscribeOptions::default(),
-            )
-            .await?;
-        let to = PublishTo::<InferenceRequest>::name(&&subject).for_publish()?;
-        let (acceptance, reply) = self.inbox().wait_on(to.clone());
-        let mut headers = Headers::new();
-        headers.set(headers::ACCEPT, if self.options().coalesce { TOKENS } else { EPOCH })?;
-        let span = Span::infer(subject.as_str(), request_id);
-        span.inject(&mut headers);
-        recall::asked_again(request_id, worker_id);
-        let mark = reply.clone();
-        self.send(to, Some(reply), Some(headers), json).await?;
-
-        Ok(TokenStream::open(Opening {
-            client: self.clone(),
-            route: Route::Worker(worker_id),
-            mark: Some(mark.into()),
-            request_id,
-            subject: subject.to_string(),
-            frames,
-            acceptance: Some(acceptance),
-            workers,
-            epoch,
-            first_token_timeout: self.options().first_token_timeout,
-            started,
-            span,
-        }))
-    }
-}
 
 /// One token of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,7 +98,7 @@ pub struct TokenStream {
     frames: Option<RawSubscription>,
     /// Until the worker accepts, refuses, or turns out not to listen.
     acceptance: Option<Waiter>,
-    workers: Workers,
+    workers: Arc<dyn Lifelines>,
     /// The end of the worker, once there is one.
     departure: Option<Pin<Box<dyn Future<Output = Departure> + Send>>>,
     /// The end of the connection that the stream began on.
@@ -180,7 +109,7 @@ pub struct TokenStream {
     /// Tokens were taken since the clock was last looked at, which for each of them would cost as much as the rest.
     progressed: bool,
     /// The worker is being asked for a sign of life.
-    suspicion: Option<Suspicion>,
+    suspicion: Option<Box<dyn Suspicion>>,
     /// Before a silence is judged: a round trip, behind all that had come.
     reading: Option<Signal>,
     /// It has been read, and nothing was there.
@@ -211,72 +140,7 @@ pub struct TokenStream {
 
 type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What a stream begins with.
-pub(crate) struct Opening {
-    pub(crate) client: Client,
-    pub(crate) route: Route,
-    /// The request's reply inbox, where it has one.
-    pub(crate) mark: Option<Arc<str>>,
-    pub(crate) request_id: RequestId,
-    pub(crate) subject: String,
-    pub(crate) frames: RawSubscription,
-    pub(crate) acceptance: Option<Waiter>,
-    pub(crate) workers: Workers,
-    pub(crate) epoch: u64,
-    pub(crate) first_token_timeout: Duration,
-    pub(crate) started: Instant,
-    pub(crate) span: Span,
-}
-
 impl TokenStream {
-    pub(crate) fn open(opening: Opening) -> Self {
-        let Opening { client, route, workers, epoch, first_token_timeout, started, span, .. } = opening;
-        let link = Arc::clone(client.link());
-        let measure = client.measure().stream(started);
-        let capacity = transport_capacity(client.options());
-        let slept = link.clock().slept(started.into_std());
-        let silence = Silence::new(first_token_timeout, client.options().inter_token_timeout, started, slept);
-        let mut stream = Self {
-            client,
-            route,
-            worker_id: None,
-            request_id: opening.request_id,
-            subject: opening.subject,
-            frames: Some(opening.frames),
-            acceptance: opening.acceptance,
-            workers,
-            departure: None,
-            disconnection: Box::pin(async move { link.lost(epoch).await }),
-            silence,
-            look: Box::pin(tokio::time::sleep(SUSPICIOUS.min(first_token_timeout))),
-            progressed: false,
-            suspicion: None,
-            reading: None,
-            has_read: false,
-            run: Run::default(),
-            is_known_to_answer: false,
-            joiner: Joiner::default(),
-            has_halves: false,
-            epilogue: None,
-            mark: opening.mark,
-            assembly: Assembly::default(),
-            backlog: Backlog::new(capacity),
-            attempt: None,
-            ready: VecDeque::new(),
-            started,
-            first_token: None,
-            summary: None,
-            measure,
-            span,
-        };
-        match route {
-            Route::Worker(worker_id) => stream.depend_on(worker_id),
-            #[cfg(feature = "durable")]
-            Route::Queue { .. } => {} // whoever takes it says so with the first token
-        }
-        stream
-    }
-
     /// The request that is being answered.
     pub fn request_id(&self) -> RequestId {
         self.request_id
@@ -396,40 +260,7 @@ impl TokenStream {
 
     fn depend_on(&mut self, worker_id: WorkerId) {
         self.worker_id = Some(worker_id);
-        self.departure = Some(Box::pin(self.workers.departure(worker_id)));
-    }
-
-    fn poll_acceptance(&mut self, context: &mut Context<'_>) -> Poll<Error> {
-        let Some(acceptance) = &mut self.acceptance else { return Poll::Pending };
-        let answer = ready!(Pin::new(acceptance).poll(context));
-        self.acceptance = None;
-        // Nothing means that the connection dropped, and then `fate` tells more.
-        match answer {
-            Some(Answer::Message(message)) => {
-                self.client.measure().received(&message);
-                // The server handled the subscription before the request.
-                if let Some(frames) = &mut self.frames {
-                    frames.settle();
-                }
-                if let Err(error) = check_answer::<InferenceAcceptance>(&self.subject, &message) {
-                    if self.first_token.is_some() {
-                        // Whoever answers has accepted: another worker with its id refuses.
-                        self.foreign();
-                        return Poll::Pending;
-                    }
-                    return Poll::Ready(error);
-                }
-                let epoch = headers::first(&message, headers::EPOCH).and_then(|text| text.parse().ok());
-                self.run.accepted(epoch.map(Epoch::from_millis));
-                if epoch.is_some() {
-                    self.knows_to_answer();
-                }
-                Poll::Pending
-            }
-            Some(Answer::Refused(refused)) => Poll::Ready(refused.publish(&self.subject)),
-            // Tokens come another way; only a refusal would not be heard.
-            Some(Answer::NoInbox(_)) | None => Poll::Pending,
-        }
+        self.departure = Some(self.workers.departure(worker_id));
     }
 }
 

@@ -14,11 +14,14 @@ use super::incarnation::{Incarnation, Presence};
 use super::running::Running;
 use super::sink::OutgoingStream;
 use super::{TOKENS, TokenSink};
-use crate::address::SubscribeTo;
-use crate::log_limit::LogLimit;
-use crate::service::{Begin, Offer, Place, answer_error, deadline, isolated};
-use crate::task::AbortOnDrop;
-use crate::{Client, Headers, ServeOptions, Service, Subscription, codec, headers};
+use crate::client::Client;
+use crate::connection::AbortOnDrop;
+use crate::pubsub::Subscription;
+use crate::rpc::{Begin, Offer, Place, answer_error, deadline, isolated};
+use crate::rpc::{ServeOptions, Service};
+use crate::telemetry::log_limit::LogLimit;
+use crate::wire::address::SubscribeTo;
+use crate::wire::{Headers, codec, headers};
 
 /// Ends of streams that could not be sent.
 static UNSENT: LogLimit = LogLimit::new();

@@ -6,7 +6,13 @@ use mlx_errors::Result;
 use mlx_types::messages::InferenceCancel;
 use mlx_types::{WorkerId, subjects};
 
-use crate::{Client, Headers, headers};
+use crate::client::Client;
+use crate::wire::{Headers, headers};
+
+/// Cancels a request by its place in a queue, whose answer has begun or not: what only the queue's floor can do.
+#[cfg(feature = "durable")]
+pub(crate) type CancelQueued =
+    fn(Client, u64, InferenceCancel, bool) -> std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// The way that a request went.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +26,8 @@ pub(crate) enum Route {
         sequence: u64,
         /// It was there before, so that frames may have come before this stream listened.
         joined: bool,
+        /// Cancels what is in it.
+        cancel: CancelQueued,
     },
 }
 
@@ -42,7 +50,7 @@ impl Route {
                 client.publish_with_headers(&subject, &cancel, headers).await
             }
             #[cfg(feature = "durable")]
-            Self::Queue { sequence, .. } => crate::durable::cancel(&client, sequence, &cancel, begun).await,
+            Self::Queue { sequence, cancel: carry_out, .. } => carry_out(client, sequence, cancel, begun).await,
         }
     }
 

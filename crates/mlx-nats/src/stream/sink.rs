@@ -11,8 +11,10 @@ use mlx_types::{Epoch, RequestId, WorkerId, subjects};
 use tokio::sync::watch;
 
 use super::gather::Gather;
+use crate::client::Client;
 use crate::connection::Watch;
-use crate::{Client, Headers, codec, headers, measure};
+use crate::telemetry::measure;
+use crate::wire::{Headers, codec, headers};
 
 /// A TypeScript controller subscribes only after it has published its request.
 const LATE_LISTENER: Duration = Duration::from_millis(50);

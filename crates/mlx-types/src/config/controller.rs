@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use garde::Validate;
 use mlx_errors::Violation;
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,8 @@ use super::rules::{host_or_address, relation, worker_url};
 use crate::{Millis, WorkerId};
 
 /// The controller's own interfaces.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct ControllerConfig {
@@ -19,7 +21,7 @@ pub struct ControllerConfig {
     pub enabled: bool,
     /// The address to bind.
     #[garde(custom(host_or_address))]
-    #[schemars(schema_with = "super::rules::host_schema")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "super::rules::host_schema"))]
     pub bind_address: String,
     /// The port of the API.
     #[garde(range(min = 1024, max = 65535))]
@@ -36,12 +38,13 @@ impl Default for ControllerConfig {
 }
 
 /// How workers are found, and found to be gone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct DiscoveryConfig {
     /// The controller's address, for workers that are not to look for it.
-    #[schemars(schema_with = "crate::schema::ip_address_if_set")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::shapes::ip_address_if_set"))]
     pub controller_ip: Option<IpAddr>,
     /// Whether workers announce themselves.
     pub enabled: bool,
@@ -77,7 +80,8 @@ impl DiscoveryConfig {
 }
 
 /// Workers that are known beforehand.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct WorkersConfig {
@@ -94,16 +98,17 @@ impl WorkersConfig {
 }
 
 /// A worker that is known beforehand: by `url`, or by `ip` and `port`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct StaticWorker {
     /// Where it is, as a URL; instead of `ip` and `port`.
     #[garde(custom(worker_url))]
-    #[schemars(schema_with = "super::rules::worker_url_schema")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "super::rules::worker_url_schema"))]
     pub url: Option<String>,
     /// Its address; together with `port`.
-    #[schemars(schema_with = "crate::schema::ip_address_if_set")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::shapes::ip_address_if_set"))]
     pub ip: Option<IpAddr>,
     /// Its port; together with `ip`.
     #[garde(range(min = 1024, max = 65535))]

@@ -2,6 +2,7 @@
 
 use garde::Validate;
 use mlx_errors::Violation;
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,8 @@ use super::rules::relation;
 use crate::Millis;
 
 /// Durable hand-over: requests that JetStream keeps until a worker has begun to answer them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct DurableConfig {
@@ -27,7 +29,7 @@ pub struct DurableConfig {
     pub first_token_timeout_ms: Millis,
     /// How long a worker that took a request may be silent before another gets it, in ms; longer after each attempt.
     #[garde(custom(at_least_100_ms))]
-    #[schemars(schema_with = "ack_wait_schema")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "ack_wait_schema"))]
     pub ack_wait_ms: Millis,
     /// Workers that a request is given to, 1 to 100, before it is given up as a dead letter.
     #[garde(range(min = 1, max = 100))]
@@ -79,6 +81,7 @@ fn at_least_100_ms(value: &Millis, _: &()) -> garde::Result {
 }
 
 /// [`at_least_100_ms`], for the schema.
+#[cfg(feature = "schema")]
 fn ack_wait_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let mut schema = Millis::json_schema(generator);
     schema.insert("minimum".to_owned(), SHORTEST_ACK_WAIT.into());

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use garde::Validate;
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,23 +11,24 @@ use super::rules::{host_or_address, is_loopback, port_or_free};
 use crate::Millis;
 
 /// The nats-server that embedded mode starts and supervises.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct EmbeddedConfig {
     /// The address to bind; one that other machines can reach needs credentials, or `allowAnonymous`.
     #[garde(custom(host_or_address))]
-    #[schemars(schema_with = "super::rules::host_schema")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "super::rules::host_schema"))]
     pub host: String,
     /// The port for clients, 1024 to 65535; 0 for a free one.
     #[garde(custom(port_or_free))]
-    #[schemars(schema_with = "super::rules::port_or_free_schema")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "super::rules::port_or_free_schema"))]
     pub port: u16,
     /// Whether the server's monitoring answers over HTTP.
     pub monitoring: bool,
     /// The port for monitoring, 1024 to 65535; 0 for a free one.
     #[garde(custom(port_or_free))]
-    #[schemars(schema_with = "super::rules::port_or_free_schema")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "super::rules::port_or_free_schema"))]
     pub http_port: u16,
     /// Persistence.
     #[garde(dive)]
@@ -73,7 +75,8 @@ impl EmbeddedConfig {
 }
 
 /// How much the embedded server logs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum EmbeddedLogLevel {
     /// Everything that helps to find a fault.
@@ -88,7 +91,8 @@ pub enum EmbeddedLogLevel {
 }
 
 /// JetStream, the persistence of nats-server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct JetStreamConfig {
@@ -116,7 +120,8 @@ impl Default for JetStreamConfig {
 }
 
 /// How often a crashed server is started again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct RestartConfig {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use garde::Validate;
 use mlx_errors::{Violation, Violations};
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +14,12 @@ use crate::check::bounds;
 use crate::{Millis, NatsUrl, Secret};
 
 /// An empty credential, as of a variable that is set to nothing, would let everybody in, or nobody.
+#[cfg(feature = "schema")]
 const NOT_EMPTY: &str = "must be a text that is not empty";
 
 /// The connection to NATS: to a server that this node starts, or to one that runs elsewhere.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct NatsConfig {
@@ -29,15 +32,15 @@ pub struct NatsConfig {
     pub servers: Option<Vec<NatsUrl>>,
     /// The user to connect as; together with `password`.
     #[garde(length(min = 1))]
-    #[schemars(extend("errorMessage" = NOT_EMPTY))]
+    #[cfg_attr(feature = "schema", schemars(extend("errorMessage" = NOT_EMPTY)))]
     pub user: Option<String>,
     /// The user's password; together with `user`.
     #[garde(length(min = 1))]
-    #[schemars(extend("errorMessage" = NOT_EMPTY))]
+    #[cfg_attr(feature = "schema", schemars(extend("errorMessage" = NOT_EMPTY)))]
     pub password: Option<Secret<String>>,
     /// A token to connect with, instead of a user.
     #[garde(length(min = 1))]
-    #[schemars(extend("errorMessage" = NOT_EMPTY))]
+    #[cfg_attr(feature = "schema", schemars(extend("errorMessage" = NOT_EMPTY)))]
     pub token: Option<Secret<String>>,
     /// A file of credentials (JWT and seed) to connect with.
     pub credentials_file: Option<PathBuf>,
@@ -48,7 +51,7 @@ pub struct NatsConfig {
     pub tls: TlsConfig,
     /// What the subjects of replies begin with, for users that may subscribe to a prefix of their own only.
     #[garde(custom(subject_prefix))]
-    #[schemars(schema_with = "super::rules::subject_prefix_schema")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "super::rules::subject_prefix_schema"))]
     pub inbox_prefix: String,
     /// Whether servers that the connected server tells of are tried beside the configured ones.
     pub discovered_servers: DiscoveredServers,
@@ -170,7 +173,8 @@ impl NatsConfig {
 }
 
 /// Where the NATS server comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum NatsMode {
     /// This node starts one of its own.
@@ -181,7 +185,8 @@ pub enum NatsMode {
 }
 
 /// What becomes of messages published while there is no connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum PublishWhileDisconnected {
     /// Publishing fails at once.
@@ -192,7 +197,8 @@ pub enum PublishWhileDisconnected {
 }
 
 /// What becomes of the addresses that servers of a cluster tell of each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum DiscoveredServers {
     /// They are tried too, behind the configured ones.
@@ -203,7 +209,8 @@ pub enum DiscoveredServers {
 }
 
 /// Certificates for `tls://` URLs, and how TLS begins.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct TlsConfig {

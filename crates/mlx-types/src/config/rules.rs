@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use mlx_errors::{Violation, Violations};
+#[cfg(feature = "schema")]
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::check_subject_token;
@@ -20,6 +21,7 @@ pub(super) fn host_or_address(value: &str, _: &()) -> garde::Result {
 }
 
 /// [`host_or_address`], for the schema.
+#[cfg(feature = "schema")]
 pub(super) fn host_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
@@ -40,6 +42,7 @@ pub(super) fn subject_prefix(value: &str, _: &()) -> garde::Result {
 }
 
 /// [`subject_prefix`], for the schema.
+#[cfg(feature = "schema")]
 pub(super) fn subject_prefix_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
@@ -64,6 +67,7 @@ pub(super) fn port_or_free(value: &u16, _: &()) -> garde::Result {
 }
 
 /// [`port_or_free`], for the schema.
+#[cfg(feature = "schema")]
 pub(super) fn port_or_free_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "integer",
@@ -89,6 +93,7 @@ pub(super) fn worker_url(value: &Option<String>, _: &()) -> garde::Result {
 }
 
 /// [`worker_url`], for the schema.
+#[cfg(feature = "schema")]
 pub(super) fn worker_url_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": ["string", "null"],

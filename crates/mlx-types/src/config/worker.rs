@@ -2,6 +2,7 @@
 
 use garde::Validate;
 use mlx_errors::Violation;
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +11,8 @@ use crate::check::positive;
 use crate::{Millis, WorkerId};
 
 /// The worker of this node.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct WorkerConfig {
@@ -54,7 +56,8 @@ impl WorkerConfig {
 }
 
 /// Models to load before the first request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct PreWarmingConfig {
@@ -84,7 +87,8 @@ impl Default for PreWarmingConfig {
 }
 
 /// A model to load before the first request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[garde(allow_unvalidated)]
 pub struct PreWarmModel {
@@ -96,7 +100,8 @@ pub struct PreWarmModel {
 }
 
 /// How early a model is loaded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum PreWarmPriority {
     /// Before all others.
@@ -109,7 +114,8 @@ pub enum PreWarmPriority {
 }
 
 /// When a worker that loads models beforehand registers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum RegisterWhen {
     /// As soon as it begins.
@@ -120,7 +126,8 @@ pub enum RegisterWhen {
 }
 
 /// How much memory a worker may take.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct ResourceLimitsConfig {
@@ -129,12 +136,12 @@ pub struct ResourceLimitsConfig {
     /// Memory in GB from which no model is loaded any more; below the hard limit.
     #[serde(rename = "softMemoryLimitGB")]
     #[garde(custom(positive))]
-    #[schemars(extend("exclusiveMinimum" = 0))]
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub soft_memory_limit_gb: f64,
     /// Memory in GB from which models are unloaded.
     #[serde(rename = "hardMemoryLimitGB")]
     #[garde(custom(positive))]
-    #[schemars(extend("exclusiveMinimum" = 0))]
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub hard_memory_limit_gb: f64,
     /// How often memory is measured, in ms.
     pub check_interval_ms: Millis,
@@ -163,7 +170,8 @@ impl ResourceLimitsConfig {
 }
 
 /// Requests that wait.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct RequestQueueConfig {
@@ -186,7 +194,8 @@ impl Default for RequestQueueConfig {
 }
 
 /// Requests that are computed together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
 pub struct ContinuousBatchingConfig {

@@ -1,6 +1,7 @@
 //! What the controller tells everyone.
 
 use garde::Validate;
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -8,9 +9,10 @@ use super::open_enum::open_enum;
 use crate::{Timestamp, WorkerId};
 
 /// Somebody came or went: on `cluster.announce`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "ClusterAnnouncement")]
+#[cfg_attr(feature = "schema", schemars(rename = "ClusterAnnouncement"))]
 #[garde(allow_unvalidated)]
 pub struct ClusterAnnouncement {
     /// What happened.
@@ -44,9 +46,10 @@ open_enum! {
 }
 
 /// The cluster goes down: on `cluster.shutdown`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "ClusterShutdown")]
+#[cfg_attr(feature = "schema", schemars(rename = "ClusterShutdown"))]
 #[garde(allow_unvalidated)]
 pub struct ClusterShutdown {
     /// Why.

@@ -1,6 +1,7 @@
 //! Health and figures.
 
 use garde::Validate;
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +10,10 @@ use crate::check::finite_if_set;
 use crate::{RequestId, Timestamp, WorkerId};
 
 /// Are you well? On `health.check`, answered with a [`HealthReport`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "HealthCheck")]
+#[cfg_attr(feature = "schema", schemars(rename = "HealthCheck"))]
 #[garde(allow_unvalidated)]
 pub struct HealthCheck {
     /// This question.
@@ -29,9 +31,10 @@ impl HealthCheck {
 }
 
 /// The answer: in the reply inbox, or on `health.response` where there is none.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "HealthReport")]
+#[cfg_attr(feature = "schema", schemars(rename = "HealthReport"))]
 #[garde(allow_unvalidated)]
 pub struct HealthReport {
     /// The worker.
@@ -57,9 +60,10 @@ impl HealthReport {
 }
 
 /// Figures between heartbeats: on `metrics.report`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "WorkerMetricsReport")]
+#[cfg_attr(feature = "schema", schemars(rename = "WorkerMetricsReport"))]
 #[garde(allow_unvalidated)]
 pub struct WorkerMetricsReport {
     /// The worker.

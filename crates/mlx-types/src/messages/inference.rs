@@ -1,6 +1,7 @@
 //! Inference: the request, the tokens that answer it, and the cancellation.
 
 use garde::Validate;
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +10,10 @@ use crate::check::{finite, finite_if_set};
 use crate::{RequestId, SessionId, WorkerId};
 
 /// A prompt to complete: on `worker.{workerId}.inference`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "InferenceRequest")]
+#[cfg_attr(feature = "schema", schemars(rename = "InferenceRequest"))]
 #[garde(allow_unvalidated)]
 pub struct InferenceRequest {
     /// The request; its tokens come on `response.{requestId}`.
@@ -62,14 +64,15 @@ impl InferenceRequest {
 }
 
 /// One message of a chat.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "ChatMessage")]
+#[cfg_attr(feature = "schema", schemars(rename = "ChatMessage"))]
 #[garde(allow_unvalidated)]
 pub struct ChatMessage {
     /// Who speaks, 1 to 64 characters: `system`, `user` and `assistant` are known to every model, others to some.
     #[garde(length(chars, min = 1, max = 64))]
-    #[schemars(length(min = 1, max = 64))]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 64)))]
     pub role: String,
     /// What is said.
     pub content: String,
@@ -83,9 +86,10 @@ impl ChatMessage {
 }
 
 /// What a Rust worker answers in the request's reply inbox: it has taken the request on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "InferenceAcceptance")]
+#[cfg_attr(feature = "schema", schemars(rename = "InferenceAcceptance"))]
 #[garde(allow_unvalidated)]
 pub struct InferenceAcceptance {
     /// The request.
@@ -95,9 +99,10 @@ pub struct InferenceAcceptance {
 }
 
 /// A frame of a token stream: on `response.{requestId}`, told apart by `type`.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase", remote = "Self")]
-#[schemars(rename = "StreamingResponse")]
+#[cfg_attr(feature = "schema", schemars(rename = "StreamingResponse"))]
 #[garde(allow_unvalidated)]
 pub enum StreamingResponse {
     /// One token.
@@ -173,9 +178,10 @@ open_enum! {
 }
 
 /// The requester no longer wants the answer: on `worker.{workerId}.cancel`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "InferenceCancel")]
+#[cfg_attr(feature = "schema", schemars(rename = "InferenceCancel"))]
 #[garde(allow_unvalidated)]
 pub struct InferenceCancel {
     /// The request to end.
@@ -195,7 +201,8 @@ impl InferenceCancel {
 }
 
 /// How to end a request. Closed: a worker that took an unknown way for one of these would do the wrong thing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum CancelMode {
     /// Finish cleanly: send `done` with what was counted.

@@ -1,6 +1,7 @@
 //! Models: loading them, unloading them, and how far that is.
 
 use garde::Validate;
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -8,9 +9,10 @@ use super::open_enum::open_enum;
 use crate::{RequestId, Timestamp, WorkerId};
 
 /// Load or unload a model: on `model.load` and `model.unload`, answered with a [`ModelStatus`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "ModelCommand")]
+#[cfg_attr(feature = "schema", schemars(rename = "ModelCommand"))]
 #[garde(allow_unvalidated)]
 pub struct ModelCommand {
     /// This command.
@@ -30,9 +32,10 @@ impl ModelCommand {
 }
 
 /// How far a model is: on `model.status`, and the answer to a [`ModelCommand`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "ModelStatus")]
+#[cfg_attr(feature = "schema", schemars(rename = "ModelStatus"))]
 #[garde(allow_unvalidated)]
 pub struct ModelStatus {
     /// The worker.

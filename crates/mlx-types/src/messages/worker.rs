@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use garde::Validate;
+#[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,9 +12,10 @@ use crate::check::{finite, positive};
 use crate::{Epoch, Timestamp, WorkerId};
 
 /// A worker joins: on `worker.register`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "WorkerRegistration")]
+#[cfg_attr(feature = "schema", schemars(rename = "WorkerRegistration"))]
 #[garde(allow_unvalidated)]
 pub struct WorkerRegistration {
     /// The worker.
@@ -21,7 +23,7 @@ pub struct WorkerRegistration {
     /// The name of its host.
     pub hostname: String,
     /// Its address, IPv4 or IPv6.
-    #[schemars(schema_with = "crate::schema::ip_address")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::shapes::ip_address"))]
     pub ip: IpAddr,
     /// The port of its own interface.
     #[garde(range(min = 1024, max = 65535))]
@@ -47,9 +49,10 @@ pub struct WorkerRegistration {
 }
 
 /// The models that a worker holds on its disks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "ModelSkills")]
+#[cfg_attr(feature = "schema", schemars(rename = "ModelSkills"))]
 #[garde(allow_unvalidated)]
 pub struct ModelSkills {
     /// The ids of the models it can load.
@@ -64,9 +67,10 @@ pub struct ModelSkills {
 }
 
 /// What a worker runs on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "HardwareProfile")]
+#[cfg_attr(feature = "schema", schemars(rename = "HardwareProfile"))]
 #[garde(allow_unvalidated)]
 pub struct HardwareProfile {
     /// The chip, for example `Apple M3 Max`.
@@ -96,9 +100,10 @@ pub struct HardwareProfile {
 }
 
 /// What a worker can take on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "WorkerCapabilities")]
+#[cfg_attr(feature = "schema", schemars(rename = "WorkerCapabilities"))]
 #[garde(allow_unvalidated)]
 pub struct WorkerCapabilities {
     /// Requests at the same time.
@@ -109,12 +114,13 @@ pub struct WorkerCapabilities {
     /// Memory free for models, in GB.
     #[serde(rename = "availableMemoryGB")]
     #[garde(custom(positive))]
-    #[schemars(extend("exclusiveMinimum" = 0))]
+    #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub available_memory_gb: f64,
 }
 
 /// A size of model, by billions of parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 pub enum ModelTier {
     /// 30 and more.
     #[serde(rename = "30B+")]
@@ -134,7 +140,8 @@ pub enum ModelTier {
 }
 
 /// How a worker feels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum WorkerStatus {
     /// It takes requests.
@@ -146,9 +153,10 @@ pub enum WorkerStatus {
 }
 
 /// A worker lives: on `worker.heartbeat`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "WorkerHeartbeat")]
+#[cfg_attr(feature = "schema", schemars(rename = "WorkerHeartbeat"))]
 #[garde(allow_unvalidated)]
 pub struct WorkerHeartbeat {
     /// The worker.
@@ -173,9 +181,10 @@ impl WorkerHeartbeat {
 }
 
 /// What a worker is busy with.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "WorkerMetrics")]
+#[cfg_attr(feature = "schema", schemars(rename = "WorkerMetrics"))]
 #[garde(allow_unvalidated)]
 pub struct WorkerMetrics {
     /// CPU in use, in percent of all cores.
@@ -200,9 +209,10 @@ pub struct WorkerMetrics {
 }
 
 /// A worker leaves: on `worker.deregister`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[schemars(rename = "WorkerDeregistration")]
+#[cfg_attr(feature = "schema", schemars(rename = "WorkerDeregistration"))]
 #[garde(allow_unvalidated)]
 pub struct WorkerDeregistration {
     /// The worker.

@@ -5,13 +5,13 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::IntegerBounds;
-use crate::subjects::{self, Payload, Role, Row};
+use super::{Payload, Role, Row, contract};
 
 /// The contract as an AsyncAPI 3.0 document, generated from the subject table.
 pub fn asyncapi() -> Value {
     let mut generator = generator();
     let mut document = Document::default();
-    for row in subjects::table() {
+    for row in contract() {
         document.add(&row, &mut generator);
     }
     let mut schemas = generator.take_definitions(true);

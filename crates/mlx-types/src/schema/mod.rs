@@ -5,17 +5,18 @@
 //! validator understands; [`config`] and [`of`] say more.
 
 mod asyncapi;
+mod contract;
 mod plain;
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
 use crate::ClusterConfig;
-use crate::subjects::{self, Payload};
 
 pub use asyncapi::asyncapi;
+pub use contract::{Payload, Role, Row, contract};
 
 /// Every generated file, by its path from the root of the repository.
 ///
@@ -63,7 +64,7 @@ pub fn config_without_nulls() -> Value {
 /// Every message of the contract, each once, in the order of the subject table.
 pub fn messages() -> Vec<Payload> {
     let mut messages: Vec<Payload> = Vec::new();
-    for row in subjects::table() {
+    for row in contract() {
         for payload in std::iter::once(row.payload).chain(row.reply) {
             if messages.iter().all(|known| known.name != payload.name) {
                 messages.push(payload);
@@ -94,24 +95,6 @@ impl Transform for IntegerBounds {
         }
         transform_subschemas(self, schema);
     }
-}
-
-/// An IPv4 or IPv6 address: schemars' own `format: ip` is one that no validator knows.
-pub(crate) fn ip_address(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "string",
-        "anyOf": [{ "format": "ipv4" }, { "format": "ipv6" }],
-        "errorMessage": "must be an IPv4 or IPv6 address",
-    })
-}
-
-/// [`ip_address`], where unset is allowed.
-pub(crate) fn ip_address_if_set(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": ["string", "null"],
-        "anyOf": [{ "type": "null" }, { "format": "ipv4" }, { "format": "ipv6" }],
-        "errorMessage": "must be an IPv4 or IPv6 address",
-    })
 }
 
 /// Calls `change` for the root and every definition.

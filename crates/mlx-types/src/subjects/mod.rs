@@ -1,7 +1,6 @@
 //! The subject table: where each message goes.
 
 mod queue;
-mod table;
 
 use crate::messages::{
     ClusterAnnouncement, ClusterShutdown, HealthCheck, HealthReport, InferenceCancel, InferenceRequest, ModelCommand,
@@ -10,7 +9,6 @@ use crate::messages::{
 use crate::{Pattern, RequestId, RequestSubject, Subject, WorkerId};
 
 pub use queue::{ANY_INFERENCE_DEAD, ANY_INFERENCE_QUEUE, INFERENCE_CANCEL, inference_dead, inference_queue};
-pub use table::{Payload, Role, Row, table};
 
 /// Worker to controller: a worker joins.
 pub static WORKER_REGISTER: Subject<WorkerRegistration> = Subject::from_static("worker.register");

@@ -8,10 +8,11 @@ use mlx_types::messages::{Frame, StreamingResponse};
 use tokio::time::Instant;
 
 use super::{TokenFrame, TokenStream};
-use crate::log_limit::LogLimit;
 use crate::stream::assembly::Step;
 use crate::stream::silence::SUSPICIOUS;
-use crate::{codec, headers, measure, surrogates};
+use crate::telemetry::log_limit::LogLimit;
+use crate::telemetry::measure;
+use crate::wire::{codec, headers, surrogates};
 
 /// Frames that belong to other answers.
 static FOREIGN: LogLimit = LogLimit::new();

@@ -1,0 +1,165 @@
+//! Making a client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlx_errors::{Error, ErrorKind, Result};
+use mlx_types::Millis;
+use mlx_types::config::{NatsConfig, PublishWhileDisconnected};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::rooms::Rooms;
+use super::{Client, ClientOptions, Inner};
+use crate::connection::AbortOnDrop;
+use crate::connection::{self, Backoff, Managed, Outbox, TransportOptions};
+use crate::telemetry::measure::Measure;
+
+/// Pauses between attempts to reach a server that is not there yet.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+
+impl Client {
+    /// Connects to the server, or to one of the servers, of `config`, and proves the connection by a round trip.
+    ///
+    /// In embedded mode without a URL that is the address at which the embedded server listens; it has to be running
+    /// already (`mlx_embedded::connect` starts it).
+    ///
+    /// ```no_run
+    /// use mlx_nats::Client;
+    /// use mlx_types::config::{NatsConfig, NatsMode};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server_url = Some("nats://10.0.0.5:4222".parse()?);
+    /// let client = Client::connect(&NatsConfig { mode: NatsMode::External, server_url, ..NatsConfig::default() }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Within `connectTimeoutMs`: [`ErrorKind::Connection`] names the server and the step that failed,
+    /// [`ErrorKind::Authentication`] says that the credentials were refused, and [`ErrorKind::Subscription`] that this user
+    /// may not subscribe where answers come (`nats.inboxPrefix`). At once: [`ErrorKind::ConfigValidation`] for a configuration
+    /// that breaks rules, such as a credential that is empty.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the attempt up and leaves nothing behind.
+    pub async fn connect(config: &NatsConfig) -> Result<Self> {
+        Self::connect_with(config, ClientOptions::default()).await
+    }
+
+    /// [`connect`](Self::connect) with options of its own.
+    ///
+    /// ```no_run
+    /// # async fn example(config: &mlx_types::config::NatsConfig) -> mlx_nats::Result<()> {
+    /// use mlx_nats::{Client, ClientOptions};
+    ///
+    /// let client = Client::connect_with(config, ClientOptions::default().named("controller")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn connect_with(config: &NatsConfig, options: ClientOptions) -> Result<Self> {
+        let transport_options =
+            TransportOptions { name: options.name.clone(), subscription_capacity: options.subscription_capacity };
+        let transport = connection::connect(config, &transport_options).await?;
+        let nats = transport.nats;
+        let (inbox, refusals, link) = (transport.inbox, transport.refusals, transport.link);
+        let outbox = match config.publish_while_disconnected {
+            PublishWhileDisconnected::Fail => None,
+            PublishWhileDisconnected::Buffer => {
+                let limit = usize::try_from(config.publish_buffer_bytes).unwrap_or(usize::MAX);
+                Some(Arc::new(Outbox::new(limit)))
+            }
+        };
+        // Before the manager starts: its probes come back here.
+        let answers = nats.subscribe(inbox.pattern()).await.map_err(|error| {
+            Error::with_source(
+                ErrorKind::Subscription { subject: inbox.pattern(), reason: "the connection ended at once".to_owned() },
+                error.to_string(),
+            )
+        })?;
+        let (dispatcher, limit) = (transport.dispatcher, transport.limit);
+        let manager = connection::manage(Managed {
+            nats: nats.clone(),
+            signals: transport.signals,
+            dispatcher: Arc::clone(&dispatcher),
+            limit: Arc::clone(&limit),
+            inbox: Arc::clone(&inbox),
+            link: Arc::clone(&link),
+            outbox: outbox.clone(),
+            reconnect: config.reconnect,
+        });
+        let tasks = [tokio::spawn(manager), tokio::spawn(Arc::clone(&inbox).run(nats.clone(), answers))]
+            .map(|task| AbortOnDrop(task.abort_handle()));
+        let client = Self {
+            inner: Arc::new(Inner {
+                nats,
+                inbox,
+                refusals,
+                link,
+                outbox,
+                signals: transport.signals_sender,
+                dispatcher,
+                limit,
+                measure: Measure::new(),
+                options,
+                request_timeout: config.request_timeout_ms.as_duration(),
+                rooms: Rooms::default(),
+                runtime: Handle::current(),
+                _tasks: tasks,
+            }),
+        };
+        let limit = config.connect_timeout_ms.as_duration();
+        tokio::select! {
+            connected = client.wait_connected(limit) => connected?,
+            refused = client.inbox().refused() => return Err(client.inbox().refusal_error(&refused)),
+        }
+        // The refusal is an answer too, and may have been taken for the proof that the connection lives.
+        client.inbox().check()?;
+        Ok(client)
+    }
+
+    /// Connects as soon as a server is there: tries again, with growing pauses, while none can be reached.
+    ///
+    /// For processes that start before their server does.
+    ///
+    /// ```no_run
+    /// # async fn example(config: &mlx_types::config::NatsConfig) -> mlx_nats::Result<()> {
+    /// use std::time::Duration;
+    /// use mlx_nats::{Client, ClientOptions};
+    ///
+    /// let client = Client::connect_when_ready(config, ClientOptions::default(), Duration::from_secs(60)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect), of the last attempt within `limit`. Refused credentials, and a refused inbox, are not
+    /// tried again.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up, and leaves nothing behind.
+    pub async fn connect_when_ready(config: &NatsConfig, options: ClientOptions, limit: Duration) -> Result<Self> {
+        let began = Instant::now();
+        let backoff = Backoff::new(FIRST_RETRY);
+        let mut attempt = 0;
+        loop {
+            // No attempt takes longer than what is left.
+            let left = limit.saturating_sub(began.elapsed()).min(config.connect_timeout_ms.as_duration());
+            let config = NatsConfig { connect_timeout_ms: Millis::at_least_one(left), ..config.clone() };
+            let error = match Self::connect_with(&config, options.clone()).await {
+                Ok(client) => return Ok(client),
+                Err(error) => error,
+            };
+            attempt += 1;
+            let pause = backoff.delay(attempt, fastrand::f64()).min(LONGEST_RETRY);
+            // A permission that is missing will not come by waiting for a server.
+            let refused = !error.is_retryable() || matches!(error.kind(), ErrorKind::Subscription { .. });
+            if refused || began.elapsed() + pause > limit {
+                return Err(error);
+            }
+            tracing::debug!(attempt, error = &error as &dyn std::error::Error, "no NATS server yet");
+            tokio::time::sleep(pause).await; // the pause between two attempts is what backing off means
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Who is there: a table of workers that follows their registrations, heartbeats and farewells.
+
+mod beat;
+mod departed;
+mod entry;
+mod follow;
+mod infer;
+mod lifelines;
+mod news;
+mod probe;
+mod table;
+mod watch;
+
+pub use news::{WorkerEvent, WorkerInfo};
+pub use watch::Workers;
