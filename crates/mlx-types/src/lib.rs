@@ -2,6 +2,7 @@
 //!
 //! - [`messages`]: every payload, with its bounds. Decoding ignores unknown members; [`Message::check`] enforces the bounds.
 //! - [`subjects`]: the subject table. A [`Subject<M>`] carries its payload type, so a mix-up does not compile.
+//! - [`headers`]: the names of the headers beside them.
 //! - [`config`]: [`ClusterConfig`] and its parts, with defaults and rules.
 //! - [`NatsUrl`] and [`Secret`]: credentials that no log, error or `Debug` output can show.
 //! - With the feature `schema`: JSON Schemas of all that, and the table of subjects as data, in the module of that name.
@@ -24,6 +25,7 @@
 struct Readme;
 
 pub mod config;
+pub mod headers;
 pub mod messages;
 #[cfg(feature = "schema")]
 pub mod schema;

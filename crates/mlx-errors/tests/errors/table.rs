@@ -23,6 +23,15 @@ fn e1_the_table_of_codes_is_the_golden_one() {
 }
 
 #[test]
+fn e1_every_code_has_the_http_status_of_an_error() {
+    for code in ErrorCode::ALL {
+        assert!((400..=504).contains(&code.http_status()), "{code}");
+        // What may succeed when it is made again is not the fault of who made it.
+        assert!(!code.is_retryable() || matches!(code.http_status(), 429 | 503 | 504), "{code}");
+    }
+}
+
+#[test]
 fn e1_the_six_codes_of_existing_users_stay() {
     for text in [
         "NATS_CONNECTION_ERROR",
@@ -205,12 +214,14 @@ fn docs() -> String {
         **Retry** says whether making the same call again, unchanged, may succeed. Three errors know better than \
         their code: `WORKER_LOST` and `STREAM_DISCONNECTED` are not retried once a token has come, and an error that a peer \
         sent under a code of its own is retried for `WORKER_TIMEOUT`, `WORKER_UNAVAILABLE` and `WORKER_OVERLOADED`.\n\n\
-        | code | retry | meaning |\n|---|---|---|\n",
+        **Status** is the HTTP status that says the same: what a gateway answers with, and what `nats micro` shows of a service.\n\n\
+        | code | retry | status | meaning |\n|---|---|---|---|\n",
     );
     for code in ErrorCode::ALL {
         let anchor = code.as_str().to_lowercase();
         let retry = if code.is_retryable() { "yes" } else { "no" };
-        writeln!(text, "| [`{code}`](#{anchor}) | {retry} | {} |", code.description()).unwrap();
+        writeln!(text, "| [`{code}`](#{anchor}) | {retry} | {} | {} |", code.http_status(), code.description())
+            .unwrap();
     }
     for kind in samples() {
         let code = kind.code();

@@ -12,15 +12,6 @@ use super::delivery::Delivery;
 use crate::client::Client;
 use crate::wire::{Headers, headers};
 
-/// Why a request was given up, for people.
-const REASON: &str = "Mlx-Dead-Reason";
-/// The stable code of that, for programs.
-const CODE: &str = "Mlx-Dead-Code";
-/// How often it was handed to a worker.
-const DELIVERIES: &str = "Mlx-Deliveries";
-/// How long its payload was, where that had to be left out.
-const OMITTED: &str = "Mlx-Dead-Omitted-Bytes";
-
 /// Keeps a request as a dead letter, the same one once however often this is tried. Returns the error that its requester
 /// has to be told.
 pub(super) async fn bury(
@@ -39,9 +30,9 @@ pub(super) async fn bury(
     let mut kept_headers = message.headers.clone().map(Headers::from_transport).unwrap_or_default();
     let id = request_id.map_or_else(|| delivery.sequence.to_string(), |id| id.to_string());
     kept_headers.set(headers::MESSAGE_ID, format!("dead-{id}"))?;
-    kept_headers.set(REASON, reason.replace(['\r', '\n'], " "))?;
-    kept_headers.set(CODE, cause.code().as_str())?;
-    kept_headers.set(DELIVERIES, deliveries.to_string())?;
+    kept_headers.set(headers::DEAD_REASON, reason.replace(['\r', '\n'], " "))?;
+    kept_headers.set(headers::DEAD_CODE, cause.code().as_str())?;
+    kept_headers.set(headers::DEAD_DELIVERIES, deliveries.to_string())?;
     let to = async_nats::Subject::from(subject.as_str());
     let keep = |headers, payload| api::ask::<PublishAck>(client, &to, headers, payload, "keep a dead letter");
     let mut omitted_bytes = None;
@@ -49,7 +40,7 @@ pub(super) async fn bury(
         // It came just small enough, and is not with these headers. Kept in part, it comes round no more.
         Err(error) if matches!(error.kind(), ErrorKind::PayloadTooLarge { .. }) => {
             omitted_bytes = Some(message.payload.len());
-            kept_headers.set(OMITTED, message.payload.len().to_string())?;
+            kept_headers.set(headers::DEAD_OMITTED_BYTES, message.payload.len().to_string())?;
             keep(kept_headers, Bytes::new()).await?
         }
         kept => kept?,

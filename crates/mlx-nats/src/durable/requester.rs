@@ -19,7 +19,7 @@ use super::streams::{self, QUEUE};
 use crate::client::Client;
 use crate::pubsub::SubscribeOptions;
 use crate::stream::TokenStream;
-use crate::stream::{Opening, Route, TOKENS};
+use crate::stream::{Opening, Route};
 use crate::telemetry::trace::Span;
 use crate::wire::address::SubscribeTo;
 use crate::wire::{Headers, codec, headers};
@@ -136,7 +136,7 @@ impl Client {
         let since_epoch = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         headers.set(headers::DEADLINE, since_epoch.as_millis().to_string())?;
         if self.options().coalesce {
-            headers.set(headers::ACCEPT, TOKENS)?;
+            headers.set(headers::ACCEPT, headers::ACCEPT_TOKENS)?;
         }
         Ok((patience.min(left), headers))
     }

@@ -15,8 +15,8 @@ use mlx_errors::{Error, ErrorKind, Result, Violations};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub(crate) use self::answer::answer_error;
 use self::answer::refuse;
-pub(crate) use self::answer::{answer_error, numeric_code};
 pub use self::run::Service;
 pub(crate) use self::run::{Begin, Offer, Place};
 use crate::client::Client;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind, Result};
-use mlx_types::{Epoch, WorkerId};
+use mlx_types::{Epoch, WorkerId, subjects};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -52,11 +52,6 @@ impl Incarnation {
     }
 }
 
-/// Where a worker is asked for a sign of life.
-pub(crate) fn ping_subject(id: WorkerId) -> String {
-    format!("worker.{}.ping", id.as_said())
-}
-
 /// Listens under the worker's id, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Presence {
@@ -67,7 +62,7 @@ pub(crate) struct Presence {
 impl Presence {
     /// Begins to listen. Where the server does not let this worker, it serves all the same, and nobody asks it: nothing.
     pub(crate) async fn begin(client: &Client, worker_id: WorkerId, own: Incarnation) -> Result<Option<Self>> {
-        let subject = async_nats::Subject::from(ping_subject(worker_id));
+        let subject = async_nats::Subject::from(subjects::worker_ping(worker_id));
         let questions = match client.subscribe_confirmed(subject, &SubscribeOptions::default()).await {
             Ok(questions) => questions,
             Err(error) if matches!(error.kind(), ErrorKind::Subscription { .. }) => {

@@ -14,13 +14,6 @@ mod running;
 mod silence;
 mod sink;
 
-/// In [`headers::ACCEPT`](crate::wire::headers::ACCEPT): frames of several tokens.
-pub(crate) const TOKENS: &str = "tokens";
-
-/// In the same place: plain frames that say which incarnation sends them. Whoever reads any other kind reads these too.
-pub(crate) const EPOCH: &str = "epoch";
-
-pub(crate) use incarnation::ping_subject;
 pub(crate) use lifeline::{Departure, Lifelines, Suspicion};
 pub(crate) use recall::asked_again;
 pub(crate) use requester::Opening;

@@ -13,7 +13,7 @@ use mlx_types::{RequestId, WorkerId, subjects};
 use super::incarnation::{Incarnation, Presence};
 use super::running::Running;
 use super::sink::OutgoingStream;
-use super::{TOKENS, TokenSink};
+use super::TokenSink;
 use crate::client::Client;
 use crate::connection::AbortOnDrop;
 use crate::pubsub::Subscription;
@@ -237,7 +237,7 @@ where
 /// Whether the requester reads frames of several tokens.
 pub(crate) fn offers_tokens(message: &async_nats::Message) -> bool {
     let accepted = headers::first(message, headers::ACCEPT).unwrap_or_default();
-    accepted.split(',').any(|kind| kind.trim().eq_ignore_ascii_case(TOKENS))
+    accepted.split(',').any(|kind| kind.trim().eq_ignore_ascii_case(headers::ACCEPT_TOKENS))
 }
 
 /// Sends the one frame that ends a stream, or none if the requester wants to hear no more, and sees to it that it

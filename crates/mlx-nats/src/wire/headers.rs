@@ -5,30 +5,9 @@ use std::str::FromStr;
 
 use async_nats::header::{HeaderName, HeaderValue};
 use mlx_errors::{Error, ErrorKind, Result};
+pub(crate) use mlx_types::headers::*;
 
 use crate::telemetry::trace::Carrier;
-
-/// The kinds of frame that a requester reads beyond the plain ones, separated by commas.
-pub(crate) const ACCEPT: &str = "Mlx-Accept";
-/// The absolute deadline of a request, in milliseconds since the Unix epoch.
-pub(crate) const DEADLINE: &str = "Mlx-Deadline";
-/// On an acceptance: the incarnation of the worker, in milliseconds since the Unix epoch.
-pub(crate) const EPOCH: &str = "Mlx-Epoch";
-/// On a cancellation: the reply inbox of the request that is meant, should another one have the same id.
-pub(crate) const REPLY: &str = "Mlx-Reply";
-/// On the first frame that answers a queued request: the worker.
-pub(crate) const WORKER: &str = "Mlx-Worker";
-/// On the frames that answer a queued request: which delivery of it this is, where not the first.
-pub(crate) const ATTEMPT: &str = "Mlx-Attempt";
-/// What JetStream knows a message by, to keep it once.
-#[cfg(feature = "durable")]
-pub(crate) const MESSAGE_ID: &str = "Nats-Msg-Id";
-/// The stable code of an error reply.
-pub(crate) const ERROR_CODE: &str = "Mlx-Error-Code";
-/// The message of an error reply, as the NATS services convention has it.
-pub(crate) const SERVICE_ERROR: &str = "Nats-Service-Error";
-/// The numeric code of an error reply, as the NATS services convention has it.
-pub(crate) const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 
 /// The headers of a message. Names keep their case; a name may have several values.
 ///

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use mlx_errors::{Error, ErrorKind};
 use mlx_types::messages::{WorkerDeregistration, WorkerRegistration};
-use mlx_types::{Timestamp, WorkerId};
+use mlx_types::{Timestamp, WorkerId, subjects};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
@@ -22,7 +22,6 @@ use crate::client::{Client, Inner};
 use crate::connection::ConnectionState;
 use crate::connection::clock::{SleepClock, TICK};
 use crate::pubsub::Subscription;
-use crate::stream::ping_subject;
 use crate::telemetry::log_limit::LogLimit;
 use crate::wire::Headers;
 
@@ -190,7 +189,7 @@ async fn question(client: Weak<Inner>, id: WorkerId, number: u64) -> (WorkerId, 
     let Some(client) = client.upgrade().map(|inner| Client { inner }) else {
         return (id, number, Some(Outcome::Nothing));
     };
-    let subject = ping_subject(id).into();
+    let subject = subjects::worker_ping(id).into();
     let answer = client.one_answer(&subject, Headers::new(), bytes::Bytes::from_static(b"{}"), probe::INTERVAL).await;
     let outcome = match answer {
         Ok(message) if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) => Some(Outcome::NoResponders),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::pubsub::SubscribeOptions;
-use crate::stream::{EPOCH, Opening, Route, TOKENS, TokenStream, asked_again};
+use crate::stream::{Opening, Route, TokenStream, asked_again};
 use crate::telemetry::trace::Span;
 use crate::wire::{Headers, PublishTo, SubscribeTo, codec, headers};
 
@@ -57,7 +57,10 @@ impl Client {
         let to = PublishTo::<InferenceRequest>::name(&&subject).for_publish()?;
         let (acceptance, reply) = self.inbox().wait_on(to.clone());
         let mut headers = Headers::new();
-        headers.set(headers::ACCEPT, if self.options().coalesce { TOKENS } else { EPOCH })?;
+        headers.set(
+            headers::ACCEPT,
+            if self.options().coalesce { headers::ACCEPT_TOKENS } else { headers::ACCEPT_EPOCH },
+        )?;
         let span = Span::infer(subject.as_str(), request_id);
         span.inject(&mut headers);
         asked_again(request_id, worker_id);

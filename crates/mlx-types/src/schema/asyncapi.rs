@@ -5,6 +5,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::IntegerBounds;
+use crate::headers as names;
+
 use super::{Payload, Role, Row, contract};
 
 /// The contract as an AsyncAPI 3.0 document, generated from the subject table.
@@ -125,7 +127,7 @@ fn headers(row: &Row) -> Map<String, Value> {
     let queued = row.address.starts_with("inference.queue.");
     if row.reply.is_some() || queued {
         add(
-            "Mlx-Deadline",
+            names::DEADLINE,
             number(
                 "Absolute deadline, in milliseconds since the Unix epoch; a receiver past it answers `DEADLINE_EXCEEDED`.",
             ),
@@ -133,7 +135,7 @@ fn headers(row: &Row) -> Map<String, Value> {
     }
     if row.address.ends_with(".inference") || queued {
         add(
-            "Mlx-Accept",
+            names::ACCEPT,
             json!({
                 "type": "string",
                 "description": "Kinds of frame that the requester understands beyond the base ones.",
@@ -142,18 +144,18 @@ fn headers(row: &Row) -> Map<String, Value> {
         );
     }
     if queued {
-        add("Nats-Msg-Id", text("The id of the request, by which JetStream recognises it."));
+        add(names::MESSAGE_ID, text("The id of the request, by which JetStream recognises it."));
     }
     if row.address.starts_with("response.") {
-        add("Mlx-Worker", text("On the first frame that answers a kept request: the id of the worker."));
-        add("Mlx-Attempt", number("On frames that answer a kept request: which delivery of it, where not the first."));
+        add(names::WORKER, text("On the first frame that answers a kept request: the id of the worker."));
+        add(names::ATTEMPT, number("On frames that answer a kept request: which delivery of it, where not the first."));
     }
     if row.address.starts_with("inference.dead.") {
-        add("Mlx-Dead-Reason", text("Why the request was given up."));
-        add("Mlx-Dead-Code", text("The stable code of that."));
-        add("Mlx-Deliveries", number("How often it was handed to a worker."));
+        add(names::DEAD_REASON, text("Why the request was given up."));
+        add(names::DEAD_CODE, text("The stable code of that."));
+        add(names::DEAD_DELIVERIES, number("How often it was handed to a worker."));
         add(
-            "Mlx-Dead-Omitted-Bytes",
+            names::DEAD_OMITTED_BYTES,
             number(
                 "How long the payload was, where it was left out because the server takes none as large with these headers.",
             ),
@@ -183,9 +185,9 @@ fn error_reply_message() -> Value {
         "headers": {
             "type": "object",
             "properties": {
-                "Nats-Service-Error": { "type": "string", "description": "The message." },
-                "Nats-Service-Error-Code": { "type": "string", "pattern": "^[0-9]+$", "description": "The numeric code." },
-                "Mlx-Error-Code": { "type": "string", "description": "The stable code." },
+                (names::SERVICE_ERROR): { "type": "string", "description": "The message." },
+                (names::SERVICE_ERROR_CODE): { "type": "string", "pattern": "^[0-9]+$", "description": "The numeric code." },
+                (names::ERROR_CODE): { "type": "string", "description": "The stable code." },
             },
         },
         "payload": { "$ref": "#/components/schemas/ErrorReply" },

@@ -50,6 +50,11 @@ pub fn worker_cancel(worker: WorkerId) -> Subject<InferenceCancel> {
     Subject::trusted(format!("worker.{}.cancel", worker.as_said()))
 }
 
+/// Anybody to one worker: are you there? What is answered, and published there by the worker, says which incarnation it is.
+pub fn worker_ping(worker: WorkerId) -> String {
+    format!("worker.{}.ping", worker.as_said())
+}
+
 /// Worker to controller: the token stream that answers one request.
 pub fn response(request: RequestId) -> Subject<StreamingResponse> {
     Subject::trusted(format!("response.{}", request.as_said()))

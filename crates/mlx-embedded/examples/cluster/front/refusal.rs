@@ -56,18 +56,7 @@ impl From<&Error> for Refusal {
             _ if is_overload(error) => StatusCode::TOO_MANY_REQUESTS,
             _ if public.code() == REJECTED => StatusCode::BAD_REQUEST,
             _ if public.code() == "WORKER_UNAVAILABLE" => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorCode::NatsPayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            ErrorCode::MessageValidation | ErrorCode::MessageDecode => StatusCode::BAD_REQUEST,
-            ErrorCode::NatsTimeout
-            | ErrorCode::StreamFirstTokenTimeout
-            | ErrorCode::StreamInterTokenTimeout
-            | ErrorCode::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-            ErrorCode::NatsNoResponders
-            | ErrorCode::NatsDisconnected
-            | ErrorCode::NatsClosed
-            | ErrorCode::StreamDisconnected
-            | ErrorCode::WorkerLost => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::BAD_GATEWAY,
+            code => StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::BAD_GATEWAY),
         };
         Self::new(status, public.code().to_owned(), public.message())
     }

@@ -9,7 +9,6 @@ use std::time::Instant;
 use mlx_errors::{Error, ErrorKind, Violations};
 
 use crate::client::is_name_char;
-use crate::rpc::serve::numeric_code;
 
 /// The text of a last error is cut here: a handler's message has no bounds.
 const MESSAGE_LIMIT: usize = 200;
@@ -124,7 +123,7 @@ fn public_text(error: &Error) -> String {
         ErrorKind::Decode { violations, .. } | ErrorKind::Validation { violations, .. } => places(violations),
         _ => remote.message().split(['\r', '\n']).next().unwrap_or_default().chars().take(MESSAGE_LIMIT).collect(),
     };
-    format!("{}:{} {message}", numeric_code(remote.known_code()), remote.code())
+    format!("{}:{} {message}", remote.known_code().http_status(), remote.code())
 }
 
 fn places(violations: &Violations) -> String {

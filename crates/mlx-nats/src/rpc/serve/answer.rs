@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mlx_errors::{Error, ErrorCode, RemoteError, Result};
+use mlx_errors::{Error, RemoteError, Result};
 
 use crate::client::Client;
 use crate::telemetry::log_limit::LogLimit;
@@ -51,19 +51,7 @@ fn error_headers(remote: &RemoteError) -> Result<Headers> {
     // A header is one line; a message may be more.
     let line = remote.message().split(['\r', '\n']).next().unwrap_or_default().trim();
     headers.set(headers::SERVICE_ERROR, line)?;
-    headers.set(headers::SERVICE_ERROR_CODE, numeric_code(remote.known_code()).to_string())?;
+    headers.set(headers::SERVICE_ERROR_CODE, remote.known_code().http_status().to_string())?;
     headers.set(headers::ERROR_CODE, remote.code())?;
     Ok(headers)
-}
-
-/// The nearest HTTP status, which is what other NATS services put there.
-pub(crate) fn numeric_code(code: ErrorCode) -> u16 {
-    match code {
-        ErrorCode::MessageDecode | ErrorCode::MessageValidation | ErrorCode::SubjectInvalid => 400,
-        ErrorCode::NatsPayloadTooLarge => 413,
-        ErrorCode::Overloaded => 429,
-        ErrorCode::NatsNoResponders | ErrorCode::NatsDisconnected | ErrorCode::WorkerLost => 503,
-        ErrorCode::DeadlineExceeded | ErrorCode::NatsTimeout => 504,
-        _ => 500,
-    }
 }
