@@ -417,19 +417,35 @@ impl ErrorKind {
         let message = match self {
             Self::Remote(remote) => return remote.clone(),
             Self::Internal { .. } => "internal error".to_owned(),
-            // These tell of this machine (addresses, paths, process output), which is nobody else's business.
-            Self::Connection { .. }
-            | Self::Authentication { .. }
-            | Self::ConfigRead { .. }
-            | Self::ConfigSyntax { .. }
-            | Self::ConfigValidation { .. }
-            | Self::EmbeddedServer { .. }
-            | Self::ServerNotFound { .. }
-            | Self::ServerVersion { .. }
-            | Self::ServerStart { .. }
-            | Self::ServerFailed { .. }
-            | Self::Log { .. } => self.code().description().trim_end_matches('.').to_owned(),
-            public => redact(&public.to_string()).into_owned(),
+            // Public: these tell of the request, and of nothing else.
+            Self::Timeout { .. }
+            | Self::Publish { .. }
+            | Self::Subscription { .. }
+            | Self::NoResponders { .. }
+            | Self::PayloadTooLarge { .. }
+            | Self::Disconnected { .. }
+            | Self::Closed { .. }
+            | Self::InvalidSubject { .. }
+            | Self::InvalidHeader { .. }
+            | Self::DuplicateRequest { .. }
+            | Self::DuplicateWorker { .. }
+            | Self::Overloaded { .. }
+            | Self::DeadlineExceeded { .. }
+            | Self::Decode { .. }
+            | Self::Validation { .. }
+            | Self::StreamGap { .. }
+            | Self::FirstTokenTimeout { .. }
+            | Self::InterTokenTimeout { .. }
+            | Self::StreamDisconnected { .. }
+            | Self::Cancelled { .. }
+            | Self::WorkerLost { .. }
+            | Self::JetStream { .. }
+            | Self::RequestTaken { .. }
+            | Self::RequestDead { .. }
+            | Self::SlowConsumer { .. } => redact(&self.to_string()).into_owned(),
+            // What tells of this machine (addresses, paths, process output) is nobody else's business; and so is, until it is
+            // listed above, whatever comes new.
+            _ => self.code().description().trim_end_matches('.').to_owned(),
         };
         RemoteError::new(message, self.code())
     }

@@ -10,10 +10,10 @@ use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
 use mlx_types::messages::{CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, Message};
 use mlx_types::{RequestId, WorkerId, subjects};
 
+use super::TokenSink;
 use super::incarnation::{Incarnation, Presence};
 use super::running::Running;
 use super::sink::OutgoingStream;
-use super::TokenSink;
 use crate::client::Client;
 use crate::connection::AbortOnDrop;
 use crate::pubsub::Subscription;
