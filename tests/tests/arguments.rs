@@ -177,8 +177,8 @@ async fn c13_a_message_handler_that_panics_is_followed_by_the_next_message() {
 fn every_handle_that_ends_something_when_it_is_dropped_says_so() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
     for (file, name) in [
-        ("mlx-nats/src/subscribe/mod.rs", "Subscription<"),
-        ("mlx-nats/src/service/run.rs", "Service "),
+        ("mlx-nats/src/pubsub/subscribe/mod.rs", "Subscription<"),
+        ("mlx-nats/src/rpc/serve/run.rs", "Service "),
         ("mlx-nats/src/stream/responder.rs", "InferenceService "),
         ("mlx-nats/src/stream/requester.rs", "TokenStream "),
         ("mlx-embedded/src/server.rs", "EmbeddedServer "),

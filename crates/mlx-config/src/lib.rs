@@ -23,6 +23,7 @@
 struct Readme;
 
 mod budget;
+mod draw;
 mod env;
 mod explain;
 mod field;
@@ -40,6 +41,7 @@ mod yaml;
 
 use std::path::Path;
 
+pub use draw::draw;
 pub use loader::{Loaded, Loader};
 pub use mlx_types::ClusterConfig;
 pub use reference::{example, reference};

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::budget::Budget;
+use crate::draw::draw;
 use crate::env::{Environment, insert};
 use crate::explain;
 use crate::field::{Kind, ROOT};
@@ -158,7 +159,7 @@ impl Loader {
         // Read once, however many violations a file has.
         let texts: RefCell<HashMap<PathBuf, Option<String>>> = RefCell::default();
         let source = |file: &Path| texts.borrow_mut().entry(file.to_owned()).or_insert_with(|| read(file)).clone();
-        violations.render_annotated(source, colour)
+        draw(violations, source, colour)
     }
 
     /// Reads every file and text into a layer of its own.

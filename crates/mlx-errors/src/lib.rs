@@ -26,13 +26,13 @@ mod kind;
 mod printable;
 mod redact;
 mod remote;
-mod render;
 mod report;
 mod violation;
 
 pub use code::{ErrorCode, UnknownErrorCode};
 pub use error::{BoxError, Error, Result};
 pub use kind::{ConnectStep, ErrorKind, TriedPath};
+pub use printable::one_line;
 pub use redact::{REDACTED, is_secret_name, redact};
 pub use remote::RemoteError;
 pub use report::{Failure, Report, causes, report};

@@ -2,6 +2,18 @@
 
 use std::fmt;
 
+use crate::redact;
+
+/// Text that somebody else chose, made safe to print: on one line, with what steers a terminal or reorders text spelt out,
+/// credentials of URLs hidden, and cut where it is very long.
+///
+/// ```
+/// assert_eq!(mlx_errors::one_line("a\nb nats://me:secret@host"), "a\\nb nats://[redacted]@host");
+/// ```
+pub fn one_line(text: &str) -> String {
+    Printable(&redact(text)).to_string()
+}
+
 /// Shows text that a peer or a document chose: on one line, with what steers a terminal or reorders text spelt out, and
 /// cut where it is very long.
 pub(crate) struct Printable<'a>(pub(crate) &'a str);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::printable::Printable;
+use crate::redact;
 
 /// A rule that a document breaks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -38,7 +39,7 @@ impl Violation {
     }
 
     /// `found 99, expected 1024 to 65535`, as far as known.
-    pub(crate) fn details(&self) -> Option<String> {
+    pub fn details(&self) -> Option<String> {
         match (&self.found, &self.expected) {
             (Some(found), Some(expected)) => Some(format!("found {found}, expected {expected}")),
             (Some(found), None) => Some(format!("found {found}")),
@@ -157,5 +158,28 @@ impl fmt::Display for Violations {
             fmt::Display::fmt(violation, f)?;
         }
         Ok(())
+    }
+}
+
+impl Violations {
+    /// One line for each, as `file:line:column: path: message; found X, expected Y (suggestion)`.
+    ///
+    /// ```
+    /// # use mlx_errors::{Violation, Violations};
+    /// let mut violation = Violation::new("nats.embedded.port", "range", "is out of range");
+    /// violation.found = Some("99".into());
+    /// violation.expected = Some("1024 to 65535".into());
+    /// assert_eq!(
+    ///     Violations::from(vec![violation]).render_plain(),
+    ///     "nats.embedded.port: is out of range; found 99, expected 1024 to 65535\n"
+    /// );
+    /// ```
+    pub fn render_plain(&self) -> String {
+        let mut text = String::new();
+        for violation in self {
+            text.push_str(&redact(&violation.to_string()));
+            text.push('\n');
+        }
+        text
     }
 }

@@ -1,70 +1,46 @@
-//! Broken rules drawn for people: plain, or with the offending line.
+//! Broken rules drawn for people, each with the offending line.
 
 use std::path::Path;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Message, Origin, Renderer, Snippet};
+use mlx_errors::{Location, REDACTED, Violation, Violations, is_secret_name, one_line, redact};
 
-use crate::printable::Printable;
-use crate::{Location, REDACTED, Violation, Violations, is_secret_name, redact};
-
-impl Violations {
-    /// One line for each, as `file:line:column: path: message; found X, expected Y (suggestion)`.
-    ///
-    /// ```
-    /// # use mlx_errors::{Violation, Violations};
-    /// let mut violation = Violation::new("nats.embedded.port", "range", "is out of range");
-    /// violation.found = Some("99".into());
-    /// violation.expected = Some("1024 to 65535".into());
-    /// assert_eq!(
-    ///     Violations::from(vec![violation]).render_plain(),
-    ///     "nats.embedded.port: is out of range; found 99, expected 1024 to 65535\n"
-    /// );
-    /// ```
-    pub fn render_plain(&self) -> String {
-        let mut text = String::new();
-        for violation in self {
-            text.push_str(&redact(&violation.to_string()));
-            text.push('\n');
-        }
-        text
+/// Each with its line of the file, the place marked; with terminal colours if `colour`.
+///
+/// `source` gives the text of a file by the name in the violation's location; where it gives none, and for
+/// violations without a location, the line is left out. It is left out too where it may hold a secret, in a key
+/// with a secret's name or below one, or in a URL whose credentials cannot be told from the rest; other credentials in
+/// URLs are hidden.
+///
+/// ```
+/// # use mlx_errors::{Location, Violation, Violations};
+/// let mut violation = Violation::new("nats.prot", "unknownKey", "there is no such key");
+/// violation.location = Some(Location { file: "cluster.yaml".into(), line: 2, column: 3 });
+/// violation.suggestion = Some("did you mean `port`?".into());
+/// let source = |_: &std::path::Path| Some("nats:\n  prot: 4222\n".into());
+/// let drawn = mlx_config::draw(&Violations::from(vec![violation]), source, false);
+/// assert_eq!(drawn, "\
+/// error[unknownKey]: nats.prot: there is no such key
+///  --> cluster.yaml:2:3
+///   |
+/// 2 |   prot: 4222
+///   |   ^^^^
+///   |
+///   = help: did you mean `port`?
+/// ");
+/// ```
+pub fn draw(violations: &Violations, source: impl Fn(&Path) -> Option<String>, colour: bool) -> String {
+    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    let mut text = String::new();
+    for violation in violations {
+        let shown = violation.location.as_ref().and_then(|location| {
+            let line = Line::of(&source(&location.file)?, location)?;
+            Some((location, line)).filter(|(_, line)| !line.secret && !concerns_secret(violation))
+        });
+        text.push_str(&renderer.render(&[group(violation, shown)]));
+        text.push('\n');
     }
-
-    /// Each with its line of the file, the place marked; with terminal colours if `colour`.
-    ///
-    /// `source` gives the text of a file by the name in the violation's location; where it gives none, and for
-    /// violations without a location, the line is left out. It is left out too where it may hold a secret, in a key
-    /// with a secret's name or below one, or in a URL whose credentials cannot be told from the rest; other credentials in
-    /// URLs are hidden.
-    ///
-    /// ```
-    /// # use mlx_errors::{Location, Violation, Violations};
-    /// let mut violation = Violation::new("nats.prot", "unknownKey", "there is no such key");
-    /// violation.location = Some(Location { file: "cluster.yaml".into(), line: 2, column: 3 });
-    /// violation.suggestion = Some("did you mean `port`?".into());
-    /// let drawn = Violations::from(vec![violation]).render_annotated(|_| Some("nats:\n  prot: 4222\n".into()), false);
-    /// assert_eq!(drawn, "\
-    /// error[unknownKey]: nats.prot: there is no such key
-    ///  --> cluster.yaml:2:3
-    ///   |
-    /// 2 |   prot: 4222
-    ///   |   ^^^^
-    ///   |
-    ///   = help: did you mean `port`?
-    /// ");
-    /// ```
-    pub fn render_annotated(&self, source: impl Fn(&Path) -> Option<String>, colour: bool) -> String {
-        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-        let mut text = String::new();
-        for violation in self {
-            let shown = violation.location.as_ref().and_then(|location| {
-                let line = Line::of(&source(&location.file)?, location)?;
-                Some((location, line)).filter(|(_, line)| !line.secret && !concerns_secret(violation))
-            });
-            text.push_str(&renderer.render(&[group(violation, shown)]));
-            text.push('\n');
-        }
-        text
-    }
+    text
 }
 
 fn group<'a>(violation: &'a Violation, shown: Option<(&'a Location, Line)>) -> Group<'a> {
@@ -181,8 +157,4 @@ fn indent(line: &str) -> usize {
 
 fn note(text: &str) -> Message<'static> {
     Level::NOTE.message(one_line(text))
-}
-
-fn one_line(text: &str) -> String {
-    Printable(&redact(text)).to_string()
 }
