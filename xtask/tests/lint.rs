@@ -93,7 +93,7 @@ fn a_package_without_a_file_that_its_source_includes_is_refused_by_name() {
 fn an_unknown_step_is_a_usage_error_that_names_the_steps() {
     let (code, output) = lint(&workspace(), &["layer"]);
     assert_eq!(code, 2, "{output}");
-    let steps = "layers, manifests, package, length, links, spelling, schema, fmt, clippy, features, doc, site, api, deny, \
+    let steps = "layers, floors, manifests, package, length, links, spelling, schema, fmt, clippy, features, doc, site, api, deny, \
                  advisories";
     assert!(output.contains(steps), "{output}");
 }

@@ -46,7 +46,7 @@ async fn c12_a_reader_that_is_too_slow_is_told_so_and_other_streams_go_on() {
     let flooding = async_nats::connect(controller.url().as_str_without_credentials()).await.unwrap();
     let id = WorkerId::new();
     let mut asked = flooding.subscribe(subjects::worker_inference(id).to_string()).await.unwrap();
-    flooding.flush().await.unwrap();
+    mlx_tests::arrived(&flooding).await;
     let mut slow = controller.infer(id, FLOOD).await.unwrap();
     let request = slow.request_id();
     within("the request", asked.next()).await.unwrap();
