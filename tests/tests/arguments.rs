@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode, ErrorKind};
-use mlx_nats::{Headers, InferenceOptions, Received, Request, SubscribeOptions};
+use mlx_nats::{Headers, InferenceOptions, Received, Request, RequestOptions, SubscribeOptions};
 use mlx_tests::{TestServer, arrived, eventually, within};
 use mlx_types::messages::{
     FinishReason, HealthCheck, HealthReport, InferenceRequest, ModelCommand, ModelState, ModelStatus,
@@ -192,4 +192,25 @@ fn every_handle_that_ends_something_when_it_is_dropped_says_so() {
         let attributes = before.rsplit("///").next().unwrap();
         assert!(attributes.contains("#[must_use = "), "{name} in {file}");
     }
+}
+
+#[tokio::test]
+async fn a_handler_sees_where_its_request_came_and_what_came_with_it() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let _plain = client.serve("lab.plain", |_: Request<String>| async { Ok("text") }).await.unwrap();
+    let text: String = client.request("lab.plain", "a").await.unwrap();
+    assert_eq!(text, "text");
+
+    let told = |request: Request<String>| async move {
+        Ok((request.subject().to_owned(), request.headers().get("Tenant").map(str::to_owned), request.payload))
+    };
+    let _any = client.serve("lab.any.*", told).await.unwrap();
+    let mut headers = Headers::new();
+    headers.set("Tenant", "blue").unwrap();
+    let options = RequestOptions { headers, ..RequestOptions::default() };
+    let answer: (String, Option<String>, String) = client.request_with("lab.any.one", "b", options).await.unwrap();
+    assert_eq!(answer, ("lab.any.one".to_owned(), Some("blue".to_owned()), "b".to_owned()));
+    let answer: (String, Option<String>, String) = client.request("lab.any.two", "c").await.unwrap();
+    assert_eq!(answer, ("lab.any.two".to_owned(), None, "c".to_owned()));
 }

@@ -21,8 +21,8 @@ pub use self::run::Service;
 pub(crate) use self::run::{Begin, Offer, Place};
 use crate::client::Client;
 use crate::telemetry::trace::Span;
-use crate::wire::address::RequestTo;
-use crate::wire::{codec, headers};
+use crate::wire::address::ServeTo;
+use crate::wire::{Headers, codec, headers};
 
 /// Requests that a service handles at once, unless set otherwise.
 const DEFAULT_LIMIT: usize = 64;
@@ -59,10 +59,22 @@ impl Default for ServeOptions {
 pub struct Request<Q> {
     /// The decoded payload.
     pub payload: Q,
+    subject: async_nats::Subject,
+    headers: Headers,
     deadline: Option<SystemTime>,
 }
 
 impl<Q> Request<Q> {
+    /// The subject that it came on, which a service on a wildcard is told nowhere else.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// What came with it.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
     /// How long the requester will still wait, where it said so.
     pub fn time_left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.duration_since(SystemTime::now()).unwrap_or_default())
@@ -87,6 +99,13 @@ impl Client {
     /// A handler begins on the task of the service, and gets one of its own where it first waits. One that computes for
     /// long without waiting holds up the requests behind it until then: let it do so by `tokio::task::spawn_blocking`.
     ///
+    /// ```no_run
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// let service = client.serve("lab.greet", |name: mlx_nats::Request<String>| async move { Ok(format!("hello {}", *name)) }).await?;
+    /// # service.stop(std::time::Duration::from_secs(5)).await
+    /// # }
+    /// ```
+    /// On a subject of the contract, requests and answers are held to their bounds:
     /// ```no_run
     /// use mlx_types::messages::{HealthCheck, HealthReport, WorkerStatus};
     /// use mlx_types::{Timestamp, WorkerId, subjects};
@@ -114,7 +133,7 @@ impl Client {
     /// A dropped future leaves no service behind.
     pub async fn serve<S, Q, R, H, F>(&self, to: S, handler: H) -> Result<Service>
     where
-        S: RequestTo<Q, R>,
+        S: ServeTo<Q, R>,
         Q: DeserializeOwned + Send + 'static,
         R: Serialize + Send + 'static,
         H: Fn(Request<Q>) -> F + Send + Sync + 'static,
@@ -144,7 +163,7 @@ impl Client {
     /// A dropped future leaves no service behind.
     pub async fn serve_with<S, Q, R, H, F>(&self, to: S, options: ServeOptions, handler: H) -> Result<Service>
     where
-        S: RequestTo<Q, R>,
+        S: ServeTo<Q, R>,
         Q: DeserializeOwned + Send + 'static,
         R: Serialize + Send + 'static,
         H: Fn(Request<Q>) -> F + Send + Sync + 'static,
@@ -163,7 +182,9 @@ impl Client {
                 let answer = isolated(&message, async {
                     let deadline = deadline(&message)?;
                     let payload = codec::decode(&message.subject, &message.payload, check_request)?;
-                    let reply = handler(Request { payload, deadline }).await?;
+                    let headers = message.headers.clone().map(Headers::from_transport).unwrap_or_default();
+                    let subject = message.subject.clone();
+                    let reply = handler(Request { payload, subject, headers, deadline }).await?;
                     codec::encode(&message.subject, &reply, check_reply)
                 });
                 let answer = answer.await;

@@ -94,7 +94,20 @@ pub trait RequestTo<Q: ?Sized, R>: sealed::Sealed {
     fn check_reply(payload: &R) -> Result<(), Violations>;
 }
 
-/// The three names of a typed address are the same: static where the subject is, checked when it was made.
+/// Something on which `Q`s are answered with `R`s: `&RequestSubject<Q, R>`, or a `&str` for any pair of a payload that can be
+/// decoded and an answer that serialises.
+///
+/// Sealed, and used by handing it to [`Client::serve`](crate::Client::serve).
+pub trait ServeTo<Q, R>: sealed::Sealed {
+    #[doc(hidden)]
+    fn name(&self) -> Name<'_>;
+    #[doc(hidden)]
+    fn check_request(payload: &Q) -> Result<(), Violations>;
+    #[doc(hidden)]
+    fn check_reply(payload: &R) -> Result<(), Violations>;
+}
+
+/// The names of a typed address are the same: static where the subject is, checked when it was made.
 macro_rules! typed_name {
     () => {
         fn name(&self) -> Name<'_> {
@@ -139,6 +152,18 @@ impl<Q: Message, R: Message> RequestTo<Q, R> for &RequestSubject<Q, R> {
     }
 }
 
+impl<Q: Message, R: Message> ServeTo<Q, R> for &RequestSubject<Q, R> {
+    typed_name!();
+
+    fn check_request(payload: &Q) -> Result<(), Violations> {
+        payload.check()
+    }
+
+    fn check_reply(payload: &R) -> Result<(), Violations> {
+        payload.check()
+    }
+}
+
 /// Plain text as an address, for `&str` and `&String` alike.
 macro_rules! text_address {
     ($($text:ty),+) => {$(
@@ -163,6 +188,20 @@ macro_rules! text_address {
         }
 
         impl<Q: Serialize + ?Sized, R: DeserializeOwned> RequestTo<Q, R> for $text {
+            fn name(&self) -> Name<'_> {
+                Name::Text(self)
+            }
+
+            fn check_request(_: &Q) -> Result<(), Violations> {
+                Ok(())
+            }
+
+            fn check_reply(_: &R) -> Result<(), Violations> {
+                Ok(())
+            }
+        }
+
+        impl<Q: DeserializeOwned, R: Serialize> ServeTo<Q, R> for $text {
             fn name(&self) -> Name<'_> {
                 Name::Text(self)
             }

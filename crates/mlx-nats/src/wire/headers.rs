@@ -87,7 +87,6 @@ impl Headers {
         VERSION_LINE + lines + "\r\n".len()
     }
 
-    #[cfg(feature = "durable")]
     pub(crate) fn from_transport(headers: async_nats::HeaderMap) -> Self {
         Self(headers)
     }

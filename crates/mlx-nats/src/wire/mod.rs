@@ -9,5 +9,5 @@ pub(crate) mod inbox;
 pub(crate) mod refused;
 pub(crate) mod surrogates;
 
-pub use address::{PublishTo, RequestTo, SubscribeTo};
+pub use address::{PublishTo, RequestTo, ServeTo, SubscribeTo};
 pub use headers::Headers;
