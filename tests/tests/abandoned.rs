@@ -176,7 +176,11 @@ async fn s1_timeouts_without_end_never_end_a_stream() {
 async fn a_gathering_without_end_ends_with_the_answers_that_were_wanted() {
     let scene = Scene::set().await;
     let _service = scene.worker.serve("lab.one", |_: mlx_nats::Request<u32>| async { Ok(1) }).await.unwrap();
-    let options = mlx_nats::GatherOptions { max: Some(1), quiet: Some(Duration::MAX), timeout: Some(Duration::MAX) };
+    let options = mlx_nats::RequestManyOptions {
+        max_responses: Some(1),
+        stall: Some(Duration::MAX),
+        timeout: Some(Duration::MAX),
+    };
     let gathered = within("the answer", scene.controller.request_many::<_, _, u32>("lab.one", &1, options)).await;
     assert_eq!(gathered.unwrap().len(), 1);
 }

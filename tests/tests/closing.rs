@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use mlx_errors::{Error, ErrorCode};
-use mlx_nats::{Client, GatherOptions, Request};
+use mlx_nats::{Client, Request, RequestManyOptions};
 use mlx_tests::{FaultProxy, LIMIT, TestServer, eventually, eventually_async, millis, within};
 use mlx_types::WorkerId;
 use mlx_types::config::{NatsConfig, PublishWhileDisconnected};
@@ -109,7 +109,7 @@ async fn c11_no_call_that_races_a_shutdown_waits_for_its_limit() {
                 }),
                 tokio::spawn(async move { two.request::<_, _, Value>("lab.silent", &1).await.map(drop) }),
                 tokio::spawn(async move {
-                    three.request_many::<_, _, Value>("lab.silent", &1, GatherOptions::default()).await.map(drop)
+                    three.request_many::<_, _, Value>("lab.silent", &1, RequestManyOptions::default()).await.map(drop)
                 }),
                 tokio::spawn(async move {
                     loop {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use mlx_errors::{Error, ErrorCode, ErrorKind};
-use mlx_nats::{Client, ConnectionEvent, GatherOptions, Request};
+use mlx_nats::{Client, ConnectionEvent, Request, RequestManyOptions};
 use mlx_tests::{ConfiguredServer, LIMIT, Operator, eventually, eventually_async, millis, within};
 use mlx_types::config::NatsConfig;
 use serde_json::{Value, json};
@@ -91,7 +91,11 @@ async fn c5_a_user_with_an_inbox_prefix_of_its_own_needs_no_permission_to_publis
     let answer: Value = client.request("worker.echo", &json!("hello")).await.unwrap();
     assert_eq!(answer, json!("hello"));
     let all: Vec<Result<Value, Error>> = client
-        .request_many("worker.echo", &json!(2), GatherOptions { max: Some(1), ..GatherOptions::default() })
+        .request_many(
+            "worker.echo",
+            &json!(2),
+            RequestManyOptions { max_responses: Some(1), ..RequestManyOptions::default() },
+        )
         .await
         .unwrap();
     assert_eq!(all.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [json!(2)]);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use mlx_embedded::EmbeddedCluster;
 use mlx_errors::{ErrorCode, ErrorKind};
-use mlx_nats::{Client, ClientOptions, GatherOptions, InferenceOptions, RequestOptions, TokenStream, WorkerEvent};
+use mlx_nats::{Client, ClientOptions, InferenceOptions, RequestManyOptions, RequestOptions, TokenStream, WorkerEvent};
 use mlx_tests::{
     FaultProxy, LIMIT, TEST_MODEL, TestServer, WorkerProcess, arrived, eventually, number_from_env, within,
 };
@@ -430,7 +430,7 @@ async fn c3_answers_of_many_that_came_while_the_process_slept_are_gathered() {
         (apart, other)
     };
     let ask = async |client: Client| {
-        let options = GatherOptions { timeout: Some(Duration::from_secs(1)), ..GatherOptions::default() };
+        let options = RequestManyOptions { timeout: Some(Duration::from_secs(1)), ..RequestManyOptions::default() };
         client.request_many::<_, _, u64>("lab.question", &0, options).await
     };
     let answers: Vec<u64> = apart.asleep(ask).await.unwrap().into_iter().map(Result::unwrap).collect();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use mlx_errors::{ErrorCode, ErrorKind};
-use mlx_nats::{GatherOptions, RequestOptions, ServeOptions, SubscribeOptions};
+use mlx_nats::{RequestManyOptions, RequestOptions, ServeOptions, SubscribeOptions};
 use mlx_tests::{LIMIT, TestServer, arrived, eventually, within};
 use mlx_types::messages::{
     HealthCheck, HealthReport, ModelCommand, ModelState, ModelStatus, WorkerHeartbeat, WorkerMetrics, WorkerStatus,
@@ -447,22 +447,22 @@ async fn everyone_who_listens_can_be_asked_at_once() {
         services.push(service.await.unwrap());
     }
     let client = server.client().await;
-    let enough = GatherOptions { max: Some(3), timeout: Some(LIMIT), ..GatherOptions::default() };
+    let enough = RequestManyOptions { max_responses: Some(3), timeout: Some(LIMIT), ..RequestManyOptions::default() };
     let answers = client.request_many(&subjects::HEALTH_CHECK, &health_check(), enough).await.unwrap();
     let mut answered: Vec<WorkerId> = answers.into_iter().map(|answer| answer.unwrap().worker_id).collect();
     answered.sort();
     ids.sort();
     assert_eq!(answered, ids);
 
-    let quiet = GatherOptions { quiet: Some(Duration::from_millis(300)), timeout: Some(LIMIT), ..enough };
-    let quiet = GatherOptions { max: None, ..quiet };
+    let quiet = RequestManyOptions { stall: Some(Duration::from_millis(300)), timeout: Some(LIMIT), ..enough };
+    let quiet = RequestManyOptions { max_responses: None, ..quiet };
     let answers = client.request_many(&subjects::HEALTH_CHECK, &health_check(), quiet).await.unwrap();
     assert_eq!(answers.len(), 3);
 
     drop(services);
     let check = health_check();
     // Short, because a service that is just going may take a request and not answer it.
-    let one = GatherOptions { max: Some(1), timeout: Some(Duration::from_millis(100)), quiet: None };
+    let one = RequestManyOptions { max_responses: Some(1), timeout: Some(Duration::from_millis(100)), stall: None };
     let nobody = || client.request_many(&subjects::HEALTH_CHECK, &check, one);
     // The unsubscriptions travel on other connections, so they are waited for.
     let error = within("the departure", async {

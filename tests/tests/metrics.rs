@@ -17,7 +17,7 @@ use metrics_util::MetricKind;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use mlx_errors::{Error, ErrorCode, ErrorKind};
 use mlx_nats::{
-    Client, ConnectionState, GatherOptions, InferenceOptions, RequestOptions, ServeOptions, SubscribeOptions,
+    Client, ConnectionState, InferenceOptions, RequestManyOptions, RequestOptions, ServeOptions, SubscribeOptions,
 };
 use mlx_tests::{FaultProxy, TestServer, eventually, within};
 use mlx_types::config::PublishWhileDisconnected;
@@ -124,7 +124,11 @@ async fn requests_are_counted_by_outcome_and_timed() {
     };
     ask("lab.echo").await.unwrap();
     client
-        .request_many::<_, _, Value>("lab.echo", &json!(1), GatherOptions { max: Some(1), ..Default::default() })
+        .request_many::<_, _, Value>(
+            "lab.echo",
+            &json!(1),
+            RequestManyOptions { max_responses: Some(1), ..Default::default() },
+        )
         .await
         .unwrap();
     assert_eq!(ask("lab.full").await.unwrap_err().code(), ErrorCode::Overloaded);

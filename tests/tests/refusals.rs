@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode};
-use mlx_nats::{Client, ClientOptions, GatherOptions, InferenceOptions, Request, ServeOptions, SubscribeOptions};
+use mlx_nats::{Client, ClientOptions, InferenceOptions, Request, RequestManyOptions, ServeOptions, SubscribeOptions};
 use mlx_tests::{ConfiguredServer, LIMIT, eventually, millis, within};
 use mlx_types::config::NatsConfig;
 use mlx_types::messages::{FinishReason, InferenceRequest};
@@ -195,7 +195,7 @@ async fn c1_a_request_that_may_not_be_published_fails_at_once_and_others_go_on()
         for error in [both.0.unwrap_err(), both.1.unwrap_err()] {
             assert_refused(&error, ErrorCode::NatsPublish, "secret.a");
         }
-        let many = alice.request_many::<_, _, u64>("secret.a", "x", GatherOptions::default()).await;
+        let many = alice.request_many::<_, _, u64>("secret.a", "x", RequestManyOptions::default()).await;
         assert_refused(&many.unwrap_err(), ErrorCode::NatsPublish, "secret.a");
         let id = WorkerId::new();
         let mut tokens = alice.infer(id, &InferenceRequest::new("m", "p")).await.unwrap();
@@ -266,8 +266,11 @@ async fn a_user_with_a_private_inbox_connects_by_its_prefix_and_is_told_of_the_k
         .await
         .unwrap();
     assert_eq!(within("an answer", alice.request::<_, _, u64>("lab.sum", &[1, 2])).await.unwrap(), 3);
-    let many =
-        alice.request_many::<_, _, u64>("lab.sum", &[1, 2], GatherOptions { max: Some(1), ..GatherOptions::default() });
+    let many = alice.request_many::<_, _, u64>(
+        "lab.sum",
+        &[1, 2],
+        RequestManyOptions { max_responses: Some(1), ..RequestManyOptions::default() },
+    );
     assert_eq!(within("answers", many).await.unwrap().len(), 1);
     within("a flush", alice.flush(LIMIT)).await.unwrap();
     assert!(within("a subscription", alice.subscribe::<_, String>("lab.a")).await.is_ok());

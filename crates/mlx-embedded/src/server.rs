@@ -180,8 +180,8 @@ impl EmbeddedServer {
     /// [`stop`](Self::stop) with a warning first ("lame duck"): new clients are turned away, and those connected are told
     /// that this server is about to go, so that they move to another one of their cluster. Those that are still there a
     /// second later are disconnected one by one, at the least one a second and all within half a minute.
-    pub async fn stop_with_notice(self, deadline: Duration) -> Result<()> {
-        self.end(Farewell::Notice, deadline).await
+    pub async fn stop_lame_duck(self, deadline: Duration) -> Result<()> {
+        self.end(Farewell::LameDuck, deadline).await
     }
 
     /// Keeps `folder` for as long as it runs.

@@ -121,7 +121,7 @@ pub(crate) enum Order {
 pub(crate) enum Farewell {
     None,
     /// They are told, and then disconnected one after another.
-    Notice,
+    LameDuck,
 }
 
 /// An order to end, or nobody left to give one.

@@ -40,7 +40,7 @@ async fn clients_are_told_before_a_server_with_notice_ends() {
         std::future::ready(())
     });
     let _client = options.connect(&address).await.unwrap();
-    let stopping = tokio::spawn(server.stop_with_notice(LONG));
+    let stopping = tokio::spawn(server.stop_lame_duck(LONG));
     let warned = async { while told.recv().await.unwrap() != async_nats::Event::LameDuckMode {} };
     tokio::time::timeout(LONG, warned).await.expect("a warning");
     assert!(async_nats::connect(&address).await.is_err(), "new clients are turned away");
@@ -51,7 +51,7 @@ async fn clients_are_told_before_a_server_with_notice_ends() {
     // Nobody to tell: nothing to wait for.
     let server = EmbeddedServer::start(&any_port()).await.unwrap();
     let begun = Instant::now();
-    server.stop_with_notice(LONG).await.unwrap();
+    server.stop_lame_duck(LONG).await.unwrap();
     assert!(begun.elapsed() < LONG / 2);
 }
 

@@ -2,7 +2,7 @@
 
 use futures_util::StreamExt;
 use mlx_errors::ErrorCode;
-use mlx_nats::{Client, ClientOptions, GatherOptions, Request};
+use mlx_nats::{Client, ClientOptions, Request, RequestManyOptions};
 use mlx_tests::{ConfiguredServer, LIMIT, TEST_MODEL, TestWorker, WorkerOptions, within};
 use mlx_types::config::{ClusterConfig, NatsConfig};
 use mlx_types::messages::{
@@ -98,7 +98,7 @@ async fn the_permissions_on_the_page_are_enough_for_a_cluster() {
     for asking in [&controller, &observer] {
         let check = HealthCheck { request_id: RequestId::new(), timestamp: Timestamp::now() };
         within("its health", asking.request(&subjects::HEALTH_CHECK, &check)).await.unwrap();
-        let one = GatherOptions { max: Some(1), ..GatherOptions::default() };
+        let one = RequestManyOptions { max_responses: Some(1), ..RequestManyOptions::default() };
         let listed =
             within("the list", asking.request_many::<_, _, Value>("$SRV.INFO", &json!({}), one)).await.unwrap();
         assert_eq!(listed.len(), 1);

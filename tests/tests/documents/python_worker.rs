@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode};
-use mlx_nats::{Client, ClientOptions, GatherOptions, TokenStream, WorkerEvent, WorkerInfo, Workers};
+use mlx_nats::{Client, ClientOptions, RequestManyOptions, TokenStream, WorkerEvent, WorkerInfo, Workers};
 use mlx_tests::{FaultProxy, LIMIT, TEST_MODEL, TestServer, TestWorker, WorkerOptions, within};
 use mlx_types::config::ClusterConfig;
 use mlx_types::messages::{
@@ -137,7 +137,7 @@ async fn nats_py_worker_of_the_page_serves_beside_ours() {
     assert_eq!(short.summary().unwrap().finish_reason, Some(FinishReason::Length));
 
     let from_all =
-        cluster.client.request_many(&subjects::HEALTH_CHECK, &HealthCheck::new(), GatherOptions::default()).await;
+        cluster.client.request_many(&subjects::HEALTH_CHECK, &HealthCheck::new(), RequestManyOptions::default()).await;
     let reports: Vec<HealthReport> = from_all.unwrap().into_iter().filter_map(Result::ok).collect();
     assert!(reports.iter().any(|it| it.worker_id == python.id && it.status == WorkerStatus::Online), "{reports:?}");
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode};
-use mlx_nats::{GatherOptions, TokenStream};
+use mlx_nats::{RequestManyOptions, TokenStream};
 use mlx_tests::{LIMIT, TEST_MODEL, within};
 use mlx_types::messages::{FinishReason, InferenceRequest, ModelCommand, ModelState, ModelStatus};
 use mlx_types::{WorkerId, subjects};
@@ -153,7 +153,8 @@ async fn load_models(cluster: Arc<Cluster>, mut over: watch::Receiver<bool>) {
 
         round += 1;
         if round.is_multiple_of(4) {
-            let options = GatherOptions { quiet: Some(Duration::from_millis(300)), ..GatherOptions::default() };
+            let options =
+                RequestManyOptions { stall: Some(Duration::from_millis(300)), ..RequestManyOptions::default() };
             let asked = cluster.controller().request_many(&subjects::MODEL_LOAD, &command, options);
             cluster.figures().count("gatherings");
             let answers = within("the outcome of a request to all", asked).await;

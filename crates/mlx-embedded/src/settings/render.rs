@@ -23,7 +23,7 @@ impl Settings {
         file.word("logtime", "false");
         file.word("debug", if self.debug { "true" } else { "false" });
         file.word("trace", "false");
-        // The least that it takes. What a stop with notice may cost: see `EmbeddedServer::stop_with_notice`.
+        // The least that it takes. What a stop with notice may cost: see `EmbeddedServer::stop_lame_duck`.
         file.word("lame_duck_duration", "30s");
         file.word("lame_duck_grace_period", "1s");
         if let Some(authorization) = self.access.render() {

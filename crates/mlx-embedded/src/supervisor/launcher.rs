@@ -179,7 +179,7 @@ impl Launcher {
         let Some(running) = &mut self.running else { return };
         let asked = match farewell {
             Farewell::None => running.process.terminate(),
-            Farewell::Notice => running.process.warn_clients(),
+            Farewell::LameDuck => running.process.warn_clients(),
         };
         if let Err(error) = asked {
             debug!(%error, "the embedded nats-server could not be asked to end");

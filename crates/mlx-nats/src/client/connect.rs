@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::rooms::Rooms;
 use super::{Client, ClientOptions, Inner};
 use crate::connection::AbortOnDrop;
-use crate::connection::{self, Backoff, Managed, Outbox, TransportOptions};
+use crate::connection::{self, Backoff, Managed, PublishBuffer, TransportOptions};
 use crate::telemetry::measure::Measure;
 
 /// Pauses between attempts to reach a server that is not there yet.
@@ -64,11 +64,11 @@ impl Client {
         let transport = connection::connect(config, &transport_options).await?;
         let nats = transport.nats;
         let (inbox, refusals, link) = (transport.inbox, transport.refusals, transport.link);
-        let outbox = match config.publish_while_disconnected {
+        let publish_buffer = match config.publish_while_disconnected {
             PublishWhileDisconnected::Fail => None,
             PublishWhileDisconnected::Buffer => {
                 let limit = usize::try_from(config.publish_buffer_bytes).unwrap_or(usize::MAX);
-                Some(Arc::new(Outbox::new(limit)))
+                Some(Arc::new(PublishBuffer::new(limit)))
             }
         };
         // Before the manager starts: its probes come back here.
@@ -86,7 +86,7 @@ impl Client {
             limit: Arc::clone(&limit),
             inbox: Arc::clone(&inbox),
             link: Arc::clone(&link),
-            outbox: outbox.clone(),
+            publish_buffer: publish_buffer.clone(),
             reconnect: config.reconnect,
         });
         let tasks = [tokio::spawn(manager), tokio::spawn(Arc::clone(&inbox).run(nats.clone(), answers))]
@@ -97,7 +97,7 @@ impl Client {
                 inbox,
                 refusals,
                 link,
-                outbox,
+                publish_buffer,
                 signals: transport.signals_sender,
                 dispatcher,
                 limit,

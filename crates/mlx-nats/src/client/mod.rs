@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use self::rooms::Rooms;
 use crate::connection::AbortOnDrop;
-use crate::connection::{self, Dispatcher, Link, Outbox, PayloadLimit, Refusals, Signal};
+use crate::connection::{self, Dispatcher, Link, PayloadLimit, PublishBuffer, Refusals, Signal};
 use crate::telemetry::measure::Measure;
 use crate::wire::inbox::Inbox;
 
@@ -48,7 +48,7 @@ pub(crate) struct Inner {
     refusals: Arc<Refusals>,
     link: Arc<Link>,
     /// Only where the configuration asks to keep what is published while the connection is down.
-    outbox: Option<Arc<Outbox>>,
+    publish_buffer: Option<Arc<PublishBuffer>>,
     signals: mpsc::UnboundedSender<Signal>,
     dispatcher: Arc<Dispatcher>,
     limit: Arc<PayloadLimit>,
@@ -66,7 +66,7 @@ impl Drop for Inner {
         let up = self.link.is_up();
         // Its manager, which tells every other end, ends with it.
         self.link.orphaned();
-        let messages = self.outbox.as_ref().map_or(0, |outbox| outbox.abandon());
+        let messages = self.publish_buffer.as_ref().map_or(0, |publish_buffer| publish_buffer.abandon());
         if messages > 0 {
             tracing::warn!(
                 messages,
@@ -102,8 +102,8 @@ impl Client {
         &self.inner.link
     }
 
-    pub(crate) fn outbox(&self) -> Option<&Outbox> {
-        self.inner.outbox.as_deref()
+    pub(crate) fn publish_buffer(&self) -> Option<&PublishBuffer> {
+        self.inner.publish_buffer.as_deref()
     }
 
     pub(crate) fn options(&self) -> &ClientOptions {

@@ -128,7 +128,7 @@ impl Client {
 
     /// Messages that wait for the connection to come back; always 0 unless `nats.publishWhileDisconnected` is `buffer`.
     pub fn buffered(&self) -> usize {
-        self.inner.outbox.as_ref().map_or(0, |outbox| outbox.len())
+        self.inner.publish_buffer.as_ref().map_or(0, |publish_buffer| publish_buffer.len())
     }
 
     /// Takes no more work, sends what is under way, and closes the connection, within `deadline`.

@@ -81,7 +81,7 @@ impl PayloadLimit {
         let (server, server_id) = (self.dispatcher.current().0, lock(&self.server_id).clone());
         let message = side::Message { subject, reply, headers, payload };
         let met = self.dispatcher.met();
-        let place = side::Place { server: &server, server_id: &server_id, met: met.as_ref() };
+        let place = side::Target { server: &server, server_id: &server_id, met: met.as_ref() };
         side::send(&self.config, &place, &message, limit).await
     }
 
@@ -122,7 +122,7 @@ impl PayloadLimit {
     async fn ask(&self) {
         let (server, server_id) = (self.dispatcher.current().0, lock(&self.server_id).clone());
         let met = self.dispatcher.met();
-        let place = side::Place { server: &server, server_id: &server_id, met: met.as_ref() };
+        let place = side::Target { server: &server, server_id: &server_id, met: met.as_ref() };
         let Some(limit) = side::max_payload(&self.config, &place).await else { return };
         // The transport may have moved on in the meantime.
         if *lock(&self.server_id) == server_id && self.told.swap(limit, Ordering::Relaxed) != limit {

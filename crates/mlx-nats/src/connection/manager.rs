@@ -12,10 +12,10 @@ use tokio::time::timeout;
 
 use super::Link;
 use super::limit::PayloadLimit;
-use super::outbox::Outbox;
+use super::publish_buffer::PublishBuffer;
 use super::reconnect::Dispatcher;
 use super::report::Reporter;
-use super::roster::Failure;
+use super::server_pool::Failure;
 use super::state::{CloseReason, ConnectionState, Effect, Input, Machine};
 use crate::telemetry::measure::ConnectionMeasure;
 use crate::wire::inbox::Inbox;
@@ -64,13 +64,13 @@ pub(crate) struct Managed {
     pub(crate) limit: Arc<PayloadLimit>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) link: Arc<Link>,
-    pub(crate) outbox: Option<Arc<Outbox>>,
+    pub(crate) publish_buffer: Option<Arc<PublishBuffer>>,
     pub(crate) reconnect: bool,
 }
 
 /// Runs until the client is closed. Dropping it (the client's last handle aborts it) leaves nothing behind.
 pub(crate) async fn manage(managed: Managed) {
-    let Managed { nats, mut signals, dispatcher, limit, inbox, link, outbox, reconnect } = managed;
+    let Managed { nats, mut signals, dispatcher, limit, inbox, link, publish_buffer, reconnect } = managed;
     let mut machine = Machine::new(reconnect);
     let mut measure = ConnectionMeasure::new();
     let mut reporter = Reporter::new(Arc::clone(link.events()), dispatcher);
@@ -107,10 +107,10 @@ pub(crate) async fn manage(managed: Managed) {
             // The connection that it was for is gone. What is left waits for the next.
             release = None;
         }
-        match (&outbox, machine.state()) {
-            (Some(outbox), ConnectionState::Connected { epoch }) => {
+        match (&publish_buffer, machine.state()) {
+            (Some(publish_buffer), ConnectionState::Connected { epoch }) => {
                 if input == Input::ProbeReturned(*epoch) {
-                    release = Some(Box::pin(Arc::clone(outbox).release(
+                    release = Some(Box::pin(Arc::clone(publish_buffer).release(
                         nats.clone(),
                         Arc::clone(&link),
                         Arc::clone(&limit),
@@ -135,7 +135,7 @@ pub(crate) async fn manage(managed: Managed) {
             }
             Some(Effect::Close) => {
                 inbox.fail_pending();
-                let messages = outbox.as_ref().map_or(0, |outbox| outbox.abandon());
+                let messages = publish_buffer.as_ref().map_or(0, |publish_buffer| publish_buffer.abandon());
                 if messages > 0 {
                     tracing::warn!(messages, "closed before messages kept for the connection could be sent");
                 }

@@ -1,4 +1,4 @@
-//! Between the transport, which asks for a server before each attempt, and the roster, which knows one.
+//! Between the transport, which asks for a server before each attempt, and the pool of servers, which knows one.
 //!
 //! The transport asks by a call and waits for the answer, so nothing of this is lost on the way, as its events may be.
 
@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 
 use super::Backoff;
 use super::manager::Signal;
-use super::roster::{Candidate, Next, Roster};
 use super::scout::{self, Target};
+use super::server_pool::{Candidate, Next, ServerPool};
 
 /// Chooses servers. Shared by the transport, which asks, and the client, which wants to know where it is connected.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Dispatcher {
 
 #[derive(Debug)]
 struct State {
-    roster: Roster,
+    pool: ServerPool,
     /// While the first connection is made: the place of the one server to try.
     first: Option<usize>,
     /// The last server that took us: its id and what it calls us. Another one means another connection.
@@ -68,7 +68,7 @@ impl Dispatcher {
         names: HashMap<String, ServerAddr>,
     ) -> Self {
         let state =
-            State { roster: Roster::new(limit), first: None, met: (String::new(), 0), met_server: None, answers: 0 };
+            State { pool: ServerPool::new(limit), first: None, met: (String::new(), 0), met_server: None, answers: 0 };
         Self { backoff, reconnect, handshake_first, names, state: Mutex::new(state) }
     }
 
@@ -80,7 +80,7 @@ impl Dispatcher {
     /// Where we are connected, or try to be, and which attempt it is since the last connection.
     pub(crate) fn current(&self) -> (String, u32) {
         let state = self.lock();
-        let (server, attempt) = state.roster.current();
+        let (server, attempt) = state.pool.current();
         (self.shown(server), attempt)
     }
 
@@ -92,7 +92,7 @@ impl Dispatcher {
     /// The server of the attempt under way, by the name that is configured.
     pub(super) fn current_addr(&self) -> Option<ServerAddr> {
         let state = self.lock();
-        let current = state.roster.current().0;
+        let current = state.pool.current().0;
         self.names.get(current).cloned().or_else(|| current.parse().ok())
     }
 
@@ -144,12 +144,12 @@ impl Dispatcher {
         match answered.map(|place| choices.get(place)) {
             Ok(Some(Choice { target, failures })) => {
                 let address = &name(&target.addr);
-                state.roster.turn_to(Candidate { address, failures: *failures, configured: true, error: None });
+                state.pool.turn_to(Candidate { address, failures: *failures, configured: true, error: None });
                 Some(target.addr.clone())
             }
             Ok(None) => None,
             Err(why) => {
-                state.roster.found_nobody(why);
+                state.pool.found_nobody(why);
                 None
             }
         }
@@ -164,14 +164,14 @@ impl Dispatcher {
             // The first connection, which is ours to repeat.
             let place = state.first.unwrap_or_default();
             let Some((server, name)) = servers.get(place).zip(names.get(place)) else { return Answer::End };
-            state.roster.connected(name);
+            state.pool.connected(name);
             state.met_server = Some(self.names.get(name).unwrap_or(&server.addr).clone());
             return Answer::Connect(server.addr.clone(), Duration::ZERO);
         }
         if state.met != met {
             state.met = met;
-            let server = state.roster.current().0.to_owned();
-            state.roster.connected(&server);
+            let server = state.pool.current().0.to_owned();
+            state.pool.connected(&server);
             state.answers = 0;
             if let Some(known) =
                 servers.iter().zip(&names).find(|(known, name)| **name == server && !known.is_discovered)
@@ -193,7 +193,7 @@ impl Dispatcher {
                 error: server.last_error.as_deref(),
             })
             .collect();
-        let (failure, next) = state.roster.next(&candidates, fastrand::f64());
+        let (failure, next) = state.pool.next(&candidates, fastrand::f64());
         let pause = match next {
             Next::Try { attempt, .. } => Some(self.pause(attempt)),
             Next::Refused | Next::GiveUp { .. } => None,
@@ -208,7 +208,7 @@ impl Dispatcher {
         let (signal, answer) = match next {
             Next::Try { place, attempt } => match servers.get(place).zip(pause) {
                 Some((server, pause)) => {
-                    let choices = self.choices(&servers, &names, &state.roster);
+                    let choices = self.choices(&servers, &names, &state.pool);
                     let answer = if choices.len() > 1 || many {
                         Answer::Any(choices, pause)
                     } else {
@@ -235,12 +235,12 @@ impl Dispatcher {
     }
 
     /// Whom to ask, in this order: configured servers, by their addresses where names have several, and then those told of.
-    fn choices(&self, servers: &[&Server], names: &[String], roster: &Roster) -> Vec<Choice> {
+    fn choices(&self, servers: &[&Server], names: &[String], pool: &ServerPool) -> Vec<Choice> {
         let rank = |server: &Server, name: &String| {
             let has_addresses = self.names.values().any(|named| *named == server.addr);
             (server.is_discovered, has_addresses && !self.names.contains_key(name), server.failed_attempts)
         };
-        let mut usable: Vec<_> = servers.iter().zip(names).filter(|(_, name)| !roster.is_hopeless(name)).collect();
+        let mut usable: Vec<_> = servers.iter().zip(names).filter(|(_, name)| !pool.is_hopeless(name)).collect();
         usable.sort_by_key(|(server, name)| rank(server, name));
         let choice = |(server, name): &(&&Server, &String)| Choice {
             target: Target {

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use super::events::{ConnectionEvent, DisconnectReason, Events};
 use super::manager::Signal;
 use super::reconnect::Dispatcher;
-use super::roster::Failure;
+use super::server_pool::Failure;
 use super::state::ConnectionState;
 
 /// A server that ends a connection says why just before.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const CAUSE_TTL: Duration = Duration::from_secs(1);
 
 /// At most one report of an overflow in this time.
 const OVERFLOWS: Duration = Duration::from_secs(1);
@@ -96,7 +96,7 @@ impl Reporter {
         }
         let before = std::mem::replace(&mut self.state, state.clone());
         if before.is_connected() && *state != (ConnectionState::Closed { reason: super::CloseReason::ShutDown }) {
-            let fresh = |at: Option<Instant>| at.is_none_or(|at| now.saturating_duration_since(at) < LAST_WORDS);
+            let fresh = |at: Option<Instant>| at.is_none_or(|at| now.saturating_duration_since(at) < CAUSE_TTL);
             let said = self.last_words.take().filter(|(at, _)| fresh(*at));
             let reason = said.map_or(DisconnectReason::Lost, |(_, reason)| reason);
             tracing::warn!(?reason, "the NATS connection dropped");

@@ -45,7 +45,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 type Connection = BufReader<Box<dyn Stream>>;
 
 /// The server that the transport is connected to.
-pub(super) struct Place<'a> {
+pub(super) struct Target<'a> {
     pub(super) server: &'a str,
     pub(super) server_id: &'a str,
     /// The configured one that we were connected to last, whose credentials are those of one that it told of.
@@ -73,7 +73,7 @@ pub(crate) enum Delivery {
 
 /// The largest payload that the server takes from this user now. `None` where it cannot be found out: the server is gone,
 /// refuses a second connection, or its id is not among those that answer at `server`.
-pub(super) async fn max_payload(config: &NatsConfig, place: &Place<'_>) -> Option<usize> {
+pub(super) async fn max_payload(config: &NatsConfig, place: &Target<'_>) -> Option<usize> {
     match timeout(LIMIT, open(config, place)).await {
         Ok(Ok((_, limit))) => Some(limit).filter(|limit| *limit > 0),
         Ok(Err(error)) => {
@@ -85,7 +85,7 @@ pub(super) async fn max_payload(config: &NatsConfig, place: &Place<'_>) -> Optio
 }
 
 /// Sends `message`, and returns when the server has it.
-pub(super) async fn send(config: &NatsConfig, place: &Place<'_>, message: &Message<'_>, limit: Duration) -> Delivery {
+pub(super) async fn send(config: &NatsConfig, place: &Target<'_>, message: &Message<'_>, limit: Duration) -> Delivery {
     let sending = async {
         let (mut connection, _) = open(config, place).await?;
         write(&mut connection, message).await?;
@@ -101,8 +101,8 @@ pub(super) async fn send(config: &NatsConfig, place: &Place<'_>, message: &Messa
 }
 
 /// A connection to the server that the transport is connected to, and the limit of this user.
-async fn open(config: &NatsConfig, place: &Place<'_>) -> io::Result<(Connection, usize)> {
-    let Place { server, server_id, met } = *place;
+async fn open(config: &NatsConfig, place: &Target<'_>) -> io::Result<(Connection, usize)> {
+    let Target { server, server_id, met } = *place;
     let server: ServerAddr = server.parse()?;
     // A name may stand for several servers, of which only the transport's matters.
     for address in tokio::net::lookup_host((server.host(), server.port())).await? {

@@ -6,7 +6,7 @@
 //! as a dead letter. See `docs/durable.md` for what that does and does not promise.
 
 mod api;
-mod dead;
+mod dead_letter;
 mod delivery;
 mod lease;
 mod puller;

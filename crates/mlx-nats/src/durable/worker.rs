@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::dead;
+use super::dead_letter;
 use super::delivery::Delivery;
 use super::lease::Lease;
 use super::puller::{Puller, report, until_stopped};
@@ -326,7 +326,7 @@ where
         request_id: Option<RequestId>,
         cause: Error,
     ) {
-        match dead::bury(&self.client, message, delivery, request_id, cause).await {
+        match dead_letter::keep(&self.client, message, delivery, request_id, cause).await {
             Ok(told) => {
                 if let Some(request_id) = request_id
                     && let Err(error) = self.stream(request_id, delivery, false).failed(&told).await

@@ -9,7 +9,7 @@ use mlx_errors::{Error, ErrorKind, Result};
 use serde::Serialize;
 
 use crate::client::Client;
-use crate::connection::Parcel;
+use crate::connection::BufferedMessage;
 use crate::telemetry::trace::Span;
 use crate::wire::Headers;
 use crate::wire::address::PublishTo;
@@ -180,12 +180,14 @@ impl Client {
             return Err(self.too_large(&subject, size));
         }
         let down = || self.link().down(&format!("publish on `{subject}`"));
-        let Some(outbox) = self.outbox().filter(|_| !self.state().is_closed()) else { return Err(down()) };
-        let parcel = Parcel { subject: subject.clone(), headers, json };
-        match outbox.keep(parcel, self.link())? {
+        let Some(publish_buffer) = self.publish_buffer().filter(|_| !self.state().is_closed()) else {
+            return Err(down());
+        };
+        let parcel = BufferedMessage { subject: subject.clone(), headers, json };
+        match publish_buffer.keep(parcel, self.link())? {
             None => Ok(()),
             // Back in the meantime.
-            Some(Parcel { subject, headers, json }) => self.send(subject, None, headers, json).await,
+            Some(BufferedMessage { subject, headers, json }) => self.send(subject, None, headers, json).await,
         }
     }
 
@@ -227,7 +229,7 @@ impl Client {
     /// Resolves when what waits for room in the transport's queue is not to wait any longer: its connection, of `epoch`, is
     /// gone, or the client, where messages are kept for the next connection.
     pub(crate) async fn hopeless(&self, epoch: u64) {
-        match self.outbox() {
+        match self.publish_buffer() {
             None => self.link().lost(epoch).await,
             Some(_) => self.link().closed().await,
         }

@@ -19,11 +19,11 @@ use crate::wire::inbox::Answer;
 
 /// When enough answers have been gathered: at the first of these limits.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct GatherOptions {
+pub struct RequestManyOptions {
     /// So many answers. Unset by default.
-    pub max: Option<usize>,
+    pub max_responses: Option<usize>,
     /// So long without another answer, counted from the first one. Unset by default.
-    pub quiet: Option<Duration>,
+    pub stall: Option<Duration>,
     /// So long in all; `requestTimeoutMs` of the configuration by default.
     pub timeout: Option<Duration>,
 }
@@ -34,12 +34,12 @@ impl Client {
     ///
     /// ```no_run
     /// use std::time::Duration;
-    /// use mlx_nats::GatherOptions;
+    /// use mlx_nats::RequestManyOptions;
     /// use mlx_types::{Timestamp, RequestId, messages::HealthCheck, subjects};
     ///
     /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
     /// let check = HealthCheck { request_id: RequestId::new(), timestamp: Timestamp::now() };
-    /// let options = GatherOptions { quiet: Some(Duration::from_millis(200)), ..GatherOptions::default() };
+    /// let options = RequestManyOptions { stall: Some(Duration::from_millis(200)), ..RequestManyOptions::default() };
     /// for report in client.request_many(&subjects::HEALTH_CHECK, &check, options).await? {
     ///     println!("{:?}", report?.status);
     /// }
@@ -53,18 +53,24 @@ impl Client {
     ///
     /// # Cancel safety
     /// A dropped future leaves nothing behind; the request may have been sent.
-    pub async fn request_many<S, Q, R>(&self, to: S, payload: &Q, options: GatherOptions) -> Result<Vec<Result<R>>>
+    pub async fn request_many<S, Q, R>(&self, to: S, payload: &Q, options: RequestManyOptions) -> Result<Vec<Result<R>>>
     where
         S: RequestTo<Q, R>,
         Q: Serialize + ?Sized,
         R: DeserializeOwned,
     {
         let span = Span::request(to.name().as_str());
-        let gathering = self.gather(to, payload, options, &span);
+        let gathering = self.collect_many(to, payload, options, &span);
         span.around(self.measure().request(gathering)).await
     }
 
-    async fn gather<S, Q, R>(&self, to: S, payload: &Q, options: GatherOptions, span: &Span) -> Result<Vec<Result<R>>>
+    async fn collect_many<S, Q, R>(
+        &self,
+        to: S,
+        payload: &Q,
+        options: RequestManyOptions,
+        span: &Span,
+    ) -> Result<Vec<Result<R>>>
     where
         S: RequestTo<Q, R>,
         Q: Serialize + ?Sized,
@@ -95,7 +101,7 @@ impl Client {
         let mut until = limit;
         let mut gathered = Vec::new();
         let mut has_read = false;
-        while options.max.is_none_or(|max| gathered.len() < max) {
+        while options.max_responses.is_none_or(|max| gathered.len() < max) {
             let answer = tokio::select! {
                 answer = timeout(until.saturating_sub(began.elapsed()), answers.next()) => answer,
                 refused = &mut refusal => return Err(refused.publish(&subject)),
@@ -115,11 +121,11 @@ impl Client {
                 Err(error) if matches!(error.kind(), ErrorKind::NoResponders { .. }) => return Err(error),
                 Err(error) => gathered.push(Err(error)),
             }
-            if let Some(quiet) = options.quiet {
-                until = limit.min(began.elapsed().saturating_add(quiet));
+            if let Some(stall) = options.stall {
+                until = limit.min(began.elapsed().saturating_add(stall));
             }
         }
-        if gathered.is_empty() && options.max != Some(0) {
+        if gathered.is_empty() && options.max_responses != Some(0) {
             return Err(Error::new(ErrorKind::Timeout { subject: subject.to_string(), timeout: limit }));
         }
         Ok(gathered)

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 pub(crate) use self::answer::answer_error;
 use self::answer::refuse;
 pub use self::run::Service;
-pub(crate) use self::run::{Begin, Offer, Place};
+pub(crate) use self::run::{Begin, EndpointSpec, Permit};
 use crate::client::Client;
 use crate::telemetry::trace::Span;
 use crate::wire::address::ServeTo;
@@ -175,7 +175,7 @@ impl Client {
         let check_request: fn(&Q) -> Result<(), Violations> = S::check_request;
         let check_reply: fn(&R) -> Result<(), Violations> = S::check_reply;
         let handler = Arc::new(handler);
-        let answer = move |message: async_nats::Message, place: Place| {
+        let answer = move |message: async_nats::Message, permit: Permit| {
             let client = client.clone();
             let handler = Arc::clone(&handler);
             async move {
@@ -188,7 +188,7 @@ impl Client {
                     codec::encode(&message.subject, &reply, check_reply)
                 });
                 let answer = answer.await;
-                drop(place);
+                drop(permit);
                 let sent = match (answer, message.reply.clone()) {
                     (Ok(json), Some(reply)) => client.send(reply, None, None, json).await,
                     (Ok(_), None) => Ok(()),
@@ -205,9 +205,14 @@ impl Client {
             let client = client.clone();
             async move { refuse(&client, message, &error).await }
         };
-        let offer =
-            Offer { name: subject.to_string(), subject, metadata: BTreeMap::new(), begin: Begin::Here, options };
-        self.run_service(offer, answer, overloaded).await
+        let spec = EndpointSpec {
+            name: subject.to_string(),
+            subject,
+            metadata: BTreeMap::new(),
+            begin: Begin::Inline,
+            options,
+        };
+        self.run_service(spec, answer, overloaded).await
     }
 }
 

@@ -2,10 +2,10 @@
 
 mod assembly;
 mod backlog;
-mod gather;
+mod cancel;
+mod coalesce;
 mod incarnation;
 mod lifeline;
-mod recall;
 mod requester;
 mod responder;
 mod route;
@@ -14,8 +14,8 @@ mod running;
 mod silence;
 mod sink;
 
+pub(crate) use cancel::asked_again;
 pub(crate) use lifeline::{Departure, Lifelines, Suspicion};
-pub(crate) use recall::asked_again;
 pub(crate) use requester::Opening;
 pub use requester::{StreamSummary, TokenFrame, TokenStream};
 pub use responder::{InferenceOptions, InferenceService};

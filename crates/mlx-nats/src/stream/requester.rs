@@ -24,8 +24,8 @@ use self::judge::Silent;
 pub(crate) use self::opening::Opening;
 use super::assembly::Assembly;
 use super::backlog::Backlog;
+use super::cancel;
 use super::lifeline::{Departure, Lifelines, Suspicion};
-use super::recall;
 use super::route::Route;
 use super::run::Run;
 use super::silence::Silence;
@@ -215,7 +215,7 @@ impl TokenStream {
         }
         self.end(None, Some(&error));
         if worker_goes_on {
-            self.call_off();
+            self.cancel_in_background();
         }
         if let Some(half) = self.joiner.finish() {
             self.epilogue = Some(error);
@@ -248,8 +248,14 @@ impl TokenStream {
         self.fail(ErrorKind::StreamDisconnected { tokens }, false)
     }
 
-    fn call_off(&self) {
-        recall::call_off(&self.client, self.route, self.request_id, self.mark.clone(), self.first_token.is_some());
+    fn cancel_in_background(&self) {
+        cancel::cancel_in_background(
+            &self.client,
+            self.route,
+            self.request_id,
+            self.mark.clone(),
+            self.first_token.is_some(),
+        );
     }
 
     /// Tells whoever may be at it, and takes the request out of its queue where it waits in one.
@@ -321,7 +327,7 @@ impl Stream for TokenStream {
 impl Drop for TokenStream {
     fn drop(&mut self) {
         if self.summary.is_none() {
-            self.call_off();
+            self.cancel_in_background();
         }
     }
 }

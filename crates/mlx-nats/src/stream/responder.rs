@@ -17,7 +17,7 @@ use super::sink::OutgoingStream;
 use crate::client::Client;
 use crate::connection::AbortOnDrop;
 use crate::pubsub::Subscription;
-use crate::rpc::{Begin, Offer, Place, answer_error, deadline, isolated};
+use crate::rpc::{Begin, EndpointSpec, Permit, answer_error, deadline, isolated};
 use crate::rpc::{ServeOptions, Service};
 use crate::telemetry::log_limit::LogLimit;
 use crate::wire::address::SubscribeTo;
@@ -98,10 +98,10 @@ impl Client {
 
         let also_running = Arc::clone(&running);
         let (client, handler) = (self.clone(), Arc::new(handler));
-        let answer = move |message: async_nats::Message, place: Place| {
+        let answer = move |message: async_nats::Message, permit: Permit| {
             let (client, handler, running) = (client.clone(), Arc::clone(&handler), Arc::clone(&running));
             async move {
-                match answer(&client, worker_id, own, &running, place, &message, handler.as_ref()).await {
+                match answer(&client, worker_id, own, &running, permit, &message, handler.as_ref()).await {
                     Ok(ended) => ended,
                     Err(error) => {
                         refuse(&client, &running, message, &error).await;
@@ -117,14 +117,14 @@ impl Client {
         };
         let subject = subjects::worker_inference(worker_id);
         let subject = SubscribeTo::<InferenceRequest>::name(&&subject).for_subscribe()?;
-        let offer = Offer {
+        let spec = EndpointSpec {
             subject,
             name: "inference".to_owned(),
             metadata: BTreeMap::from([("workerId".to_owned(), worker_id.to_string())]),
-            begin: Begin::Apart,
+            begin: Begin::Spawned,
             options: ServeOptions { limit: options.max_concurrent, ..ServeOptions::default() },
         };
-        let mut service = self.run_service(offer, answer, overloaded).await?;
+        let mut service = self.run_service(spec, answer, overloaded).await?;
         if let Some(presence) = &presence {
             service.stop_when(self, presence.replaced(worker_id));
         }
@@ -179,7 +179,7 @@ async fn answer<H, F>(
     worker_id: WorkerId,
     own: Incarnation,
     running: &Arc<Running>,
-    place: Place,
+    permit: Permit,
     message: &async_nats::Message,
     handler: &H,
 ) -> Result<Result<()>>
@@ -219,7 +219,7 @@ where
             never = stream.pump() => match never {},
         }
     };
-    drop((entry, place));
+    drop((entry, permit));
     // On an error the client is closed, or the server silent; the requester finds out by its own timeouts.
     if let Err(error) = finish(&stream, &ended).await
         && let Some(so_far) = UNSENT.count(Instant::now())

@@ -10,7 +10,7 @@ use mlx_types::messages::{CancelMode, FinishReason, Message, StreamingResponse};
 use mlx_types::{Epoch, RequestId, WorkerId, subjects};
 use tokio::sync::watch;
 
-use super::gather::Gather;
+use super::coalesce::Coalescer;
 use crate::client::Client;
 use crate::connection::Watch;
 use crate::telemetry::measure;
@@ -103,7 +103,7 @@ pub(crate) struct OutgoingStream {
     /// Tokens taken from the handler. Written by the one sink alone.
     taken: AtomicU64,
     /// Tokens on their way into one frame; unset where the requester reads only plain frames.
-    gather: Option<Gather>,
+    gather: Option<Coalescer>,
     cancel: watch::Sender<Option<CancelMode>>,
     /// Only where a queue may hand the request out again.
     marks: Option<Marks>,
@@ -150,7 +150,7 @@ impl Marks {
 
 impl OutgoingStream {
     pub(crate) fn new(client: Client, request_id: RequestId, coalesce: bool) -> Self {
-        let gather = coalesce.then(|| Gather::new(request_id, client.max_payload()));
+        let gather = coalesce.then(|| Coalescer::new(request_id, client.max_payload()));
         let subject = async_nats::Subject::from(subjects::response(request_id).as_str());
         let watch = client.refusals().publisher(subject.clone());
         Self {
@@ -327,7 +327,7 @@ impl OutgoingStream {
         gather.take_error().map_or(Ok(()), Err)
     }
 
-    async fn send_gathered(&self, gather: &Gather) -> Result<()> {
+    async fn send_gathered(&self, gather: &Coalescer) -> Result<()> {
         let Some(frame) = gather.next() else { return Ok(()) };
         self.publish(&frame).await?;
         gather.sent();

@@ -61,7 +61,7 @@ fn to_json<M: Serialize + ?Sized>(payload: &M, ending: Option<&str>) -> serde_js
             buffer.pop();
             buffer.extend_from_slice(ending.as_bytes());
         }
-        cut(&buffer)
+        copy_to_chunk(&buffer)
     });
     if buffer.capacity() <= KEPT_BUFFER {
         BUFFER.set(buffer);
@@ -72,7 +72,7 @@ fn to_json<M: Serialize + ?Sized>(payload: &M, ending: Option<&str>) -> serde_js
 /// A copy. Small ones lie side by side in one piece of memory, which is used again once all of them are gone: nearly at
 /// once, while messages leave as fast as they are made. With memory of its own each of them would cost two allocations,
 /// one of them for its count, and both would be freed by another thread, which is what allocators are slowest at.
-fn cut(json: &[u8]) -> Bytes {
+fn copy_to_chunk(json: &[u8]) -> Bytes {
     if json.len() > CUT {
         return Bytes::copy_from_slice(json);
     }

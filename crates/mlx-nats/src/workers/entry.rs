@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use mlx_types::messages::WorkerStatus;
 use mlx_types::{Timestamp, WorkerId};
 
-use super::departed::Moment;
 use super::news::{News, WorkerEvent, WorkerInfo};
 use super::probe::Probe;
+use super::tombstones::Stamp;
 
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -64,8 +64,8 @@ impl Entry {
         due.unwrap_or_else(|| from + Duration::from_hours(24))
     }
 
-    pub(super) fn last_moment(&self) -> Moment {
-        Moment { epoch: self.info.epoch, timestamp: self.timestamp }
+    pub(super) fn last_moment(&self) -> Stamp {
+        Stamp { epoch: self.info.epoch, timestamp: self.timestamp }
     }
 
     /// What there is to tell of the end of this worker, which is `end` if anybody knows of it.

@@ -1,7 +1,6 @@
 //! Who is there: a table of workers that follows their registrations, heartbeats and farewells.
 
 mod beat;
-mod departed;
 mod entry;
 mod follow;
 mod infer;
@@ -9,6 +8,7 @@ mod lifelines;
 mod news;
 mod probe;
 mod table;
+mod tombstones;
 mod watch;
 
 pub use news::{WorkerEvent, WorkerInfo};

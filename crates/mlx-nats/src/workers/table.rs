@@ -11,16 +11,16 @@ use mlx_types::messages::{WorkerDeregistration, WorkerRegistration, WorkerStatus
 use mlx_types::{Timestamp, WorkerId};
 
 use super::beat::Beat;
-use super::departed::{Departed, Moment};
 use super::entry::Entry;
 use super::news::{News, WorkerEvent, WorkerInfo};
 use super::probe::Probe;
+use super::tombstones::{Stamp, Tombstones};
 use crate::connection::Backoff;
 
 #[derive(Debug)]
 pub(crate) struct Table {
     workers: HashMap<WorkerId, Entry>,
-    departed: Departed,
+    departed: Tombstones,
     offline_timeout: Duration,
     /// Between two heartbeats of a worker of which none are known yet.
     heartbeat_interval: Duration,
@@ -40,7 +40,7 @@ impl Table {
     pub(crate) fn new(offline_timeout: Duration, heartbeat_interval: Duration) -> Self {
         Self {
             workers: HashMap::new(),
-            departed: Departed::new(offline_timeout),
+            departed: Tombstones::new(offline_timeout),
             offline_timeout,
             heartbeat_interval,
             by_silence: BTreeSet::new(),
@@ -59,7 +59,7 @@ impl Table {
         wall: Timestamp,
     ) -> Option<News> {
         let id = registration.worker_id;
-        let said = Moment::new(registration.epoch, registration.timestamp);
+        let said = Stamp::new(registration.epoch, registration.timestamp);
         if registration.status == WorkerStatus::Offline {
             return self.gone(id, said, now, wall);
         }
@@ -81,7 +81,7 @@ impl Table {
     pub(crate) fn beat(&mut self, beat: impl Into<Beat>, now: Instant, wall: Timestamp) -> Option<News> {
         let beat = beat.into();
         let id = beat.worker_id;
-        let said = Moment::new(beat.epoch, beat.timestamp);
+        let said = Stamp::new(beat.epoch, beat.timestamp);
         if beat.status == WorkerStatus::Offline {
             return self.gone(id, said, now, wall);
         }
@@ -108,7 +108,7 @@ impl Table {
 
     /// Takes a farewell, as [`registered`](Self::registered) does a registration.
     pub(crate) fn left(&mut self, farewell: &WorkerDeregistration, now: Instant, wall: Timestamp) -> Option<News> {
-        self.gone(farewell.worker_id, Moment::new(farewell.epoch, farewell.timestamp), now, wall)
+        self.gone(farewell.worker_id, Stamp::new(farewell.epoch, farewell.timestamp), now, wall)
     }
 
     /// Counts the silence of a worker from now, should it never have been heard of.
@@ -135,7 +135,7 @@ impl Table {
             // Whoever was silent may be heard again at any time; a former incarnation may not. An epoch that had not come yet
             // is no proof of a former one: it may have been a slip, or somebody else's word.
             if entry.info.epoch.is_some() && !entry.is_ahead {
-                self.departed.note(id, Moment { epoch: entry.info.epoch, timestamp: None }, now);
+                self.departed.note(id, Stamp { epoch: entry.info.epoch, timestamp: None }, now);
             }
             lost.push(entry.news(WorkerEvent::Lost(id)));
         }
@@ -223,7 +223,7 @@ impl Table {
     }
 
     /// Notes a sign of life; nothing, when it is one of an incarnation that has been replaced already.
-    fn heard(&mut self, id: WorkerId, moment: Moment, now: Instant) -> Option<(Option<WorkerEvent>, &mut Entry)> {
+    fn heard(&mut self, id: WorkerId, moment: Stamp, now: Instant) -> Option<(Option<WorkerEvent>, &mut Entry)> {
         // The key keeps the case in which the worker says its id, which who only expected it need not know.
         if self.workers.get(&id).is_some_and(|entry| !entry.heard)
             && let Some(expected) = self.workers.remove(&id)
@@ -263,7 +263,7 @@ impl Table {
     }
 
     /// Notes a farewell, unless the worker has said something since, or another farewell.
-    fn gone(&mut self, id: WorkerId, farewell: Moment, now: Instant, wall: Timestamp) -> Option<News> {
+    fn gone(&mut self, id: WorkerId, farewell: Stamp, now: Instant, wall: Timestamp) -> Option<News> {
         let last_heard = self.workers.get(&id).map(Entry::last_moment);
         let last_farewell = self.departed.last_moment(id, now);
         let known = last_heard.into_iter().chain(last_farewell).find_map(|last| last.epoch);

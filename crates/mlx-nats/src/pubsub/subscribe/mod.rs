@@ -1,6 +1,6 @@
 //! Subscriptions: typed messages as a stream, made when the server has them.
 
-mod pieces;
+mod chunks;
 mod queue;
 mod raw;
 
@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use self::pieces::Pieces;
+use self::chunks::Chunks;
 use self::queue::{Found, Queue, weight};
 use self::raw::Change;
 pub(crate) use self::raw::{ChangeKind, RawSubscription};
@@ -118,7 +118,7 @@ impl Client {
             client: Some(self.clone()),
             subject,
             queue,
-            own: Pieces::default(),
+            own: Chunks::default(),
             dropped: 0,
             reported: 0,
             decoded: 0,
@@ -192,7 +192,7 @@ pub struct Subscription<M> {
     subject: async_nats::Subject,
     queue: Arc<Queue>,
     /// Taken from the queue in one go, so that the lock is not needed for each message.
-    own: Pieces<async_nats::Message>,
+    own: Chunks<async_nats::Message>,
     /// Drops known when `own` was taken, and how many of them have been reported.
     dropped: u64,
     reported: u64,

@@ -16,7 +16,7 @@ use futures_util::task::AtomicWaker;
 use mlx_errors::Error;
 use tokio::task::coop::consume_budget;
 
-use super::pieces::{PIECE, Pieces};
+use super::chunks::{CHUNK, Chunks};
 use super::raw::{Change, RawSubscription};
 use crate::connection::{ConnectionEvent, Events, Link};
 use crate::telemetry::measure;
@@ -38,7 +38,7 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    messages: Pieces<async_nats::Message>,
+    messages: Chunks<async_nats::Message>,
     /// Not a channel, of which even an empty one takes most of a kilobyte: most subscriptions are never changed.
     changes: VecDeque<Change>,
     /// Since the subscription was made.
@@ -76,7 +76,7 @@ impl Queue {
     /// Takes what waits into `own`, which is empty, and the count of drops that came with it.
     pub(super) fn poll_take(
         &self,
-        own: &mut Pieces<async_nats::Message>,
+        own: &mut Chunks<async_nats::Message>,
         dropped: &mut u64,
         context: &mut Context<'_>,
     ) -> Poll<Found> {
@@ -236,7 +236,7 @@ fn poll_batch(
         batch.reserve_exact(1); // what a subscription with one message now and then needs, instead of four
     }
     batch.push_back(first);
-    while batch.len() < PIECE {
+    while batch.len() < CHUNK {
         match Pin::new(&mut *source).poll_next(context) {
             Poll::Ready(Some(message)) => batch.push_back(message),
             Poll::Ready(None) => return Poll::Ready(false),
@@ -279,7 +279,7 @@ mod tests {
     }
 
     fn take(queue: &Queue) -> (Vec<String>, u64) {
-        let (mut own, mut dropped) = (Pieces::default(), 0);
+        let (mut own, mut dropped) = (Chunks::default(), 0);
         let _ = queue.poll_take(&mut own, &mut dropped, &mut Context::from_waker(Waker::noop()));
         let text = std::iter::from_fn(|| own.pop_front())
             .map(|message| String::from_utf8(message.payload.to_vec()).unwrap())
@@ -305,7 +305,7 @@ mod tests {
             |length: usize| async_nats::Message { payload: vec![b'x'; length].into(), ..messages(1)[0].clone() };
         queue.push(&mut [large(4), large(4), large(4)].into(), "lab.test", &Events::default());
         assert_eq!(queue.dropped(), 1);
-        let (mut own, mut dropped) = (Pieces::default(), 0);
+        let (mut own, mut dropped) = (Chunks::default(), 0);
         let _ = queue.poll_take(&mut own, &mut dropped, &mut Context::from_waker(Waker::noop()));
         // What the reader has taken counts until it has read it.
         queue.push(&mut [large(4)].into(), "lab.test", &Events::default());
@@ -323,7 +323,7 @@ mod tests {
         queue.push(&mut messages(1), "lab.test", &Events::default());
         queue.close();
         assert_eq!(take(&queue).0.len(), 1);
-        let found = queue.poll_take(&mut Pieces::default(), &mut 0, &mut Context::from_waker(Waker::noop()));
+        let found = queue.poll_take(&mut Chunks::default(), &mut 0, &mut Context::from_waker(Waker::noop()));
         assert!(matches!(found, Poll::Ready(Found::Closed)));
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::Endpoint;
-use super::endpoint::Figures;
+use super::endpoint::Counters;
 use super::listing::Node;
 
 /// What can be asked.
@@ -109,7 +109,7 @@ fn info(node: &Node) -> Info<'_> {
 
 fn stats(node: &Node) -> Stats<'_> {
     let count = |endpoint: &Endpoint| {
-        let Figures { running, requests, errors, nanos, last_error } = endpoint.figures();
+        let Counters { running, requests, errors, nanos, last_error } = endpoint.stats();
         EndpointStats {
             name: endpoint.name.clone(),
             subject: endpoint.subject.clone(),

@@ -31,7 +31,7 @@ pub(crate) struct Endpoint {
 
 /// The counters at one moment.
 #[derive(Debug)]
-pub(super) struct Figures {
+pub(super) struct Counters {
     /// Requests under way.
     pub(super) running: u64,
     /// Requests that are over, however they ended.
@@ -79,8 +79,8 @@ impl Endpoint {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
-    pub(super) fn figures(&self) -> Figures {
-        Figures {
+    pub(super) fn stats(&self) -> Counters {
+        Counters {
             running: self.running.load(Ordering::Relaxed),
             requests: self.requests.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
@@ -158,11 +158,11 @@ mod tests {
         let (first, second) = (endpoint.handling(), endpoint.handling());
         second.failed(&ErrorKind::Overloaded { limit: 4 }.into());
         drop(second);
-        let figures = endpoint.figures();
+        let figures = endpoint.stats();
         assert_eq!((figures.running, figures.requests, figures.errors), (1, 1, 1));
         assert!(figures.last_error.starts_with("429:OVERLOADED overloaded"), "{}", figures.last_error);
         drop(first);
-        let figures = endpoint.figures();
+        let figures = endpoint.stats();
         assert_eq!((figures.running, figures.requests, figures.errors), (0, 2, 1));
         assert!(figures.nanos > 0);
     }

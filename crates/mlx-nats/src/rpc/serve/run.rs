@@ -25,14 +25,14 @@ impl Client {
     /// Runs `handle` for each message, at most `options.limit` at once, and `refuse` for those beyond.
     ///
     /// The result of `handle` is the error that the message was answered with, if it was.
-    pub(crate) async fn run_service<H, F, E, G>(&self, offer: Offer, handle: H, refuse: E) -> Result<Service>
+    pub(crate) async fn run_service<H, F, E, G>(&self, spec: EndpointSpec, handle: H, refuse: E) -> Result<Service>
     where
-        H: Fn(async_nats::Message, Place) -> F + Send + Sync + 'static,
+        H: Fn(async_nats::Message, Permit) -> F + Send + Sync + 'static,
         F: Future<Output = Result<()>> + Send + 'static,
         E: Fn(async_nats::Message, Error) -> G + Send + Sync + 'static,
         G: Future<Output = ()> + Send + 'static,
     {
-        let Offer { subject, name, metadata, begin, options } = offer;
+        let EndpointSpec { subject, name, metadata, begin, options } = spec;
         // On its way before the service's own subscription, whose confirmation is then also that of this.
         let listing = if options.discoverable { self.listing().await } else { None };
         let shared = SubscribeOptions { queue_group: options.queue_group.clone(), ..SubscribeOptions::default() };
@@ -62,7 +62,7 @@ impl Client {
 const ANSWERS: usize = 64;
 
 /// A service to run.
-pub(crate) struct Offer {
+pub(crate) struct EndpointSpec {
     pub(crate) subject: async_nats::Subject,
     /// In the listing.
     pub(crate) name: String,
@@ -77,7 +77,7 @@ pub(crate) struct Offer {
 /// Dropped when the work is done and before the answer goes out: who has the answer may ask again at once, long before
 /// this side knows that it arrived.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Permit {
     /// Counted by its owners, the service being one.
     _taken: Arc<()>,
 }
@@ -87,9 +87,9 @@ pub(crate) struct Place {
 pub(crate) enum Begin {
     /// On the task of the service, as far as it comes without waiting, and on one of its own from there: most requests
     /// are answered by then.
-    Here,
+    Inline,
     /// On a task of its own: it goes on for long.
-    Apart,
+    Spawned,
 }
 
 /// A running service. Dropping it ends it at once; [`stop`](Self::stop) lets what runs finish.
@@ -192,7 +192,7 @@ impl Drop for Service {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "all that a service is made of, in one place")]
+#[expect(clippy::too_many_arguments, reason = "all that a service is made of, in one permit")]
 async fn dispatch<H, F, E, G>(
     link: Arc<Link>,
     mut subscription: RawSubscription,
@@ -205,12 +205,12 @@ async fn dispatch<H, F, E, G>(
     mut stopped: mpsc::Receiver<()>,
 ) -> Result<()>
 where
-    H: Fn(async_nats::Message, Place) -> F + Send + Sync + 'static,
+    H: Fn(async_nats::Message, Permit) -> F + Send + Sync + 'static,
     F: Future<Output = Result<()>> + Send + 'static,
     E: Fn(async_nats::Message, Error) -> G + Send + Sync + 'static,
     G: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(());
+    let permits = Arc::new(());
     // Dropping the set, when the service is dropped, ends the handlers in it.
     let mut running = JoinSet::new();
     let mut stopping = false;
@@ -232,11 +232,11 @@ where
                 None => break,
                 Some(message) => {
                     let counted = endpoint.as_ref().map(Endpoint::handling);
-                    let taken = Arc::strong_count(&places) - 1;
+                    let taken = Arc::strong_count(&permits) - 1;
                     if taken < limit && running.len() < limit.saturating_add(ANSWERS) {
-                        let place = Place { _taken: Arc::clone(&places) };
-                        let mut handling = Box::pin(measure.handling(count(counted, handle(message, place))));
-                        if begin == Begin::Apart || poll_once(handling.as_mut()).await.is_pending() {
+                        let permit = Permit { _taken: Arc::clone(&permits) };
+                        let mut handling = Box::pin(measure.handling(count(counted, handle(message, permit))));
+                        if begin == Begin::Spawned || poll_once(handling.as_mut()).await.is_pending() {
                             running.spawn(handling);
                         }
                     } else {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use mlx_types::WorkerId;
 
 use super::{News, Table};
-use crate::workers::departed::Moment;
 use crate::workers::probe::{Action, Outcome};
+use crate::workers::tombstones::Stamp;
 
 /// How often a worker is asked for the first time in vain before it is left alone, until it is heard again.
 const LEARN_AGAIN: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ impl Table {
                 Action::Pending => {}
                 Action::Dead => {
                     let Some(entry) = self.remove(id) else { continue };
-                    self.departed.note(id, Moment { epoch: entry.info.epoch, timestamp: entry.timestamp }, now);
+                    self.departed.note(id, Stamp { epoch: entry.info.epoch, timestamp: entry.timestamp }, now);
                     dead.push(News::Dead { worker_id: id, heard: entry.heard });
                 }
             }

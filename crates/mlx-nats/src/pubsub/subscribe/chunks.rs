@@ -3,27 +3,27 @@
 use std::collections::VecDeque;
 
 /// As many as are moved at once, before other tasks get their turn.
-pub(super) const PIECE: usize = 256;
+pub(super) const CHUNK: usize = 256;
 
 /// Fewer are cheaper to copy than to give room of their own.
-const WORTH_A_PIECE: usize = 32;
+const WORTH_A_CHUNK: usize = 32;
 
 /// Messages in order.
 #[derive(Debug)]
-pub(super) struct Pieces<T> {
+pub(super) struct Chunks<T> {
     queue: VecDeque<VecDeque<T>>,
     len: usize,
     /// One that was read to its end, for the next that is needed.
     spare: Option<VecDeque<T>>,
 }
 
-impl<T> Default for Pieces<T> {
+impl<T> Default for Chunks<T> {
     fn default() -> Self {
         Self { queue: VecDeque::new(), len: 0, spare: None }
     }
 }
 
-impl<T> Pieces<T> {
+impl<T> Chunks<T> {
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -51,9 +51,9 @@ impl<T> Pieces<T> {
         }
         self.len += batch.len();
         match self.queue.back_mut() {
-            Some(last) if batch.len() < WORTH_A_PIECE && last.len() + batch.len() <= PIECE => last.append(batch),
+            Some(last) if batch.len() < WORTH_A_CHUNK && last.len() + batch.len() <= CHUNK => last.append(batch),
             _ => {
-                let room = if batch.len() < WORTH_A_PIECE { 0 } else { PIECE };
+                let room = if batch.len() < WORTH_A_CHUNK { 0 } else { CHUNK };
                 let room = self.spare.take().unwrap_or_else(|| VecDeque::with_capacity(room));
                 self.queue.push_back(std::mem::replace(batch, room));
             }
@@ -70,7 +70,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_goes_in_comes_out_once_and_in_order(steps in prop::collection::vec((0usize..400, 0usize..400, any::<bool>()), 1..30)) {
-            let (mut waiting, mut own, mut batch) = (Pieces::default(), Pieces::default(), VecDeque::new());
+            let (mut waiting, mut own, mut batch) = (Chunks::default(), Chunks::default(), VecDeque::new());
             let (mut next, mut expected) = (0, 0);
             for (puts, takes, swap) in steps {
                 batch.extend(next..next + puts);

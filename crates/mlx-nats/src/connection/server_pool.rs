@@ -39,7 +39,7 @@ pub(super) enum Next {
 
 /// The attempts since the last connection.
 #[derive(Debug)]
-pub(super) struct Roster {
+pub(super) struct ServerPool {
     limit: u32,
     attempts: u32,
     /// The server of the attempt under way, or of the connection.
@@ -63,7 +63,7 @@ struct Failures {
     refusals: u32,
 }
 
-impl Roster {
+impl ServerPool {
     /// One that gives up after `limit` failed attempts in a row.
     pub(super) fn new(limit: u32) -> Self {
         Self { limit, attempts: 0, current: None, failures: HashMap::new(), nobody: None }
@@ -161,10 +161,10 @@ mod tests {
     const REFUSAL: &str = "authorization violation: nats: authorization violation";
     const DOWN: &str = "IO error: Connection refused (os error 111)";
 
-    /// Servers that fail as they are told, until the roster says something else than to try one.
+    /// Servers that fail as they are told, until the pool says something else than to try one.
     fn play(limit: u32, servers: &[(&str, &str)]) -> (Vec<String>, Next) {
-        let mut roster = Roster::new(limit);
-        roster.connected(servers[0].0);
+        let mut pool = ServerPool::new(limit);
+        pool.connected(servers[0].0);
         let mut counts = vec![0; servers.len()];
         let mut tried = Vec::new();
         loop {
@@ -178,7 +178,7 @@ mod tests {
                     error: Some(error),
                 })
                 .collect();
-            let (failure, next) = roster.next(&candidates, 0.0);
+            let (failure, next) = pool.next(&candidates, 0.0);
             assert_eq!(failure.map(|failure| failure.server), tried.last().cloned());
             let Next::Try { place, attempt } = next else { return (tried, next) };
             counts[place] += 1;
@@ -206,27 +206,27 @@ mod tests {
 
     #[test]
     fn c7_refusals_count_only_in_a_row_and_only_since_the_last_connection() {
-        let mut roster = Roster::new(10);
-        let attempt = |roster: &mut Roster, failures: usize, error: &str| {
-            roster.next(&[Candidate { address: "a", failures, configured: true, error: Some(error) }], 0.0).1
+        let mut pool = ServerPool::new(10);
+        let attempt = |pool: &mut ServerPool, failures: usize, error: &str| {
+            pool.next(&[Candidate { address: "a", failures, configured: true, error: Some(error) }], 0.0).1
         };
-        attempt(&mut roster, 0, "");
-        attempt(&mut roster, 1, REFUSAL);
-        attempt(&mut roster, 2, DOWN);
-        assert!(matches!(attempt(&mut roster, 3, REFUSAL), Next::Try { .. }));
-        roster.connected("a");
-        attempt(&mut roster, 0, "");
-        assert!(matches!(attempt(&mut roster, 1, REFUSAL), Next::Try { attempt: 2, .. }));
-        assert_eq!(attempt(&mut roster, 2, REFUSAL), Next::Refused);
+        attempt(&mut pool, 0, "");
+        attempt(&mut pool, 1, REFUSAL);
+        attempt(&mut pool, 2, DOWN);
+        assert!(matches!(attempt(&mut pool, 3, REFUSAL), Next::Try { .. }));
+        pool.connected("a");
+        attempt(&mut pool, 0, "");
+        assert!(matches!(attempt(&mut pool, 1, REFUSAL), Next::Try { attempt: 2, .. }));
+        assert_eq!(attempt(&mut pool, 2, REFUSAL), Next::Refused);
     }
 
     #[test]
     fn what_fails_before_there_is_an_address_is_no_refusal_and_its_turn_comes_last() {
-        let mut roster = Roster::new(10);
+        let mut pool = ServerPool::new(10);
         let stale = Candidate { address: "a", failures: 3, configured: true, error: Some(REFUSAL) };
         let other = Candidate { address: "b", failures: 0, configured: true, error: None };
-        assert_eq!(roster.next(&[stale, other], 0.0), (None, Next::Try { place: 0, attempt: 1 }));
-        let (failure, next) = roster.next(&[stale, other], 0.0);
+        assert_eq!(pool.next(&[stale, other], 0.0), (None, Next::Try { place: 0, attempt: 1 }));
+        let (failure, next) = pool.next(&[stale, other], 0.0);
         assert_eq!(failure.unwrap().error, "its name could not be resolved");
         assert_eq!(next, Next::Try { place: 1, attempt: 2 });
     }
@@ -236,7 +236,7 @@ mod tests {
         let told_of = Candidate { address: "a", failures: 0, configured: false, error: None };
         let configured = Candidate { address: "b", configured: true, ..told_of };
         for chance in [0.0, 0.5, 1.0] {
-            let next = Roster::new(1).next(&[told_of, configured], chance).1;
+            let next = ServerPool::new(1).next(&[told_of, configured], chance).1;
             assert_eq!(next, Next::Try { place: 1, attempt: 1 });
         }
     }
@@ -246,7 +246,7 @@ mod tests {
         let candidates =
             ["a", "b", "c"].map(|address| Candidate { address, failures: 0, configured: true, error: None });
         for (chance, expected) in [(0.0, 0), (0.4, 1), (0.9, 2), (1.0, 2)] {
-            assert_eq!(Roster::new(1).next(&candidates, chance).1, Next::Try { place: expected, attempt: 1 });
+            assert_eq!(ServerPool::new(1).next(&candidates, chance).1, Next::Try { place: expected, attempt: 1 });
         }
     }
 }

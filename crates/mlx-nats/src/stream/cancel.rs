@@ -13,11 +13,11 @@ use super::responder::is_disconnection;
 use super::route::Route;
 use crate::client::Client;
 
-/// How long a connection that is down is waited for.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long to wait for a connection that is down.
+const RECONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// After its return: whoever waited for it to ask for the same once more comes first.
-const COURTESY: Duration = Duration::from_millis(100);
+/// Waits so long after a reconnection, so that a retry of the same request goes out before the cancel.
+const RECONNECT_GRACE: Duration = Duration::from_millis(100);
 
 /// What is to be called off when the connection is back. One list for all clients of the process: a cancellation does not
 /// tell whose request it means, should another client ask for it meanwhile.
@@ -27,7 +27,13 @@ static WAITING: Mutex<BTreeSet<Asked>> = Mutex::new(BTreeSet::new());
 type Asked = (RequestId, Option<WorkerId>);
 
 /// Has the request dropped by whoever may be at it, in the background; when the connection is down, as soon as it is back.
-pub(super) fn call_off(client: &Client, route: Route, request_id: RequestId, mark: Option<Arc<str>>, begun: bool) {
+pub(super) fn cancel_in_background(
+    client: &Client,
+    route: Route,
+    request_id: RequestId,
+    mark: Option<Arc<str>>,
+    begun: bool,
+) {
     let cancel = InferenceCancel::new(request_id, CancelMode::Kill);
     // On the client's runtime: a stream may be dropped outside any.
     let runtime = client.runtime();
@@ -46,7 +52,7 @@ pub(super) fn call_off(client: &Client, route: Route, request_id: RequestId, mar
             if !settled.is_ok_and(|state| state.is_connected()) {
                 return;
             }
-            sleep(COURTESY).await;
+            sleep(RECONNECT_GRACE).await;
             let Some(client) = inner.upgrade().map(|inner| Client { inner }) else { return };
             if !waiting.stands() {
                 return;
@@ -58,7 +64,7 @@ pub(super) fn call_off(client: &Client, route: Route, request_id: RequestId, mar
         }
     };
     runtime.spawn(async move {
-        if timeout(PATIENCE, when_back).await.is_err() {
+        if timeout(RECONNECT_TIMEOUT, when_back).await.is_err() {
             tracing::debug!(%request_id, "a request was not called off: the connection did not come back");
         }
     });

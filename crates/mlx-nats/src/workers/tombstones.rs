@@ -17,13 +17,13 @@ const CLOCK_SKEW_MS: u64 = 60_000;
 
 /// The moment at which a worker said something, in its own time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(super) struct Stamp {
     pub(super) epoch: Option<Epoch>,
     /// Unset where nothing was said; whatever is said in the same incarnation comes later.
     pub(super) timestamp: Option<Timestamp>,
 }
 
-impl Moment {
+impl Stamp {
     pub(super) fn new(epoch: Option<Epoch>, timestamp: Timestamp) -> Self {
         Self { epoch, timestamp: Some(timestamp) }
     }
@@ -65,24 +65,24 @@ impl Moment {
 
 /// The workers that left or were lost.
 #[derive(Debug)]
-pub(super) struct Departed {
+pub(super) struct Tombstones {
     /// The moment of the farewell, and when we took note of it.
-    workers: HashMap<WorkerId, (Moment, Instant)>,
+    workers: HashMap<WorkerId, (Stamp, Instant)>,
     remembered_for: Duration,
 }
 
-impl Departed {
+impl Tombstones {
     pub(super) fn new(remembered_for: Duration) -> Self {
         Self { workers: HashMap::new(), remembered_for }
     }
 
     /// The last moment of the worker, if it left not long ago.
-    pub(super) fn last_moment(&self, id: WorkerId, now: Instant) -> Option<Moment> {
+    pub(super) fn last_moment(&self, id: WorkerId, now: Instant) -> Option<Stamp> {
         let (moment, since) = self.workers.get(&id)?;
         (now.saturating_duration_since(*since) <= self.remembered_for).then_some(*moment)
     }
 
-    pub(super) fn note(&mut self, id: WorkerId, moment: Moment, now: Instant) {
+    pub(super) fn note(&mut self, id: WorkerId, moment: Stamp, now: Instant) {
         let limit = self.remembered_for;
         self.workers.retain(|_, (_, since)| now.saturating_duration_since(*since) <= limit);
         if self.workers.len() >= REMEMBERED
@@ -163,8 +163,8 @@ mod tests {
 
     #[test]
     fn s6_the_departed_are_remembered_for_a_time_and_not_without_bound() {
-        let (start, moment) = (Instant::now(), Moment::new(None, Timestamp::now()));
-        let mut departed = Departed::new(Duration::from_secs(1));
+        let (start, moment) = (Instant::now(), Stamp::new(None, Timestamp::now()));
+        let mut departed = Tombstones::new(Duration::from_secs(1));
         let ids: Vec<_> = (0..=REMEMBERED).map(|_| WorkerId::new()).collect();
         for (index, id) in ids.iter().enumerate() {
             departed.note(*id, moment, start + Duration::from_micros(index as u64));

@@ -14,7 +14,7 @@ use crate::wire::{Headers, headers};
 
 /// Keeps a request as a dead letter, the same one once however often this is tried. Returns the error that its requester
 /// has to be told.
-pub(super) async fn bury(
+pub(super) async fn keep(
     client: &Client,
     message: &Message,
     delivery: Delivery,

@@ -22,7 +22,7 @@ const WAITING_TOKENS: usize = 256;
 
 /// The tokens that wait, in order.
 #[derive(Debug)]
-pub(super) struct Gather {
+pub(super) struct Coalescer {
     request_id: RequestId,
     frame_bytes: usize,
     state: Mutex<State>,
@@ -41,7 +41,7 @@ struct State {
     error: Option<Error>,
 }
 
-impl Gather {
+impl Coalescer {
     /// Nothing yet, of the stream that answers `request_id` through a server that takes `max_payload` bytes.
     pub(super) fn new(request_id: RequestId, max_payload: usize) -> Self {
         let frame_bytes = FRAME_BYTES.min(max_payload / SHARE_OF_PAYLOAD);
@@ -150,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn s5_frames_are_bounded_in_tokens_and_bytes() {
-        let gather = Gather::new(RequestId::new(), 1 << 20);
+        let gather = Coalescer::new(RequestId::new(), 1 << 20);
         for index in 1..=100 {
             gather.put(index, "x".to_owned()).await.unwrap();
         }
@@ -166,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn s3_a_frame_whose_sender_was_dropped_is_sent_by_the_next() {
-        let gather = Gather::new(RequestId::new(), 1 << 20);
+        let gather = Coalescer::new(RequestId::new(), 1 << 20);
         gather.put(1, "a".to_owned()).await.unwrap();
         let first = gather.next().unwrap();
         gather.put(2, "b".to_owned()).await.unwrap();
@@ -181,7 +181,7 @@ mod tests {
     async fn c9_frames_of_several_tokens_fit_where_each_token_does() {
         const PAYLOAD: usize = 1024;
         for token in ["twelve bytes", "\u{1}\u{2}\u{3}", ""] {
-            let gather = Gather::new(RequestId::new(), PAYLOAD);
+            let gather = Coalescer::new(RequestId::new(), PAYLOAD);
             for index in 1..=200 {
                 gather.put(index, token.to_owned()).await.unwrap();
             }
@@ -193,7 +193,7 @@ mod tests {
         }
     }
 
-    fn take(gather: &Gather) -> Option<(u64, usize)> {
+    fn take(gather: &Coalescer) -> Option<(u64, usize)> {
         let frame = gather.next()?;
         gather.sent();
         let (index, tokens) = content(&frame);
@@ -210,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_far_ahead_waits_for_room() {
-        let gather = Gather::new(RequestId::new(), 1 << 20);
+        let gather = Coalescer::new(RequestId::new(), 1 << 20);
         for index in 0..WAITING_TOKENS as u64 {
             gather.put(index, String::new()).await.unwrap();
         }
@@ -224,7 +224,7 @@ mod tests {
     proptest! {
         #[test]
         fn s3_every_token_goes_out_once_and_in_order(batches in prop::collection::vec((1usize..100, 0usize..3), 1..20)) {
-            let gather = Gather::new(RequestId::new(), 1 << 20);
+            let gather = Coalescer::new(RequestId::new(), 1 << 20);
             let (mut next, mut expected) = (0_u64, 0_u64);
             for (puts, takes) in batches {
                 for _ in 0..puts {

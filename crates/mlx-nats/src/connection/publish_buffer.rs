@@ -15,7 +15,7 @@ use crate::wire::Headers;
 
 /// A message on its way out.
 #[derive(Debug)]
-pub(crate) struct Parcel {
+pub(crate) struct BufferedMessage {
     pub(crate) subject: async_nats::Subject,
     pub(crate) headers: Option<Headers>,
     pub(crate) json: Bytes,
@@ -23,21 +23,21 @@ pub(crate) struct Parcel {
 
 /// What waits for the connection, bounded in bytes.
 #[derive(Debug)]
-pub(crate) struct Outbox {
+pub(crate) struct PublishBuffer {
     limit: usize,
     waiting: Mutex<Waiting>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    parcels: VecDeque<Parcel>,
+    parcels: VecDeque<BufferedMessage>,
     bytes: usize,
     /// Nothing will be sent any more.
     ended: bool,
 }
 
-impl Outbox {
-    /// An outbox for `limit` bytes of subjects, headers and payloads.
+impl PublishBuffer {
+    /// A buffer for `limit` bytes of subjects, headers and payloads.
     pub(crate) fn new(limit: usize) -> Self {
         Self { limit, waiting: Mutex::default() }
     }
@@ -51,7 +51,7 @@ impl Outbox {
     ///
     /// # Errors
     /// When the message does not fit: it is not kept, and those kept before it stay. When the client is closed.
-    pub(crate) fn keep(&self, parcel: Parcel, link: &Link) -> Result<Option<Parcel>> {
+    pub(crate) fn keep(&self, parcel: BufferedMessage, link: &Link) -> Result<Option<BufferedMessage>> {
         let mut waiting = self.lock();
         // Under the lock, under which `release` also declares the connection to be back: nothing is left behind.
         if link.is_up() {
@@ -92,7 +92,7 @@ impl Outbox {
                 // The news of it is on its way and will end this future.
                 return std::future::pending().await;
             }
-            let Some(Parcel { subject, headers, json }) = self.next_or_declare(&link, epoch) else { return };
+            let Some(BufferedMessage { subject, headers, json }) = self.next_or_declare(&link, epoch) else { return };
             let (to, bytes) = (subject.clone(), json.len());
             let limit = limit.of_transport(nats.max_payload());
             if bytes + headers.as_ref().map_or(0, Headers::wire_len) > limit {
@@ -114,7 +114,7 @@ impl Outbox {
         std::mem::replace(&mut *self.lock(), Waiting { ended: true, ..Waiting::default() }).parcels.len()
     }
 
-    fn next_or_declare(&self, link: &Link, epoch: u64) -> Option<Parcel> {
+    fn next_or_declare(&self, link: &Link, epoch: u64) -> Option<BufferedMessage> {
         let mut waiting = self.lock();
         let parcel = waiting.parcels.pop_front();
         match &parcel {
@@ -132,7 +132,7 @@ impl Outbox {
     }
 }
 
-impl Parcel {
+impl BufferedMessage {
     /// Bytes that count towards the bound.
     fn size(&self) -> usize {
         self.subject.len() + self.headers.as_ref().map_or(0, Headers::wire_len) + self.json.len()
@@ -145,42 +145,42 @@ mod tests {
 
     use super::*;
 
-    fn parcel(bytes: usize) -> Parcel {
-        Parcel { subject: "s".into(), headers: None, json: vec![b'x'; bytes].into() }
+    fn parcel(bytes: usize) -> BufferedMessage {
+        BufferedMessage { subject: "s".into(), headers: None, json: vec![b'x'; bytes].into() }
     }
 
     #[test]
     fn c2_the_buffer_is_bounded_and_says_when_it_is_full() {
-        let (link, outbox) = (Link::new(), Outbox::new(25));
-        assert!(outbox.keep(parcel(9), &link).unwrap().is_none());
-        assert!(outbox.keep(parcel(9), &link).unwrap().is_none());
-        let error = outbox.keep(parcel(9), &link).unwrap_err();
+        let (link, publish_buffer) = (Link::new(), PublishBuffer::new(25));
+        assert!(publish_buffer.keep(parcel(9), &link).unwrap().is_none());
+        assert!(publish_buffer.keep(parcel(9), &link).unwrap().is_none());
+        let error = publish_buffer.keep(parcel(9), &link).unwrap_err();
         assert_eq!(error.code(), ErrorCode::NatsDisconnected);
         assert!(error.to_string().contains("nats.publishBufferBytes"), "{error}");
-        assert_eq!(outbox.len(), 2);
-        assert!(outbox.keep(parcel(4), &link).unwrap().is_none());
+        assert_eq!(publish_buffer.len(), 2);
+        assert!(publish_buffer.keep(parcel(4), &link).unwrap().is_none());
     }
 
     #[test]
     fn c2_nothing_is_kept_once_the_client_is_closed() {
         let closed = ConnectionState::Closed { reason: crate::connection::CloseReason::ShutDown };
-        let (link, outbox) = (Link::new(), Outbox::new(100));
-        outbox.keep(parcel(1), &link).unwrap();
+        let (link, publish_buffer) = (Link::new(), PublishBuffer::new(100));
+        publish_buffer.keep(parcel(1), &link).unwrap();
         // Closed, but not emptied yet: whoever comes now is told, and what was kept before is counted.
         link.set(&closed);
-        assert_eq!(outbox.keep(parcel(1), &link).unwrap_err().code(), ErrorCode::NatsClosed);
-        assert_eq!((outbox.abandon(), outbox.len()), (1, 0));
-        assert_eq!(outbox.keep(parcel(1), &link).unwrap_err().code(), ErrorCode::NatsClosed);
-        assert_eq!((outbox.abandon(), outbox.len()), (0, 0));
+        assert_eq!(publish_buffer.keep(parcel(1), &link).unwrap_err().code(), ErrorCode::NatsClosed);
+        assert_eq!((publish_buffer.abandon(), publish_buffer.len()), (1, 0));
+        assert_eq!(publish_buffer.keep(parcel(1), &link).unwrap_err().code(), ErrorCode::NatsClosed);
+        assert_eq!((publish_buffer.abandon(), publish_buffer.len()), (0, 0));
     }
 
     #[test]
     fn c2_nothing_is_kept_once_the_connection_is_back() {
-        let (link, outbox) = (Link::new(), Outbox::new(100));
-        outbox.keep(parcel(1), &link).unwrap();
-        assert!(outbox.next_or_declare(&link, 1).is_some());
+        let (link, publish_buffer) = (Link::new(), PublishBuffer::new(100));
+        publish_buffer.keep(parcel(1), &link).unwrap();
+        assert!(publish_buffer.next_or_declare(&link, 1).is_some());
         assert!(!link.is_up(), "declared before the last message was out");
-        assert!(outbox.next_or_declare(&link, 1).is_none());
-        assert!(outbox.keep(parcel(1), &link).unwrap().is_some());
+        assert!(publish_buffer.next_or_declare(&link, 1).is_none());
+        assert!(publish_buffer.keep(parcel(1), &link).unwrap().is_some());
     }
 }
