@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use mlx_errors::{ConnectStep, ErrorCode, ErrorKind};
 use mlx_nats::{Client, ClientOptions, CloseReason, ConnectionState};
-use mlx_tests::{TestServer, millis, within};
+use mlx_tests::{LIMIT, TestServer, millis, within};
 use mlx_types::config::{NatsConfig, NatsMode, PublishWhileDisconnected};
+use mlx_types::messages::InferenceRequest;
+use mlx_types::{ClusterConfig, WorkerId, subjects};
 
 fn signal(name: &str, server: &TestServer) {
     let pid = server.embedded().pid().expect("the server runs").to_string();
@@ -138,4 +140,31 @@ async fn a_client_can_wait_for_a_server_that_is_not_there_yet() {
     let _server = TestServer::start_with(|config| config.embedded.port = port).await;
     let client = within("the connection", waiting).await.unwrap().unwrap();
     assert!(client.state().is_connected());
+}
+
+#[tokio::test]
+async fn s3_the_short_way_to_connect_puts_the_whole_configuration_in_force() {
+    let server = TestServer::start().await;
+    let foreign = server.foreign_client().await;
+    let id = WorkerId::new();
+    let _silent = foreign.subscribe(subjects::worker_inference(id).to_string()).await.unwrap();
+    mlx_tests::arrived(&foreign).await;
+    let mut config = ClusterConfig { nats: server.config(), ..ClusterConfig::default() };
+    config.streaming.first_token_timeout_ms = millis(1_000);
+    let client = Client::connect(&config).await.unwrap();
+    let mut tokens = client.infer(id, &InferenceRequest::new("m", "p")).await.unwrap();
+    let error = within("the end", tokens.next()).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), ErrorCode::StreamFirstTokenTimeout, "{error}");
+}
+
+#[tokio::test]
+async fn a_client_needs_no_more_than_a_url() {
+    let server = TestServer::start().await;
+    let url = server.config().server_url.unwrap().to_string();
+    let client = Client::builder().url("nats://127.0.0.1:1").url(&url).name("lab").connect().await.unwrap();
+    client.flush(LIMIT).await.unwrap();
+    let error = Client::builder().url("http://127.0.0.1").url("nats://:x").connect().await.unwrap_err();
+    let ErrorKind::ConfigValidation { violations } = error.kind() else { panic!("{error:?}") };
+    assert_eq!(violations.len(), 2, "{error}");
+    assert_eq!(Client::builder().connect().await.unwrap_err().code(), ErrorCode::NatsConnection);
 }

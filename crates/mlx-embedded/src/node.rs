@@ -3,18 +3,20 @@
 use std::time::{Duration, Instant};
 
 use mlx_errors::Result;
-use mlx_nats::{Client, ClientOptions};
-use mlx_types::config::{NatsConfig, NatsMode};
+use mlx_nats::{Client, ClientOptions, ConnectConfig};
+use mlx_types::config::NatsMode;
 
 use crate::EmbeddedServer;
 
 /// Starts the embedded server and connects to it, or connects to the external one, as `config` says.
 ///
+/// Of a whole `ClusterConfig` all is in force; see [`Client::connect`].
+///
 /// ```no_run
 /// use std::time::Duration;
 ///
 /// # async fn example() -> mlx_errors::Result<()> {
-/// let config = mlx_types::config::NatsConfig::default(); // embedded mode
+/// let config = mlx_types::ClusterConfig::default(); // embedded mode; what `mlx_config::load` returns
 /// let node = mlx_embedded::connect(&config).await?;
 /// println!("{}", node.client().state());
 /// node.shutdown(Duration::from_secs(5)).await?;
@@ -27,12 +29,13 @@ use crate::EmbeddedServer;
 ///
 /// # Cancel safety
 /// Dropping the future stops a server that it has started.
-pub async fn connect(config: &NatsConfig) -> Result<Node> {
-    connect_with(config, ClientOptions::default()).await
+pub async fn connect(config: &impl ConnectConfig) -> Result<Node> {
+    connect_with(config, config.client_options()).await
 }
 
-/// [`connect`] with options for the client.
-pub async fn connect_with(config: &NatsConfig, options: ClientOptions) -> Result<Node> {
+/// [`connect`] with options for the client, in place of those that the configuration gives.
+pub async fn connect_with(config: &impl ConnectConfig, options: ClientOptions) -> Result<Node> {
+    let config = config.nats();
     let (client, server) = match config.mode {
         NatsMode::External => (Client::connect_with(config, options).await?, None),
         NatsMode::Embedded => {

@@ -7,10 +7,10 @@
 //! ```no_run
 //! use futures_util::StreamExt;
 //! use mlx_nats::Client;
-//! use mlx_types::{config::NatsConfig, subjects};
+//! use mlx_types::subjects;
 //!
 //! # async fn example() -> mlx_nats::Result<()> {
-//! let client = Client::connect(&NatsConfig::default()).await?;
+//! let client = Client::builder().url("nats://127.0.0.1:4222").connect().await?;
 //! let mut beats = client.subscribe(&subjects::WORKER_HEARTBEAT).await?;
 //! while let Some(beat) = beats.next().await {
 //!     let beat = beat?; // a malformed heartbeat is one error item, never the end of the subscription
@@ -52,7 +52,7 @@ mod telemetry;
 mod wire;
 mod workers;
 
-pub use client::{Client, ClientOptions, Discovery};
+pub use client::{Client, ClientBuilder, ClientOptions, ConnectConfig, Discovery};
 pub use connection::{
     CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, DisconnectReason, refresh_limits,
 };

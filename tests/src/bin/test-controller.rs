@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use mlx_errors::Result;
-use mlx_nats::{Client, ClientOptions, TokenStream, WorkerEvent};
+use mlx_nats::{Client, TokenStream, WorkerEvent};
 use mlx_tests::{LIMIT, TEST_MODEL};
 use mlx_types::messages::InferenceRequest;
 
@@ -27,7 +27,7 @@ async fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let config = mlx_config::load(arguments.next().unwrap_or_default())?;
     let mut number = || arguments.next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(1);
     let (streams, tokens) = (number(), number());
-    let client = Client::connect_with(&config.nats, ClientOptions::from(&config)).await?;
+    let client = Client::connect(&config).await?;
     let workers = client.workers().await?;
     let mut events = workers.events();
     let known = workers.wait_until(LIMIT, |workers| !workers.is_empty()).await?;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use mlx_errors::{Error, ErrorKind, Result};
-use mlx_nats::{Client, ClientOptions};
+use mlx_nats::Client;
 use mlx_tests::LIMIT;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,7 +24,7 @@ async fn run() -> Result<()> {
     let unhandled =
         |error: std::io::Error| Error::with_source(ErrorKind::Internal { reason: "no signals".to_owned() }, error);
     let mut terminate = signal(SignalKind::terminate()).map_err(unhandled)?;
-    let client = Client::connect_with(&config.nats, ClientOptions::from(&config)).await?;
+    let client = Client::connect(&config).await?;
     let _workers = client.workers().await?;
     println!("watching");
     terminate.recv().await;

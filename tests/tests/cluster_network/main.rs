@@ -137,7 +137,7 @@ async fn growing_from_the_embedded_server_to_a_cluster_changes_the_url_and_nothi
 async fn works(yaml: &str) {
     let loaded = mlx_config::Loader::new().text("cluster.yaml", yaml).without_env().load();
     let config = loaded.unwrap_or_else(|error| panic!("{error}")).into_config();
-    let node = mlx_embedded::connect(&config.nats).await.unwrap_or_else(|error| panic!("{error}"));
+    let node = mlx_embedded::connect(&config).await.unwrap_or_else(|error| panic!("{error}"));
     let client = node.client();
     let mut heard = client.subscribe::<_, u32>("lab.test").await.unwrap();
     is_heard(&mut heard, client, "lab.test").await;

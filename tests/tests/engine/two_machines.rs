@@ -38,7 +38,7 @@ async fn the_files_of_the_docs_make_one_cluster_of_two_machines() {
 
     let variables = [("BUS_PASSWORD", PASSWORD), ("MLX_NATS__SERVER_URL", bus.as_str_without_credentials())];
     let config = Loader::new().file(&second).env_map(variables).load().unwrap().into_config();
-    let client = Client::connect(&config.nats).await.unwrap();
+    let client = Client::connect(&config).await.unwrap();
     let both = |online: &[WorkerInfo]| online.iter().filter(|worker| available(worker) == [MODEL]).count() == 2;
     let online = client.workers().await.unwrap().wait_until(LIMIT, both).await.unwrap();
     assert!(online.iter().any(|worker| worker.worker_id == id));

@@ -52,7 +52,7 @@ async fn m4_a_second_cluster_on_the_same_port_says_which_setting_to_change() {
     let worker = first.worker(&[]).await;
 
     let config = ConfigFile::new(&yaml).load();
-    let error = mlx_embedded::connect(&config.nats).await.unwrap_err();
+    let error = mlx_embedded::connect(&config).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::EmbeddedServerStart, "{error}");
     let ErrorKind::ServerStart { reason, .. } = error.kind() else { panic!("{error}") };
     assert!(reason.contains(&port.to_string()) && reason.contains("nats.embedded.port"), "{reason}");

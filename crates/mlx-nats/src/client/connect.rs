@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::rooms::Rooms;
-use super::{Client, ClientOptions, Inner};
+use super::{Client, ClientOptions, ConnectConfig, Inner};
 use crate::connection::AbortOnDrop;
 use crate::connection::{self, Backoff, Managed, PublishBuffer, TransportOptions};
 use crate::telemetry::measure::Measure;
@@ -22,16 +22,17 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 impl Client {
     /// Connects to the server, or to one of the servers, of `config`, and proves the connection by a round trip.
     ///
+    /// Of a whole `ClusterConfig` everything is in force that a client does: how long streams may be silent, when a worker is
+    /// offline, durable requests. Who has only a URL writes [`Client::builder`].
+    ///
     /// In embedded mode without a URL that is the address at which the embedded server listens; it has to be running
     /// already (`mlx_embedded::connect` starts it).
     ///
     /// ```no_run
     /// use mlx_nats::Client;
-    /// use mlx_types::config::{NatsConfig, NatsMode};
     ///
-    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-    /// let server_url = Some("nats://10.0.0.5:4222".parse()?);
-    /// let client = Client::connect(&NatsConfig { mode: NatsMode::External, server_url, ..NatsConfig::default() }).await?;
+    /// # async fn example(config: mlx_types::ClusterConfig) -> mlx_nats::Result<()> {
+    /// let client = Client::connect(&config).await?; // what `mlx_config::load` returned
     /// # Ok(())
     /// # }
     /// ```
@@ -44,11 +45,11 @@ impl Client {
     ///
     /// # Cancel safety
     /// Dropping the future gives the attempt up and leaves nothing behind.
-    pub async fn connect(config: &NatsConfig) -> Result<Self> {
-        Self::connect_with(config, ClientOptions::default()).await
+    pub async fn connect(config: &impl ConnectConfig) -> Result<Self> {
+        Self::connect_with(config.nats(), config.client_options()).await
     }
 
-    /// [`connect`](Self::connect) with options of its own.
+    /// [`connect`](Self::connect) with options in place of those that the configuration gives.
     ///
     /// ```no_run
     /// # async fn example(config: &mlx_types::config::NatsConfig) -> mlx_nats::Result<()> {
@@ -58,7 +59,8 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn connect_with(config: &NatsConfig, options: ClientOptions) -> Result<Self> {
+    pub async fn connect_with(config: &impl ConnectConfig, options: ClientOptions) -> Result<Self> {
+        let config = config.nats();
         let transport_options =
             TransportOptions { name: options.name.clone(), subscription_capacity: options.subscription_capacity };
         let transport = connection::connect(config, &transport_options).await?;
@@ -139,7 +141,12 @@ impl Client {
     ///
     /// # Cancel safety
     /// Dropping the future gives up, and leaves nothing behind.
-    pub async fn connect_when_ready(config: &NatsConfig, options: ClientOptions, limit: Duration) -> Result<Self> {
+    pub async fn connect_when_ready(
+        config: &impl ConnectConfig,
+        options: ClientOptions,
+        limit: Duration,
+    ) -> Result<Self> {
+        let config = config.nats();
         let began = Instant::now();
         let backoff = Backoff::new(FIRST_RETRY);
         let mut attempt = 0;

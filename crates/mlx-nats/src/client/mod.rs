@@ -1,5 +1,7 @@
 //! The client: one cheap handle to one connection. Its verbs stand in the rooms that carry them out.
 
+mod builder;
+mod configured;
 mod connect;
 mod discovery;
 mod options;
@@ -20,6 +22,8 @@ use crate::connection::{self, Dispatcher, Link, PayloadLimit, PublishBuffer, Ref
 use crate::telemetry::measure::Measure;
 use crate::wire::inbox::Inbox;
 
+pub use self::builder::ClientBuilder;
+pub use self::configured::ConnectConfig;
 pub use self::discovery::Discovery;
 pub(crate) use self::discovery::is_name_char;
 pub use self::options::ClientOptions;
