@@ -59,7 +59,7 @@ async fn reconnect_raw(server: &EmbeddedServer) -> Result<Duration> {
 
 /// Kills the server; when the one after it answers.
 async fn restart(server: &EmbeddedServer) -> Result<Instant> {
-    let mut state = server.state();
+    let mut state = server.watch_state();
     let killed = server.pid().context("the server is gone")?;
     let pid = Pid::from_raw(i32::try_from(killed)?).context("the server is gone")?;
     kill_process(pid, Signal::KILL)?;

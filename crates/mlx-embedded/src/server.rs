@@ -109,8 +109,13 @@ impl EmbeddedServer {
         Some(self.shared.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// What it is doing, now and from now on.
-    pub fn state(&self) -> watch::Receiver<ServerState> {
+    /// What it is doing now.
+    pub fn state(&self) -> ServerState {
+        self.shared.state.borrow().clone()
+    }
+
+    /// What it is doing now, and every change from now on. A watcher sees the latest value, not each one in between.
+    pub fn watch_state(&self) -> watch::Receiver<ServerState> {
         self.shared.state.subscribe()
     }
 

@@ -174,7 +174,7 @@ async fn m5_generated_credentials_are_known_to_the_own_client_alone() {
 #[tokio::test]
 async fn stop_is_in_good_order_and_kills_what_does_not_end_in_time() {
     let server = EmbeddedServer::start(&any_port()).await.unwrap();
-    let (pid, mut state) = (server.pid().unwrap(), server.state());
+    let (pid, mut state) = (server.pid().unwrap(), server.watch_state());
     server.stop(STOP).await.unwrap();
     assert!(!is_running(pid));
     assert!(matches!(*state.borrow_and_update(), ServerState::Stopped));

@@ -88,7 +88,7 @@ async fn m6_a_stop_while_it_restarts_is_the_end() {
     sigkill(first);
     until_state(&server, |state| matches!(state, ServerState::Restarting { attempt: 1, .. })).await;
     support::until(Duration::from_secs(5), "the restart is under way", || server.pid().is_some_and(|pid| pid != first));
-    let (second, mut state) = (server.pid().unwrap(), server.state());
+    let (second, mut state) = (server.pid().unwrap(), server.watch_state());
     server.stop(Duration::from_secs(5)).await.unwrap();
     assert!(matches!(*state.borrow_and_update(), ServerState::Stopped));
     assert!(!support::is_running(second));

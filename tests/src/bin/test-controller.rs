@@ -5,8 +5,8 @@
 
 use std::process::ExitCode;
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::{FutureExt, StreamExt};
 use mlx_errors::Result;
 use mlx_nats::{Client, TokenStream, WorkerEvent};
 use mlx_tests::{LIMIT, TEST_MODEL};
@@ -44,7 +44,7 @@ async fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     for line in join_all(asked.into_iter().map(read)).await {
         println!("{line}");
     }
-    while let Ok(event) = events.try_recv() {
+    while let Some(event) = events.next().now_or_never().flatten() {
         if matches!(event, WorkerEvent::Lost(_)) {
             println!("lost");
         }

@@ -144,7 +144,7 @@ async fn nats_py_worker_of_the_page_serves_beside_ours() {
     let mut events = cluster.workers.events();
     let id = python.id;
     python.leave().await;
-    let left = async { while !matches!(events.recv().await, Ok(WorkerEvent::Left(left)) if left == id) {} };
+    let left = async { while !matches!(events.next().await, Some(WorkerEvent::Left(left)) if left == id) {} };
     within("its farewell", left).await;
     let error = refused(&cluster, id, &InferenceRequest::new(MODEL, "gone")).await;
     assert_eq!(error.code(), ErrorCode::NatsNoResponders);

@@ -45,7 +45,7 @@ async fn m6_durable_requests_fail_on_a_full_disk_and_succeed_again_without_a_han
     let error = asked(&client).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::NatsJetStream, "{error}");
     assert!(error.to_string().contains("no space left on device") && error.to_string().contains("disk"), "{error}");
-    let mut state = server.embedded().state();
+    let mut state = server.embedded().watch_state();
     let degraded =
         within("the degraded state", state.wait_for(|state| matches!(state, ServerState::Degraded(_)))).await;
     let ServerState::Degraded(reason) = degraded.unwrap().clone() else { unreachable!() };

@@ -2,9 +2,8 @@
 
 use futures_util::StreamExt;
 use mlx_errors::ErrorCode;
-use mlx_nats::WorkerEvent;
+use mlx_nats::{WorkerEvent, WorkerEvents};
 use mlx_tests::{TEST_MODEL, within};
-use tokio::sync::broadcast;
 
 use crate::support::{Controller, QUICK};
 
@@ -46,6 +45,6 @@ async fn a_worker_gets_requests_from_its_registration_to_its_farewell_and_none_a
     controller.shutdown().await;
 }
 
-async fn next(events: &mut broadcast::Receiver<WorkerEvent>) -> WorkerEvent {
-    within("a change of the cluster", events.recv()).await.unwrap()
+async fn next(events: &mut WorkerEvents) -> WorkerEvent {
+    within("a change of the cluster", events.next()).await.unwrap()
 }

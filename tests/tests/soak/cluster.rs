@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use mlx_config::Loader;
 use mlx_embedded::{EmbeddedServer, ServerState};
 use mlx_errors::Result;
@@ -185,7 +186,7 @@ impl Cluster {
 
     /// Kills the server, and returns when it is up again.
     pub async fn kill_server(&self) {
-        let mut state = self.server.state();
+        let mut state = self.server.watch_state();
         let pid = self.server.pid().expect("the server is up");
         state.mark_unchanged();
         self.figures.note("the server is killed");
@@ -272,7 +273,7 @@ pub async fn watch_events(cluster: Arc<Cluster>, mut over: watch::Receiver<bool>
     let mut events = cluster.workers.events();
     loop {
         let event = tokio::select! {
-            event = events.recv() => event.expect("nobody falls behind a few events a second"),
+            event = events.next() => event.expect("the client lives"),
             _ = over.wait_for(|over| *over) => return,
         };
         cluster.figures.note(format_args!("the controller says: {event:?}"));

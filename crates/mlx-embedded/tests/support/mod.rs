@@ -34,7 +34,7 @@ pub(crate) fn until(limit: Duration, what: &str, mut condition: impl FnMut() -> 
 
 /// Waits until the server's state is one that `wanted` accepts.
 pub(crate) async fn until_state(server: &EmbeddedServer, wanted: impl Fn(&ServerState) -> bool) -> ServerState {
-    let mut state = server.state();
+    let mut state = server.watch_state();
     let reached = tokio::time::timeout(Duration::from_secs(30), state.wait_for(wanted)).await;
     reached.expect("the state is reached").expect("the server is still watched").clone()
 }

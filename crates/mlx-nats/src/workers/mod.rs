@@ -11,5 +11,5 @@ mod table;
 mod tombstones;
 mod watch;
 
-pub use news::{WorkerEvent, WorkerInfo};
+pub use news::{WorkerEvent, WorkerEvents, WorkerInfo};
 pub use watch::Workers;

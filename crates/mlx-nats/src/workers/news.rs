@@ -1,7 +1,14 @@
 //! What is known of a worker, and what there is to tell when that changes.
 
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::{Stream, stream};
 use mlx_types::messages::{WorkerMetrics, WorkerRegistration, WorkerStatus};
 use mlx_types::{Epoch, WorkerId};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 /// What is known of a worker.
 #[derive(Clone, Debug)]
@@ -28,15 +35,51 @@ pub enum WorkerEvent {
     Replaced(WorkerId),
     /// A worker said goodbye.
     Left(WorkerId),
-    /// A worker fell silent for longer than the offline timeout.
+    /// A worker fell silent for longer than the offline timeout, or its connection is gone.
     Lost(WorkerId),
+    /// This reader was too far behind to get all events: so many are missing here.
+    Missed(u64),
+}
+
+/// The changes of a table of workers, as a [`Stream`] that ends with its client.
+///
+/// A reader holds nobody up. One that falls behind by more than a thousand events loses the oldest, and gets a
+/// [`WorkerEvent::Missed`] in their place; [`Workers::list`](crate::Workers::list) says how things stand.
+#[must_use = "events are only told to whoever reads them"]
+pub struct WorkerEvents(Pin<Box<dyn Stream<Item = WorkerEvent> + Send + Sync>>);
+
+impl WorkerEvents {
+    pub(super) fn of(receiver: broadcast::Receiver<WorkerEvent>) -> Self {
+        Self(Box::pin(stream::unfold(receiver, |mut receiver| async move {
+            let event = match receiver.recv().await {
+                Ok(event) => event,
+                Err(RecvError::Lagged(count)) => WorkerEvent::Missed(count),
+                Err(RecvError::Closed) => return None,
+            };
+            Some((event, receiver))
+        })))
+    }
+}
+
+impl Stream for WorkerEvents {
+    type Item = WorkerEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+impl fmt::Debug for WorkerEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerEvents").finish_non_exhaustive()
+    }
 }
 
 impl WorkerEvent {
     /// The worker concerned, when what it was doing is over.
     pub(crate) fn departed(&self) -> Option<WorkerId> {
         match self {
-            Self::Online(_) => None,
+            Self::Online(_) | Self::Missed(_) => None,
             Self::Replaced(id) | Self::Left(id) | Self::Lost(id) => Some(*id),
         }
     }

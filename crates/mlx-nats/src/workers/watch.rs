@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::beat::Beat;
 use super::follow::{Sources, follow};
-use super::news::{News, WorkerEvent, WorkerInfo};
+use super::news::{News, WorkerEvent, WorkerEvents, WorkerInfo};
 use super::table::Table;
 use crate::client::Client;
 use crate::connection::AbortOnDrop;
@@ -151,27 +151,26 @@ impl Workers {
         self.shared.table().get(id).cloned()
     }
 
-    /// Changes from now on. A listener more than a thousand events behind is told how many it missed.
+    /// Changes from now on.
     ///
     /// ```no_run
+    /// use futures_util::StreamExt;
     /// use mlx_nats::WorkerEvent;
-    /// use tokio::sync::broadcast::error::RecvError;
     ///
     /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
     /// let mut events = client.workers().await?.events();
-    /// loop {
-    ///     match events.recv().await {
-    ///         Ok(WorkerEvent::Lost(id) | WorkerEvent::Left(id)) => println!("{id} is gone"),
-    ///         Ok(_) => {}
-    ///         Err(RecvError::Lagged(missed)) => println!("{missed} events missed"),
-    ///         Err(RecvError::Closed) => break,
+    /// while let Some(event) = events.next().await {
+    ///     match event {
+    ///         WorkerEvent::Lost(id) | WorkerEvent::Left(id) => println!("{id} is gone"),
+    ///         WorkerEvent::Missed(count) => println!("{count} events missed"),
+    ///         _ => {}
     ///     }
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn events(&self) -> broadcast::Receiver<WorkerEvent> {
-        self.shared.events.subscribe()
+    pub fn events(&self) -> WorkerEvents {
+        WorkerEvents::of(self.shared.events.subscribe())
     }
 
     /// Waits until `ready` is satisfied with the workers that are online.

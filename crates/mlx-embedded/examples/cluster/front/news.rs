@@ -8,7 +8,6 @@ use futures_util::StreamExt;
 use mlx_errors::Result;
 use mlx_nats::WorkerEvent;
 use mlx_types::{Timestamp, WorkerId, subjects};
-use tokio::sync::broadcast::error::RecvError;
 
 use super::Front;
 use super::registry::name_of;
@@ -83,10 +82,10 @@ pub async fn follow(front: Arc<Front>) -> Result<String> {
     }
     loop {
         tokio::select! {
-            event = workers.recv() => match event {
-                Ok(event) => note(&front, &event, &mut names),
-                Err(RecvError::Lagged(missed)) => front.news.tell("plain", format!("{missed} events were missed")),
-                Err(RecvError::Closed) => return Ok("the client is gone".to_owned()),
+            event = workers.next() => match event {
+                Some(WorkerEvent::Missed(count)) => front.news.tell("plain", format!("{count} events were missed")),
+                Some(event) => note(&front, &event, &mut names),
+                None => return Ok("the client is gone".to_owned()),
             },
             Some(beat) = beats.next() => {
                 // A malformed one is the registry's to complain about.
