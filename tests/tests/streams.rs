@@ -1,11 +1,11 @@
 //! Token streams against a real server, with workers of ours and workers that are not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode, ErrorKind};
-use mlx_nats::{Client, ClientOptions, InferenceOptions, InferenceService, TokenStream};
+use mlx_nats::{Client, ClientOptions, InferOptions, InferenceOptions, InferenceService, TokenStream};
 use mlx_tests::{LIMIT, TestServer, within};
 use mlx_types::messages::{
     CancelMode, FinishReason, InferenceCancel, InferenceRequest, StreamingResponse, WorkerHeartbeat, WorkerMetrics,
@@ -453,4 +453,55 @@ async fn s2_stop_keeps_every_token_that_the_worker_counted() {
     .await;
     last.unwrap();
     assert_eq!(stream.summary().unwrap().finish_reason, Some(FinishReason::Cancelled));
+}
+
+/// Sets one option to a time from now.
+type Set = fn(InferOptions, Duration) -> InferOptions;
+
+#[tokio::test]
+async fn s3_what_a_request_asks_for_holds_for_it_alone() {
+    let server = TestServer::start().await;
+    let (worker, client) = (server.client().await, server.client().await);
+    let id = WorkerId::new();
+    let (begun, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let _service = worker
+        .serve_inference(id, InferenceOptions::default(), move |request, mut tokens| {
+            let begun = begun.clone();
+            async move {
+                begun.send(request.prompt.clone()).unwrap();
+                if request.prompt == "begins" {
+                    tokens.send("a").await?;
+                }
+                tokens.cancelled().await;
+                Ok(FinishReason::Stop)
+            }
+        })
+        .await
+        .unwrap();
+    let soon = Duration::from_millis(300);
+    let options = InferOptions::default;
+    let cases: [(_, Set, _); 4] = [
+        ("silent", InferOptions::first_token_timeout, ErrorCode::StreamFirstTokenTimeout),
+        ("begins", InferOptions::inter_token_timeout, ErrorCode::StreamInterTokenTimeout),
+        ("silent", |options, soon| options.deadline(SystemTime::now() + soon), ErrorCode::DeadlineExceeded),
+        ("begins", |options, soon| options.deadline(SystemTime::now() + soon), ErrorCode::DeadlineExceeded),
+    ];
+    for (prompt, set, code) in cases {
+        let options = set(options(), soon);
+        let mut stream = client.infer_with(id, &InferenceRequest::new("m", prompt), options).await.unwrap();
+        let error = within("the end", async {
+            loop {
+                if let Err(error) = stream.next().await.expect("an end with an error") {
+                    return error;
+                }
+            }
+        });
+        assert_eq!(error.await.code(), code, "{prompt}");
+        assert!(stream.next().await.is_none());
+        assert_eq!(within("the request", seen.recv()).await.as_deref(), Some(prompt));
+    }
+    let past = options().deadline(SystemTime::now() - soon);
+    let refused = client.infer_with(id, &InferenceRequest::new("m", "late"), past).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::DeadlineExceeded);
+    assert!(seen.try_recv().is_err(), "nothing was sent");
 }

@@ -63,7 +63,7 @@ pub use pubsub::{Received, SubscribeOptions, Subscription};
 pub use rpc::{Request, RequestManyOptions, RequestOptions, ServeOptions, Service};
 pub use stream::{InferenceOptions, InferenceService, StreamSummary, TokenFrame, TokenSink, TokenStream};
 pub use wire::{Headers, PublishTo, RequestTo, ServeTo, SubscribeTo};
-pub use workers::{WorkerEvent, WorkerEvents, WorkerInfo, Workers};
+pub use workers::{InferOptions, WorkerEvent, WorkerEvents, WorkerInfo, Workers};
 
 /// The README's example is compiled.
 #[cfg(doctest)]

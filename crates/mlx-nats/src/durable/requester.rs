@@ -113,6 +113,8 @@ impl Client {
             workers: Arc::new(workers),
             epoch,
             first_token_timeout: patience,
+            inter_token_timeout: self.options().inter_token_timeout,
+            time_left: None,
             started,
             span,
         }))

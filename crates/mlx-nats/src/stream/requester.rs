@@ -103,6 +103,8 @@ pub struct TokenStream {
     departure: Option<Pin<Box<dyn Future<Output = Departure> + Send>>>,
     /// The end of the connection that the stream began on.
     disconnection: Signal,
+    /// Fires at the deadline of the request, where it has one.
+    deadline: Option<Pin<Box<Sleep>>>,
     silence: Silence,
     /// Fires when the silence has to be looked at. Moved only when it fires, and at the first token.
     look: Pin<Box<Sleep>>,
@@ -314,6 +316,12 @@ impl Stream for TokenStream {
                 let worker_goes_on = this.first_token.is_some() || !this.route.is_queued();
                 let tokens = this.assembly.received();
                 return this.fail(ErrorKind::StreamDisconnected { tokens }, worker_goes_on);
+            }
+            if let Some(deadline) = &mut this.deadline
+                && deadline.as_mut().poll(context).is_ready()
+            {
+                let subject = this.subject.clone();
+                return this.fail(ErrorKind::DeadlineExceeded { subject }, true);
             }
             return match this.poll_silence(context) {
                 Poll::Ready(Silent::Look) => continue,

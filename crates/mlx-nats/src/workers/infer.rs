@@ -1,8 +1,9 @@
 //! A request to one worker.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use mlx_errors::Result;
+use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::{InferenceRequest, Message, StreamingResponse};
 use mlx_types::{WorkerId, subjects};
 use tokio::time::Instant;
@@ -12,6 +13,60 @@ use crate::pubsub::SubscribeOptions;
 use crate::stream::{Opening, Route, TokenStream, asked_again};
 use crate::telemetry::trace::Span;
 use crate::wire::{Headers, PublishTo, SubscribeTo, codec, headers};
+
+/// How to ask for an answer in tokens. What is unset is as the client's configuration says.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use mlx_nats::InferOptions;
+///
+/// let options = InferOptions::default()
+///     .first_token_timeout(Duration::from_secs(5))
+///     .deadline(SystemTime::now() + Duration::from_secs(60));
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct InferOptions {
+    /// How long the first token may take; `streaming.firstTokenTimeoutMs` by default.
+    pub first_token_timeout: Option<Duration>,
+    /// How long a silence between two tokens may be; `streaming.interTokenTimeoutMs` by default.
+    pub inter_token_timeout: Option<Duration>,
+    /// When the answer is no longer of use. It travels with the request, a worker past it refuses the work, and a stream that
+    /// is not over by then ends with [`ErrorKind::DeadlineExceeded`]. Unset by default.
+    pub deadline: Option<SystemTime>,
+    /// Headers to send along.
+    pub headers: Headers,
+}
+
+impl InferOptions {
+    /// Sets how long the first token may take.
+    #[must_use]
+    pub fn first_token_timeout(mut self, timeout: Duration) -> Self {
+        self.first_token_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how long a silence between two tokens may be.
+    #[must_use]
+    pub fn inter_token_timeout(mut self, timeout: Duration) -> Self {
+        self.inter_token_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets when the answer is no longer of use.
+    #[must_use]
+    pub fn deadline(mut self, deadline: SystemTime) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Sets the headers to send along.
+    #[must_use]
+    pub fn headers(mut self, headers: Headers) -> Self {
+        self.headers = headers;
+        self
+    }
+}
 
 impl Client {
     /// Asks a worker to answer a prompt, and streams the tokens back.
@@ -35,6 +90,19 @@ impl Client {
     /// # Cancel safety
     /// A dropped future has not sent the request, and leaves nothing behind.
     pub async fn infer(&self, worker_id: WorkerId, request: &InferenceRequest) -> Result<TokenStream> {
+        self.infer_with(worker_id, request, InferOptions::default()).await
+    }
+
+    /// [`infer`](Client::infer) with options.
+    ///
+    /// # Errors
+    /// Those of [`infer`](Client::infer), and [`ErrorKind::DeadlineExceeded`] for a deadline that has passed.
+    pub async fn infer_with(
+        &self,
+        worker_id: WorkerId,
+        request: &InferenceRequest,
+        options: InferOptions,
+    ) -> Result<TokenStream> {
         // Subjects know case, and the answer comes to the id as it is sent.
         let request_id = request.request_id.in_lower_case();
         let workers = self.workers().await?;
@@ -42,6 +110,9 @@ impl Client {
         let subject = subjects::worker_inference(worker_id);
         let json = codec::encode(subject.as_str(), request, InferenceRequest::check)?;
         let started = Instant::now();
+        let mut headers = options.headers;
+        let time_left =
+            options.deadline.map(|deadline| time_left(deadline, subject.as_str(), &mut headers)).transpose()?;
         let epoch = self.link().live(|| format!("inference on `{subject}`"))?;
 
         // Subscription and request go down one connection, whose messages the server handles in order: it knows the
@@ -56,7 +127,6 @@ impl Client {
             .await?;
         let to = PublishTo::<InferenceRequest>::name(&&subject).for_publish()?;
         let (acceptance, reply) = self.inbox().wait_on(to.clone());
-        let mut headers = Headers::new();
         headers.set(
             headers::ACCEPT,
             if self.options().coalesce { headers::ACCEPT_TOKENS } else { headers::ACCEPT_EPOCH },
@@ -77,9 +147,21 @@ impl Client {
             acceptance: Some(acceptance),
             workers: Arc::new(workers),
             epoch,
-            first_token_timeout: self.options().first_token_timeout,
+            first_token_timeout: options.first_token_timeout.unwrap_or(self.options().first_token_timeout),
+            inter_token_timeout: options.inter_token_timeout.unwrap_or(self.options().inter_token_timeout),
+            time_left,
             started,
             span,
         }))
     }
+}
+
+/// How long it is to the deadline, which goes along in a header.
+fn time_left(deadline: SystemTime, subject: &str, headers: &mut Headers) -> Result<Duration> {
+    let Ok(left) = deadline.duration_since(SystemTime::now()) else {
+        return Err(Error::new(ErrorKind::DeadlineExceeded { subject: subject.to_owned() }));
+    };
+    let since_epoch = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    headers.set(headers::DEADLINE, since_epoch.as_millis().to_string())?;
+    Ok(left)
 }

@@ -11,5 +11,6 @@ mod table;
 mod tombstones;
 mod watch;
 
+pub use infer::InferOptions;
 pub use news::{WorkerEvent, WorkerEvents, WorkerInfo};
 pub use watch::Workers;

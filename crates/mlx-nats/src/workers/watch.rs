@@ -93,7 +93,8 @@ impl Client {
         let mut workers = followed.0.lock().await;
         match &*workers {
             Some(followed) if followed.check().is_ok() => Ok(followed.clone()),
-            _ => Ok(workers.insert(Workers::follow(self).await?).clone()),
+            // In a box: it is large, and made once.
+            _ => Ok(workers.insert(Box::pin(Workers::follow(self)).await?).clone()),
         }
     }
 }

@@ -34,18 +34,22 @@ pub(crate) struct Opening {
     pub(crate) workers: Arc<dyn Lifelines>,
     pub(crate) epoch: u64,
     pub(crate) first_token_timeout: Duration,
+    pub(crate) inter_token_timeout: Duration,
+    /// To the deadline of the request, where it has one.
+    pub(crate) time_left: Option<Duration>,
     pub(crate) started: Instant,
     pub(crate) span: Span,
 }
 
 impl TokenStream {
     pub(crate) fn open(opening: Opening) -> Self {
-        let Opening { client, route, workers, epoch, first_token_timeout, started, span, .. } = opening;
+        let Opening { client, route, workers, epoch, first_token_timeout, inter_token_timeout, started, span, .. } =
+            opening;
         let link = Arc::clone(client.link());
         let measure = client.measure().stream(started);
         let capacity = transport_capacity(client.options().subscription_capacity);
         let slept = link.clock().slept(started.into_std());
-        let silence = Silence::new(first_token_timeout, client.options().inter_token_timeout, started, slept);
+        let silence = Silence::new(first_token_timeout, inter_token_timeout, started, slept);
         let mut stream = Self {
             client,
             route,
@@ -57,6 +61,7 @@ impl TokenStream {
             workers,
             departure: None,
             disconnection: Box::pin(async move { link.lost(epoch).await }),
+            deadline: opening.time_left.map(|left| Box::pin(tokio::time::sleep(left))),
             silence,
             look: Box::pin(tokio::time::sleep(SUSPICIOUS.min(first_token_timeout))),
             progressed: false,
