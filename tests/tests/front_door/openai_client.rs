@@ -84,7 +84,8 @@ async fn openai_client_speaks_through_two_workers_with_a_real_model_server() {
     let model = server.model();
     assert_eq!(Client::run(&door, "models", model).await, [json!([model]), json!("mlx-serving")]);
     let answer = Client::run(&door, "chat", model).await.remove(0);
-    assert_eq!((&answer[1], &answer[2]), (&json!("length"), &json!(64)), "{}", server.log());
+    assert_eq!(answer[1], "length", "{}", server.log());
+    assert!(is_all_there_is(&answer[2]), "{answer}: {}", server.log());
     assert!(!answer[0].as_str().unwrap().is_empty(), "what it says is left to chance: {answer}");
     let answer = Client::run(&door, "text", model).await.remove(0);
     assert!(!answer[0].as_str().unwrap().is_empty() && answer[1] == "length", "{answer}");
@@ -105,7 +106,14 @@ async fn openai_client_speaks_through_two_workers_with_a_real_model_server() {
     assert_eq!(end, json!(["APIError", "WORKER_LOST"]));
     server.comes_to_rest().await;
     // The other worker is still there.
-    assert_eq!(Client::run(&door, "chat", model).await[0][2], json!(64));
+    let answer = Client::run(&door, "chat", model).await.remove(0);
+    assert!(is_all_there_is(&answer[2]), "{answer}");
+}
+
+/// Whether so many are the 64 tokens that were asked for. The model draws its tokens from its own vocabulary by chance, and
+/// one that ends in the middle of a character brings no text until the next: the two are streamed, and counted, as one.
+fn is_all_there_is(tokens: &Value) -> bool {
+    tokens.as_u64().is_some_and(|tokens| (56..=64).contains(&tokens))
 }
 
 /// The client, as a process that does one thing.
