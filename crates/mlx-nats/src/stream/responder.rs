@@ -285,6 +285,9 @@ pub(crate) fn is_disconnection(error: &Error) -> bool {
 /// Refuses a request where its requester listens: in its inbox, or, without one, on the stream itself.
 async fn refuse(client: &Client, running: &Running, message: async_nats::Message, error: &Error) {
     tracing::debug!(subject = %message.subject, error = error as &dyn std::error::Error, "refused a request");
+    // The connection may be back already: then its drop is told as it is of a stream that had begun.
+    let dropped = is_disconnection(error).then(|| Error::new(ErrorKind::StreamDisconnected { tokens: 0 }));
+    let error = dropped.as_ref().unwrap_or(error);
     if let Some(reply) = message.reply {
         return answer_error(client, reply, error).await;
     }
