@@ -19,15 +19,14 @@ mod assembly;
 const TOKENS: u64 = 256;
 
 fn heartbeat() -> WorkerHeartbeat {
-    let metrics = WorkerMetrics {
-        cpu_usage_percent: 42.5,
-        memory_used_gb: 61.25,
-        gpu_utilization_percent: 87.5,
-        active_requests: 3,
-        total_requests_handled: 1_234_567,
-        avg_latency_ms: 182.75,
-        models_loaded: vec!["llama-3-8b-instruct".to_owned(), "mistral-7b-v0.3".to_owned()],
-    };
+    let metrics = WorkerMetrics::default()
+        .cpu_usage_percent(42.5)
+        .memory_used_gb(61.25)
+        .gpu_utilization_percent(87.5)
+        .active_requests(3)
+        .total_requests_handled(1_234_567)
+        .avg_latency_ms(182.75)
+        .models_loaded(vec!["llama-3-8b-instruct".to_owned(), "mistral-7b-v0.3".to_owned()]);
     WorkerHeartbeat::new(WorkerId::new(), WorkerStatus::Online, metrics)
 }
 

@@ -35,18 +35,14 @@ impl Context {
 
     /// A client of ours.
     pub(crate) async fn ours(&self) -> Result<Client> {
-        let options = ClientOptions {
-            coalesce: self.arm.side != Side::OursPlain,
-            // The worker of these measurements sends no heartbeats.
-            offline_timeout: LIMIT,
-            ..ClientOptions::default()
-        };
+        // The worker of these measurements sends no heartbeats.
+        let options = ClientOptions::default().coalesce(self.arm.side != Side::OursPlain).offline_timeout(LIMIT);
         Ok(Client::connect_with(&self.config()?, options).await?)
     }
 
     /// The settings of a client of ours, all as by default but the URL.
     pub(crate) fn config(&self) -> Result<NatsConfig> {
-        Ok(NatsConfig { mode: NatsMode::External, server_url: Some(self.url.parse()?), ..NatsConfig::default() })
+        Ok(NatsConfig::default().mode(NatsMode::External).server_url(self.url.parse()?))
     }
 
     /// A client of async-nats, all as by default.

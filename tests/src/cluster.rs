@@ -63,22 +63,16 @@ impl TestCluster {
 
     /// The settings of a client that knows all servers.
     pub fn config(&self) -> NatsConfig {
-        NatsConfig {
-            server_url: None,
-            servers: Some([0, 1, 2].map(|node| self.url(node)).to_vec()),
-            ..self.config_of(0)
-        }
+        self.config_of(0).servers([0, 1, 2].map(|node| self.url(node)))
     }
 
     /// The settings of a client that knows one server, and learns of the others from that.
     pub fn config_of(&self, node: usize) -> NatsConfig {
-        NatsConfig {
-            mode: NatsMode::External,
-            server_url: Some(self.url(node)),
-            reconnect_time_wait: millis(50),
-            max_reconnect_attempts: 1000,
-            ..NatsConfig::default()
-        }
+        NatsConfig::default()
+            .mode(NatsMode::External)
+            .server_url(self.url(node))
+            .reconnect_time_wait(millis(50))
+            .max_reconnect_attempts(1000)
     }
 
     /// Where clients reach the server `node`.

@@ -84,12 +84,7 @@ impl ConfiguredServer {
     /// Settings of a client of this server: `scheme`, the host `localhost`, its port, and `userinfo` with its `@`.
     pub fn config(&self, scheme: &str, userinfo: &str) -> NatsConfig {
         let url = format!("{scheme}://{userinfo}localhost:{}", self.address.port());
-        NatsConfig {
-            mode: NatsMode::External,
-            server_url: Some(url.parse().unwrap()),
-            reconnect_time_wait: millis(20),
-            ..NatsConfig::default()
-        }
+        NatsConfig::default().mode(NatsMode::External).server_url(url.parse().unwrap()).reconnect_time_wait(millis(20))
     }
 }
 

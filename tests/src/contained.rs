@@ -70,12 +70,10 @@ impl ContainerServer {
 
     /// The settings of a client: `scheme`, this server's address as `localhost`, and no credentials.
     pub fn config(&self, scheme: &str) -> NatsConfig {
-        NatsConfig {
-            mode: NatsMode::External,
-            server_url: Some(format!("{scheme}://localhost:{}", self.container.ports().client).parse().unwrap()),
-            reconnect_time_wait: millis(20),
-            ..NatsConfig::default()
-        }
+        NatsConfig::default()
+            .mode(NatsMode::External)
+            .server_url(format!("{scheme}://localhost:{}", self.container.ports().client).parse().unwrap())
+            .reconnect_time_wait(millis(20))
     }
 
     /// A client of ours, without credentials.

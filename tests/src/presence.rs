@@ -10,7 +10,7 @@ use mlx_types::messages::{
     ClusterAnnouncement, ClusterEvent, ModelSkills, WorkerDeregistration, WorkerHeartbeat, WorkerMetrics,
     WorkerRegistration, WorkerStatus,
 };
-use mlx_types::{Epoch, Timestamp, WorkerId, subjects};
+use mlx_types::{Epoch, WorkerId, subjects};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
@@ -47,12 +47,7 @@ impl Presence {
         // Until then a heartbeat may still be on its way, behind which the farewell has to be.
         let _ = (&mut self.keeper).await;
         let Identity { id, epoch, client } = &self.identity;
-        let farewell = WorkerDeregistration {
-            worker_id: *id,
-            timestamp: Timestamp::now(),
-            epoch: Some(*epoch),
-            reason: Some("shut down".to_owned()),
-        };
+        let farewell = WorkerDeregistration::new(*id).epoch(*epoch).reason("shut down");
         client.publish(&subjects::WORKER_DEREGISTER, &farewell).await
     }
 }
@@ -95,32 +90,14 @@ impl Identity {
     }
 
     async fn register(&self) -> Result<()> {
-        let skills = ModelSkills {
-            available_models: vec![crate::TEST_MODEL.to_owned()],
-            model_paths: std::collections::BTreeMap::new(),
-            total_model_size: 0.0,
-            last_scanned: Timestamp::now(),
-        };
-        let registration = WorkerRegistration {
-            worker_id: self.id,
-            hostname: "localhost".to_owned(),
-            ip: Ipv4Addr::LOCALHOST.into(),
-            port: 8080,
-            skills,
-            status: WorkerStatus::Online,
-            timestamp: Timestamp::now(),
-            hardware: None,
-            capabilities: None,
-            epoch: Some(self.epoch),
-        };
+        let skills = ModelSkills::new([crate::TEST_MODEL]).model_paths(std::collections::BTreeMap::new());
+        let registration =
+            WorkerRegistration::new(self.id, "localhost", Ipv4Addr::LOCALHOST.into(), 8080, skills).epoch(self.epoch);
         self.client.publish(&subjects::WORKER_REGISTER, &registration).await
     }
 
     async fn beat(&self) -> Result<()> {
-        let beat = WorkerHeartbeat {
-            epoch: Some(self.epoch),
-            ..WorkerHeartbeat::new(self.id, WorkerStatus::Online, WorkerMetrics::default())
-        };
+        let beat = WorkerHeartbeat::new(self.id, WorkerStatus::Online, WorkerMetrics::default()).epoch(self.epoch);
         self.client.publish(&subjects::WORKER_HEARTBEAT, &beat).await
     }
 }

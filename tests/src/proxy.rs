@@ -73,7 +73,7 @@ impl FaultProxy {
 
     /// `config`, with the proxy as its server.
     pub fn in_front(&self, config: NatsConfig) -> NatsConfig {
-        NatsConfig { server_url: Some(self.url()), servers: None, ..config }
+        config.server_url(self.url())
     }
 
     /// Closes every connection. New ones are taken.

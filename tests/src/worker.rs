@@ -80,7 +80,7 @@ impl TestWorker {
                 Ok(FinishReason::Length)
             }
         };
-        let options = InferenceOptions { max_concurrent };
+        let options = InferenceOptions::default().max_concurrent(max_concurrent);
         #[cfg(feature = "durable")]
         let queued = if durable {
             Some(client.serve_durable(id, [TEST_MODEL], options.clone(), handler.clone()).await?)

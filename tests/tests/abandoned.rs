@@ -151,12 +151,10 @@ async fn c10_a_stream_kept_for_its_summary_holds_nothing_at_the_server() {
 #[tokio::test]
 async fn s1_timeouts_without_end_never_end_a_stream() {
     let scene = Scene::set().await;
-    let options = ClientOptions {
-        first_token_timeout: Duration::from_secs(1),
-        inter_token_timeout: Duration::MAX,
-        offline_timeout: Duration::MAX,
-        ..ClientOptions::default()
-    };
+    let options = ClientOptions::default()
+        .first_token_timeout(Duration::from_secs(1))
+        .inter_token_timeout(Duration::MAX)
+        .offline_timeout(Duration::MAX);
     let controller = scene.server.client_with(options.clone()).await;
     let handler = |_request, mut tokens: mlx_nats::TokenSink| async move {
         tokens.send("a").await?;
@@ -176,11 +174,7 @@ async fn s1_timeouts_without_end_never_end_a_stream() {
 async fn a_gathering_without_end_ends_with_the_answers_that_were_wanted() {
     let scene = Scene::set().await;
     let _service = scene.worker.serve("lab.one", |_: mlx_nats::Request<u32>| async { Ok(1) }).await.unwrap();
-    let options = mlx_nats::RequestManyOptions {
-        max_responses: Some(1),
-        stall: Some(Duration::MAX),
-        timeout: Some(Duration::MAX),
-    };
+    let options = mlx_nats::RequestManyOptions::default().max_responses(1).stall(Duration::MAX).timeout(Duration::MAX);
     let gathered = within("the answer", scene.controller.request_many::<_, _, u32>("lab.one", &1, options)).await;
     assert_eq!(gathered.unwrap().len(), 1);
 }

@@ -15,12 +15,7 @@ use serde_json::{Value, json};
 const LONG: Duration = Duration::from_mins(10);
 
 fn patient() -> ClientOptions {
-    ClientOptions {
-        first_token_timeout: LONG,
-        inter_token_timeout: LONG,
-        offline_timeout: LONG,
-        ..ClientOptions::default()
-    }
+    ClientOptions::default().first_token_timeout(LONG).inter_token_timeout(LONG).offline_timeout(LONG)
 }
 
 fn request() -> InferenceRequest {
@@ -120,7 +115,7 @@ async fn twin(client: &Client, id: WorkerId, letter: &'static str) -> InferenceS
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s3_two_workers_with_one_id_never_mix_their_words() {
     let server = TestServer::start().await;
-    let (several, plain) = (patient(), ClientOptions { coalesce: false, ..patient() });
+    let (several, plain) = (patient(), patient().coalesce(false));
     let controllers = [server.client_with(several).await, server.client_with(plain).await];
     for controller in controllers.iter().cycle().take(40) {
         let id = WorkerId::new();
@@ -314,7 +309,7 @@ async fn s2_a_cancellation_with_another_mark_means_another_request() {
 #[tokio::test]
 async fn s1_a_stall_after_the_first_token_is_noticed_by_the_timeout_between_tokens() {
     let server = TestServer::start().await;
-    let options = ClientOptions { inter_token_timeout: Duration::from_millis(300), ..patient() };
+    let options = patient().inter_token_timeout(Duration::from_millis(300));
     let (controller, mut worker) = (server.client_with(options).await, Foreign::start(&server).await);
     let mut stream = controller.infer(worker.id, &request()).await.unwrap();
     let id = worker.asked().await;
@@ -340,7 +335,7 @@ async fn s1_a_stall_after_the_first_token_is_noticed_by_the_timeout_between_toke
 #[tokio::test]
 async fn s2_a_worker_that_only_fell_silent_is_told_to_stop() {
     let server = TestServer::start().await;
-    let options = ClientOptions { offline_timeout: Duration::from_millis(300), ..patient() };
+    let options = patient().offline_timeout(Duration::from_millis(300));
     let (controller, mut worker) = (server.client_with(options).await, Foreign::start(&server).await);
     let mut stream = controller.infer(worker.id, &request()).await.unwrap();
     let id = worker.asked().await;
@@ -428,7 +423,7 @@ async fn a_request_without_a_reply_inbox_is_not_answered_before_its_asker_listen
     let (client, foreign) = (server.client().await, server.foreign_client().await);
     let id = WorkerId::new();
     let _full = client
-        .serve_inference(id, InferenceOptions { max_concurrent: 1 }, |request, mut tokens| async move {
+        .serve_inference(id, InferenceOptions::default().max_concurrent(1), |request, mut tokens| async move {
             tokens.send("a").await?;
             if request.prompt == "stay" {
                 return Err(tokens.cancelled().await);

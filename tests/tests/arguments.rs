@@ -45,7 +45,7 @@ async fn e3_wrong_arguments_have_codes_that_tell_the_truth() {
     }
     is_final(&client.publish("a".repeat(5_000).as_str(), "x").await.unwrap_err(), ErrorCode::SubjectInvalid);
     for group in ["", "a b", "a\nb", &"g".repeat(5_000)] {
-        let options = SubscribeOptions { queue_group: Some(group.to_owned()), ..SubscribeOptions::default() };
+        let options = SubscribeOptions::default().queue_group(group);
         let error =
             client.subscribe_with::<_, String>("lab.a", options).await.err().unwrap_or_else(|| panic!("{group:?}"));
         is_final(&error, ErrorCode::NatsSubscription);
@@ -118,7 +118,7 @@ async fn an_answer_with_an_error_of_its_own_is_an_answer() {
         Ok(status)
     };
     let _service = client.serve(&subjects::MODEL_LOAD, failed).await.unwrap();
-    let command = ModelCommand { request_id: mlx_types::RequestId::new(), model_id: "m".to_owned(), worker_id: None };
+    let command = ModelCommand::new("m");
     let status = client.request(&subjects::MODEL_LOAD, &command).await.unwrap();
     assert_eq!(status.error.as_deref(), Some("no memory"));
 }
@@ -208,7 +208,7 @@ async fn a_handler_sees_where_its_request_came_and_what_came_with_it() {
     let _any = client.serve("lab.any.*", told).await.unwrap();
     let mut headers = Headers::new();
     headers.set("Tenant", "blue").unwrap();
-    let options = RequestOptions { headers, ..RequestOptions::default() };
+    let options = RequestOptions::default().headers(headers);
     let answer: (String, Option<String>, String) = client.request_with("lab.any.one", "b", options).await.unwrap();
     assert_eq!(answer, ("lab.any.one".to_owned(), Some("blue".to_owned()), "b".to_owned()));
     let answer: (String, Option<String>, String) = client.request("lab.any.two", "c").await.unwrap();

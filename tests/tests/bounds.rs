@@ -62,7 +62,7 @@ async fn c12_heartbeats_of_four_megabytes_fill_no_memory_and_delay_no_end() {
 async fn c12_a_subscription_drops_what_exceeds_its_bytes_and_says_how_much() {
     let server = TestServer::start().await;
     let (client, other) = (server.client().await, server.client().await);
-    let options = SubscribeOptions { max_bytes: Some(100_000), ..SubscribeOptions::default() };
+    let options = SubscribeOptions::default().max_bytes(100_000);
     let mut messages = client.subscribe_with::<_, String>("lab.a", options).await.unwrap();
     for _ in 0..20 {
         other.publish("lab.a", &"x".repeat(10_000)).await.unwrap();

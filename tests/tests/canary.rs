@@ -66,14 +66,15 @@ async fn server(user: Option<&str>, secret: &str, port: u16) -> TestServer {
 /// The client's settings, with the secret where each of the four ways has it.
 fn configs(server: &TestServer, user: Option<&str>, secret: &str) -> [NatsConfig; 2] {
     let address = server.embedded().client_addr();
-    let bare = NatsConfig { user: None, password: None, token: None, ..server.config() };
+    let mut bare = server.config();
+    (bare.user, bare.password, bare.token) = (None, None, None);
     let in_settings = match user {
-        Some(_) => NatsConfig { user: user.map(str::to_owned), password: Some(secret.into()), ..bare.clone() },
-        None => NatsConfig { token: Some(secret.into()), ..bare.clone() },
+        Some(user) => bare.clone().user(user).password(secret),
+        None => bare.clone().token(secret),
     };
     let userinfo = user.map(|user| format!("{user}:")).unwrap_or_default();
     let url = format!("nats://{userinfo}{secret}@{address}").parse().unwrap();
-    [in_settings, NatsConfig { server_url: Some(url), ..bare }]
+    [in_settings, bare.server_url(url)]
 }
 
 /// A client's whole life with each kind of credential: connection, refusal, crash, return, change of password, end.
@@ -91,8 +92,8 @@ async fn life(user: Option<&str>, secret: &str) {
     for config in configs(&first, user, secret) {
         seen.value(&config);
         writeln!(seen.0, "{}", serde_json::to_string(&config).unwrap()).unwrap();
-        let config = NatsConfig { max_reconnect_attempts: 1000, ..config };
-        let client = Client::connect_with(&config, ClientOptions::default().named("c")).await.unwrap();
+        let config = config.max_reconnect_attempts(1000);
+        let client = Client::connect_with(&config, ClientOptions::default().name("c")).await.unwrap();
         seen.value(&client);
         seen.value(&client.subscribe::<_, u32>("lab.test").await.unwrap());
         seen.error(&client.request::<_, _, u32>("lab.nobody", &1).await.unwrap_err());
@@ -127,7 +128,7 @@ async fn life(user: Option<&str>, secret: &str) {
     }
     second.stop().await;
     for config in gone {
-        let config = NatsConfig { connect_timeout_ms: millis(2000), ..config };
+        let config = config.connect_timeout_ms(millis(2000));
         let error = Client::connect(&config).await.unwrap_err();
         assert_eq!(error.code(), ErrorCode::NatsConnection);
         seen.error(&error);
@@ -164,8 +165,8 @@ async fn x1_a_seed_is_never_shown() {
     );
     let credentials_file = folder.path().join("credentials");
     std::fs::write(&credentials_file, credentials).unwrap();
-    let with_seed = |file| NatsConfig { nkey_seed_file: Some(file), ..server.config() };
-    let with_file = NatsConfig { credentials_file: Some(credentials_file), ..server.config() };
+    let with_seed = |file| server.config().nkey_seed_file(file);
+    let with_file = server.config().credentials_file(credentials_file);
     let client_of_seed = Client::connect(&with_seed(good)).await.unwrap(); // the server takes anyone
     seen.value(&client_of_seed);
     for config in [with_seed(bad), with_file] {

@@ -14,7 +14,6 @@ use mlx_errors::ErrorCode;
 use mlx_nats::{Client, ClientOptions, InferenceOptions, InferenceService};
 use mlx_tests::{FaultProxy, LIMIT, TestServer, eventually, number_from_env};
 use mlx_types::WorkerId;
-use mlx_types::config::NatsConfig;
 use mlx_types::messages::{FinishReason, InferenceRequest};
 
 const REQUESTERS: usize = 64;
@@ -34,14 +33,10 @@ async fn s1_every_stream_ends_in_exactly_one_way_through_a_storm_of_cuts() {
 
     let server = TestServer::start().await;
     let (before_requesters, before_worker) = (FaultProxy::start(&server).await, FaultProxy::start(&server).await);
-    let options = ClientOptions {
-        first_token_timeout: SILENCE,
-        inter_token_timeout: SILENCE,
-        offline_timeout: LIMIT * 10,
-        ..ClientOptions::default()
-    };
+    let options =
+        ClientOptions::default().first_token_timeout(SILENCE).inter_token_timeout(SILENCE).offline_timeout(LIMIT * 10);
     let connect = async |proxy: &FaultProxy| {
-        let config = NatsConfig { max_reconnect_attempts: 100_000, ..proxy.in_front(server.config()) };
+        let config = proxy.in_front(server.config()).max_reconnect_attempts(100_000);
         Client::connect_with(&config, options.clone()).await.unwrap()
     };
     let (requester, worker) = (connect(&before_requesters).await, connect(&before_worker).await);
@@ -97,7 +92,7 @@ async fn s1_every_stream_ends_in_exactly_one_way_through_a_storm_of_cuts() {
 
 /// A worker that counts to [`TOKENS`], about as fast as a small model speaks.
 async fn serve(worker: &Client, id: WorkerId, running: Arc<AtomicUsize>) -> InferenceService {
-    let options = InferenceOptions { max_concurrent: 100_000 };
+    let options = InferenceOptions::default().max_concurrent(100_000);
     worker
         .serve_inference(id, options, move |_request, mut tokens| {
             let handler = Handler::enter(&running);

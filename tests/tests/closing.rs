@@ -70,7 +70,7 @@ async fn c11_what_is_published_during_a_shutdown_goes_out_or_fails_as_closed() {
 async fn c2_nothing_is_left_in_the_buffer_of_a_client_that_was_shut_down_while_disconnected() {
     for _ in 0..ROUNDS {
         let (server, proxy, config) = behind_proxy().await;
-        let config = NatsConfig { publish_while_disconnected: PublishWhileDisconnected::Buffer, ..config };
+        let config = config.publish_while_disconnected(PublishWhileDisconnected::Buffer);
         let client = Client::connect(&config).await.unwrap();
         proxy.refuse(true);
         proxy.cut();
@@ -93,7 +93,7 @@ async fn c11_no_call_that_races_a_shutdown_waits_for_its_limit() {
     let other = server.client().await;
     // Somebody listens, and nobody answers.
     let _silent = other.subscribe::<_, Value>("lab.silent").await.unwrap();
-    let config = NatsConfig { request_timeout_ms: millis(600_000), ..server.config() };
+    let config = server.config().request_timeout_ms(millis(600_000));
     let long = Duration::from_mins(10);
     for _ in 0..ROUNDS {
         let client = Client::connect(&config).await.unwrap();
@@ -225,6 +225,6 @@ async fn c2_a_call_that_waits_for_room_ends_with_its_connection() {
 async fn behind_proxy() -> (TestServer, FaultProxy, NatsConfig) {
     let server = TestServer::start().await;
     let proxy = FaultProxy::start(&server).await;
-    let config = NatsConfig { max_reconnect_attempts: 1_000_000, ..proxy.in_front(server.config()) };
+    let config = proxy.in_front(server.config()).max_reconnect_attempts(1_000_000);
     (server, proxy, config)
 }

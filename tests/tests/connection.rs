@@ -67,11 +67,9 @@ async fn c8_a_frozen_server_is_found_within_three_ping_intervals() {
 
 #[tokio::test]
 async fn a_refused_connection_says_which_server_and_which_step() {
-    let config = NatsConfig {
-        mode: NatsMode::External,
-        server_url: Some("nats://someone:canary-s3cret@127.0.0.1:1".parse().unwrap()),
-        ..NatsConfig::default()
-    };
+    let config = NatsConfig::default()
+        .mode(NatsMode::External)
+        .server_url("nats://someone:canary-s3cret@127.0.0.1:1".parse().unwrap());
     let error = Client::connect(&config).await.unwrap_err();
     let ErrorKind::Connection { server, step, .. } = error.kind() else { panic!("{error}") };
     assert_eq!((server.as_str(), *step), ("nats://127.0.0.1:1", ConnectStep::Connect));
@@ -128,14 +126,11 @@ async fn c2_what_is_published_while_disconnected_can_be_kept_and_arrives_in_orde
 async fn a_client_can_wait_for_a_server_that_is_not_there_yet() {
     // A port that is free now, for a server that comes later.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = NatsConfig {
-        mode: NatsMode::External,
-        server_url: Some(format!("nats://127.0.0.1:{port}").parse().unwrap()),
-        ..NatsConfig::default()
-    };
+    let config =
+        NatsConfig::default().mode(NatsMode::External).server_url(format!("nats://127.0.0.1:{port}").parse().unwrap());
     let early = Client::connect_when_ready(&config, ClientOptions::default(), Duration::from_millis(1)).await;
     assert_eq!(early.unwrap_err().code(), ErrorCode::NatsConnection);
-    let boundless = ClientOptions { subscription_capacity: usize::MAX, ..ClientOptions::default() };
+    let boundless = ClientOptions::default().subscription_capacity(usize::MAX);
     let waiting = tokio::spawn(async move { Client::connect_when_ready(&config, boundless, Duration::MAX).await });
     let _server = TestServer::start_with(|config| config.embedded.port = port).await;
     let client = within("the connection", waiting).await.unwrap().unwrap();
@@ -149,7 +144,8 @@ async fn s3_the_short_way_to_connect_puts_the_whole_configuration_in_force() {
     let id = WorkerId::new();
     let _silent = foreign.subscribe(subjects::worker_inference(id).to_string()).await.unwrap();
     mlx_tests::arrived(&foreign).await;
-    let mut config = ClusterConfig { nats: server.config(), ..ClusterConfig::default() };
+    let mut config = ClusterConfig::default();
+    config.nats = server.config();
     config.streaming.first_token_timeout_ms = millis(1_000);
     let client = Client::connect(&config).await.unwrap();
     let mut tokens = client.infer(id, &InferenceRequest::new("m", "p")).await.unwrap();

@@ -28,7 +28,7 @@ async fn messages_requests_and_token_streams_go_through_a_server_in_a_container(
 
     let options = WorkerOptions::new(WorkerId::new(), &ClusterConfig::default());
     let worker = TestWorker::start(&one, options).await.unwrap();
-    let request = InferenceRequest { max_tokens: Some(20), ..InferenceRequest::new("m", "p") };
+    let request = InferenceRequest::new("m", "p").max_tokens(20);
     let mut stream = other.infer(worker.id(), &request).await.unwrap();
     for index in 0..20 {
         assert_eq!(within("a token", stream.next()).await.unwrap().unwrap().index, index);
@@ -40,11 +40,7 @@ async fn messages_requests_and_token_streams_go_through_a_server_in_a_container(
 #[tokio::test]
 async fn a_user_and_password_are_asked_for() {
     let server = TestServer::in_container().settings("authorization { user: ann, password: right }").start().await;
-    let with = |password: &str| NatsConfig {
-        user: Some("ann".to_owned()),
-        password: Some(password.into()),
-        ..server.config("nats")
-    };
+    let with = |password: &str| server.config("nats").user("ann").password(password);
     connects(&with("right")).await;
     is_refused(&with("wrong")).await;
     is_refused(&server.config("nats")).await;
@@ -53,7 +49,7 @@ async fn a_user_and_password_are_asked_for() {
 #[tokio::test]
 async fn a_token_is_asked_for() {
     let server = TestServer::in_container().settings("authorization { token: right }").start().await;
-    let with = |token: &str| NatsConfig { token: Some(token.into()), ..server.config("nats") };
+    let with = |token: &str| server.config("nats").token(token);
     connects(&with("right")).await;
     is_refused(&with("wrong")).await;
 }
@@ -108,8 +104,7 @@ async fn c6_after_a_kill_the_client_has_its_subscriptions() {
 async fn c8_a_paused_container_is_found_within_three_ping_intervals() {
     let server = TestServer::in_container().start().await;
     let interval = Duration::from_secs(1);
-    let client =
-        Client::connect(&NatsConfig { ping_interval_ms: millis(1000), ..server.config("nats") }).await.unwrap();
+    let client = Client::connect(&server.config("nats").ping_interval_ms(millis(1000))).await.unwrap();
     let mut state = client.watch_state();
     let paused = Instant::now();
     server.pause().await;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use mlx_errors::{ConnectStep, Error, ErrorKind};
 use mlx_nats::{Client, ClientOptions};
 use mlx_tests::{Authority, Certificate, ConfiguredServer, LIMIT, Operator, within};
-use mlx_types::Secret;
+use mlx_types::NatsUrl;
 use mlx_types::config::{NatsConfig, NatsMode, TlsConfig};
 
 const SECRET: &str = "right/canary@1";
@@ -43,11 +43,7 @@ fn is_connection(error: &Error, step: ConnectStep, setting: &str, cause: &str) {
 #[tokio::test]
 async fn a_user_and_password_work_in_the_settings_and_in_the_url() {
     let server = ConfiguredServer::start(&format!("authorization {{ user: ann, password: {SECRET:?} }}")).await;
-    let with = |user: &str, password: &str| NatsConfig {
-        user: Some(user.to_owned()),
-        password: Some(password.into()),
-        ..server.config("nats", "")
-    };
+    let with = |user: &str, password: &str| server.config("nats", "").user(user).password(password);
     connects(&with("ann", SECRET)).await;
     connects(&server.config("nats", &format!("ann:{SECRET_IN_URL}@"))).await;
     is_authentication(&refused(&with("ann", "wrong-canary")).await, "nats.password");
@@ -59,7 +55,7 @@ async fn a_user_and_password_work_in_the_settings_and_in_the_url() {
 #[tokio::test]
 async fn a_token_works_in_the_settings_and_in_the_url() {
     let server = ConfiguredServer::start(&format!("authorization {{ token: {SECRET:?} }}")).await;
-    let with = |token: &str| NatsConfig { token: Some(token.into()), ..server.config("nats", "") };
+    let with = |token: &str| server.config("nats", "").token(token);
     connects(&with(SECRET)).await;
     connects(&server.config("nats", &format!("{SECRET_IN_URL}@"))).await;
     is_authentication(&refused(&with("wrong-canary")).await, "nats.token");
@@ -73,7 +69,7 @@ async fn an_nkey_seed_works() {
     let (known, stranger) = (nkeys::KeyPair::new_user(), nkeys::KeyPair::new_user());
     let server =
         ConfiguredServer::start(&format!("authorization {{ users: [ {{ nkey: {} }} ] }}", known.public_key())).await;
-    let with = |file| NatsConfig { nkey_seed_file: Some(file), ..server.config("nats", "") };
+    let with = |file| server.config("nats", "").nkey_seed_file(file);
     connects(&with(file("known", &format!("{}\n", known.seed().unwrap())))).await;
     is_authentication(&refused(&with(file("stranger", &stranger.seed().unwrap()))).await, "nats.nkeySeedFile");
     let garbled = refused(&with(file("garbled", "SUcanary"))).await;
@@ -89,7 +85,7 @@ async fn a_credentials_file_works() {
     let file = |name: &str, text: &str| written(folder.path(), name, text);
     let (ours, theirs) = (Operator::new(), Operator::new());
     let server = ConfiguredServer::start(&ours.settings).await;
-    let with = |file| NatsConfig { credentials_file: Some(file), ..server.config("nats", "") };
+    let with = |file| server.config("nats", "").credentials_file(file);
     connects(&with(file("ours", &ours.credentials()))).await;
     is_authentication(&refused(&with(file("theirs", &theirs.credentials()))).await, "nats.credentialsFile");
     // A user's own JWT with another user's seed.
@@ -148,7 +144,7 @@ async fn mutual_tls_works() {
 }
 
 fn trusting(config: NatsConfig, ca: &Path) -> NatsConfig {
-    NatsConfig { tls: TlsConfig { ca_file: Some(ca.to_owned()), ..TlsConfig::default() }, ..config }
+    config.tls(TlsConfig::default().ca_file(ca.to_owned()))
 }
 
 fn tls_settings(certificate: &Certificate, verified_by: Option<&Path>) -> String {
@@ -165,16 +161,12 @@ fn written(folder: &Path, name: &str, text: &str) -> PathBuf {
 
 #[tokio::test]
 async fn m5_an_empty_credential_of_a_configuration_made_by_hand_is_an_error_before_anything_is_sent() {
-    let here = || NatsConfig {
-        mode: NatsMode::External,
-        server_url: Some("nats://127.0.0.1:1".parse().unwrap()), // where nobody listens
-        ..NatsConfig::default()
-    };
-    let (user, empty) = (Some("alice".to_owned()), Some(Secret::new(String::new())));
+    let nobody_listens = "nats://127.0.0.1:1".parse::<NatsUrl>().unwrap();
+    let here = || NatsConfig::default().mode(NatsMode::External).server_url(nobody_listens.clone());
     for (path, config) in [
-        ("nats.password", NatsConfig { user, password: empty.clone(), ..here() }),
-        ("nats.token", NatsConfig { token: empty, ..here() }),
-        ("nats.user", NatsConfig { user: Some("alice".to_owned()), ..here() }),
+        ("nats.password", here().user("alice").password("")),
+        ("nats.token", here().token("")),
+        ("nats.user", here().user("alice")),
     ] {
         let error = refused(&config).await;
         let ErrorKind::ConfigValidation { violations } = error.kind() else { panic!("{error:?}") };

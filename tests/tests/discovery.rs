@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 fn listed_as(name: &str) -> ClientOptions {
     let discovery = Discovery::new(name, "1.2.3").unwrap().describe("for tests").with("rack", "7");
-    ClientOptions { discovery: Some(discovery), ..ClientOptions::default() }.named("node one")
+    ClientOptions::default().discovery(discovery).name("node one")
 }
 
 async fn serve_health(client: &Client) -> Service {
@@ -63,7 +63,7 @@ async fn a_node_is_listed_with_its_name_its_id_and_its_services() {
     let foreign = server.foreign_client().await;
     let id = WorkerId::new();
     // Whatever is served is listed once `serve` has returned.
-    let group = ServeOptions { queue_group: Some("workers".to_owned()), ..ServeOptions::default() };
+    let group = ServeOptions::default().queue_group("workers");
     let _health = serve_health_with(&client, group).await;
     let ping = ask(&foreign, "$SRV.PING").await;
     let node = ping["id"].as_str().unwrap().to_owned();
@@ -110,7 +110,7 @@ async fn c13_stats_count_requests_errors_and_time_and_tell_nothing_of_the_inside
     assert!(time > 0 && average == Some(time / 3), "{counted}");
     assert_eq!(counted["data"], json!({ "running": 0, "limit": 64 }));
 
-    let failing = HealthCheck { timestamp: Timestamp::from_millis(1).unwrap(), ..HealthCheck::new() };
+    let failing = HealthCheck::new().timestamp(Timestamp::from_millis(1).unwrap());
     caller.request(&subjects::HEALTH_CHECK, &failing).await.unwrap_err();
     let counted = stats_when(&foreign, |stats| stats["num_requests"] == 4).await;
     assert_eq!(
@@ -146,7 +146,7 @@ async fn s1_streams_are_counted_by_how_they_end() {
     let server = TestServer::start().await;
     let (client, foreign) = (server.client().await, server.foreign_client().await);
     let id = WorkerId::new();
-    let options = InferenceOptions { max_concurrent: 1 };
+    let options = InferenceOptions::default().max_concurrent(1);
     let _service = client
         .serve_inference(id, options, |request, mut tokens| async move {
             tokens.send("a token").await?;
@@ -249,11 +249,11 @@ async fn subscriptions(server: &TestServer) -> u64 {
 async fn who_does_not_want_to_be_listed_is_not() {
     let server = TestServer::start().await;
     let foreign = server.foreign_client().await;
-    let silent = ClientOptions { discovery: None, ..ClientOptions::default() };
+    let silent = ClientOptions::default().discovery(None);
     let silent = server.client_with(silent).await;
     let client = server.client().await;
     let before = subscriptions(&server).await;
-    let hidden = ServeOptions { discoverable: false, ..ServeOptions::default() };
+    let hidden = ServeOptions::default().discoverable(false);
     let _services = [serve_health(&silent).await, serve_health_with(&client, hidden).await];
     assert_eq!(subscriptions(&server).await, before + 2, "and it costs nothing");
     nobody_answers(&foreign, "$SRV.PING").await;
@@ -265,7 +265,7 @@ async fn questions_that_cannot_be_answered_disturb_nobody() {
     // Room for a ping's answer, and none for the description.
     let server = TestServer::start_with(|config| config.embedded.max_payload_bytes = 1024).await;
     let discovery = Discovery::new("mlx-worker", "1.0.0").unwrap().describe("x".repeat(2000));
-    let options = ClientOptions { discovery: Some(discovery), ..ClientOptions::default() };
+    let options = ClientOptions::default().discovery(discovery);
     let _service = serve_health(&server.client_with(options).await).await;
     let foreign = server.foreign_client().await;
     for subject in ["$SRV.INFO", "$SRV.SCHEMA"] {

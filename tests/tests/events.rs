@@ -123,7 +123,7 @@ async fn c12_a_reader_that_is_too_slow_is_told_of_and_its_losses_are_exact() {
     let server = TestServer::start().await;
     let other = server.client().await;
     // A capacity of the whole client, which must not become one of the transport, whose drops nobody counts.
-    let client = server.client_with(ClientOptions { subscription_capacity: 8, ..ClientOptions::default() }).await;
+    let client = server.client_with(ClientOptions::default().subscription_capacity(8)).await;
     let mut events = client.events();
     let mut subscription = client.subscribe::<_, u64>("lab.flood").await.unwrap();
     for number in 0..MESSAGES {

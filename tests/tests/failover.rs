@@ -33,15 +33,13 @@ fn url(port: u16) -> String {
 
 /// A client's settings, with the right password, for the servers of `ports`.
 fn config(ports: &[u16]) -> NatsConfig {
-    NatsConfig {
-        mode: NatsMode::External,
-        servers: Some(ports.iter().map(|port| url(*port).parse().unwrap()).collect()),
-        user: Some("ann".to_owned()),
-        password: Some(RIGHT.to_owned().into()),
-        max_reconnect_attempts: 1000,
-        reconnect_time_wait: millis(20),
-        ..NatsConfig::default()
-    }
+    NatsConfig::default()
+        .mode(NatsMode::External)
+        .servers(ports.iter().map(|port| url(*port).parse().unwrap()))
+        .user("ann")
+        .password(RIGHT)
+        .max_reconnect_attempts(1000)
+        .reconnect_time_wait(millis(20))
 }
 
 async fn next(events: &mut ConnectionEvents) -> ConnectionEvent {
@@ -118,7 +116,7 @@ async fn c7_a_closed_client_never_knocks_again() {
     for attempts in [10, 100_000] {
         let right = server(RIGHT, 0).await;
         let proxy = FaultProxy::start(&right).await;
-        let settings = NatsConfig { max_reconnect_attempts: attempts, reconnect_time_wait: millis(1), ..config(&[]) };
+        let settings = config(&[]).max_reconnect_attempts(attempts).reconnect_time_wait(millis(1));
         let client = Client::connect(&proxy.in_front(settings)).await.unwrap();
         let events = client.events();
         let port = port(&right);

@@ -51,7 +51,7 @@ async fn c3_requests_in_flight_fail_as_disconnected_when_the_connection_is_cut()
     let client = Client::connect(&config).await.unwrap();
     let asked = (0..REQUESTS).map(|number| {
         let client = client.clone();
-        let options = RequestOptions { timeout: Some(LIMIT * 10), ..RequestOptions::default() };
+        let options = RequestOptions::default().timeout(LIMIT * 10);
         tokio::spawn(async move { client.request_with::<_, _, u32>("lab.silent", &number, options).await })
     });
     let asked: Vec<_> = asked.collect();
@@ -113,7 +113,7 @@ async fn c6_every_cut_brings_all_subscriptions_back_before_connected_is_said() {
     let (server, proxy, config) = behind_proxy().await;
     let other = server.client().await;
     let client = Client::connect(&config).await.unwrap();
-    let in_group = SubscribeOptions { queue_group: Some("g".to_owned()), ..SubscribeOptions::default() };
+    let in_group = SubscribeOptions::default().queue_group("g");
     let mut plain = client.subscribe::<_, u32>("lab.test").await.unwrap();
     let mut wildcard = client.subscribe::<_, u32>("lab.*").await.unwrap();
     let mut grouped = client.subscribe_with::<_, u32>("lab.test", in_group).await.unwrap();

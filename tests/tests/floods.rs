@@ -46,7 +46,7 @@ async fn a_flood_of_failures_is_a_line_a_second_of_each_kind_with_a_running_coun
         .unwrap();
     let worker = WorkerId::new();
     let ended = Arc::clone(&handled);
-    let options = InferenceOptions { max_concurrent: FLOOD };
+    let options = InferenceOptions::default().max_concurrent(FLOOD);
     let _worker = client
         .serve_inference(worker, options, move |_, _| {
             ended.fetch_add(1, Ordering::Relaxed);

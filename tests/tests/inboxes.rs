@@ -26,7 +26,7 @@ const MINIMAL: &str = r#"publish: "worker.>", subscribe: "_INBOX_alice.>""#;
 fn alice(server: &ConfiguredServer, prefix: Option<&str>) -> NatsConfig {
     let config = server.config("nats", "alice:a@");
     match prefix {
-        Some(prefix) => NatsConfig { inbox_prefix: prefix.to_owned(), ..config },
+        Some(prefix) => config.inbox_prefix(prefix),
         None => config,
     }
 }
@@ -48,11 +48,11 @@ fn is_refused_inbox(error: &Error) {
 #[tokio::test]
 async fn c4_connecting_without_a_permission_for_the_inbox_fails_at_once_naming_it_and_the_key() {
     let server = ConfiguredServer::start(&users(MINIMAL)).await;
-    let patient = NatsConfig { connect_timeout_ms: millis(60_000), ..alice(&server, None) };
+    let patient = alice(&server, None).connect_timeout_ms(millis(60_000));
     is_refused_inbox(&within("the refusal", Client::connect(&patient)).await.unwrap_err());
     // One that may publish everywhere is not told otherwise.
     let server = ConfiguredServer::start(&users(r#"subscribe: "_INBOX_alice.>""#)).await;
-    let patient = NatsConfig { connect_timeout_ms: millis(60_000), ..alice(&server, None) };
+    let patient = alice(&server, None).connect_timeout_ms(millis(60_000));
     is_refused_inbox(&within("the refusal", Client::connect(&patient)).await.unwrap_err());
     // Nor is it tried again by one who waits for a server.
     let options = mlx_nats::ClientOptions::default();
@@ -67,8 +67,7 @@ async fn c4_connecting_without_room_for_one_subscription_names_the_limit() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("user.creds");
     std::fs::write(&file, operator.credentials()).unwrap();
-    let config =
-        NatsConfig { credentials_file: Some(file), connect_timeout_ms: millis(60_000), ..server.config("nats", "") };
+    let config = server.config("nats", "").credentials_file(file).connect_timeout_ms(millis(60_000));
     let error = within("the refusal", Client::connect(&config)).await.unwrap_err();
     // The server says so during the greeting or behind it.
     assert!(matches!(error.kind(), ErrorKind::Subscription { .. } | ErrorKind::Connection { .. }), "{error:?}");
@@ -90,14 +89,8 @@ async fn c5_a_user_with_an_inbox_prefix_of_its_own_needs_no_permission_to_publis
     let _echo = root.serve("worker.echo", |request: Request<Value>| async { Ok(request.payload) }).await.unwrap();
     let answer: Value = client.request("worker.echo", &json!("hello")).await.unwrap();
     assert_eq!(answer, json!("hello"));
-    let all: Vec<Result<Value, Error>> = client
-        .request_many(
-            "worker.echo",
-            &json!(2),
-            RequestManyOptions { max_responses: Some(1), ..RequestManyOptions::default() },
-        )
-        .await
-        .unwrap();
+    let all: Vec<Result<Value, Error>> =
+        client.request_many("worker.echo", &json!(2), RequestManyOptions::default().max_responses(1)).await.unwrap();
     assert_eq!(all.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [json!(2)]);
     let nobody = client.request::<_, _, Value>("worker.nobody", &json!(1)).await.unwrap_err();
     assert_eq!(nobody.code(), ErrorCode::NatsNoResponders);
@@ -129,8 +122,7 @@ async fn c6_a_minimal_user_comes_back_after_the_server_was_away() {
 async fn c4_an_inbox_that_is_taken_away_fails_who_waits_and_is_asked_for_again() {
     let everything = users(r#"publish: ">", subscribe: ">""#);
     let server = ConfiguredServer::start(&everything).await;
-    let client =
-        Client::connect(&NatsConfig { request_timeout_ms: millis(600_000), ..alice(&server, None) }).await.unwrap();
+    let client = Client::connect(&alice(&server, None).request_timeout_ms(millis(600_000))).await.unwrap();
     let root = root(&server).await;
     let (asked, mut asking) = tokio::sync::mpsc::unbounded_channel();
     let silent = move |_: Request<Value>| {
@@ -165,7 +157,7 @@ async fn c4_an_inbox_that_is_taken_away_fails_who_waits_and_is_asked_for_again()
 #[tokio::test]
 async fn an_inbox_prefix_that_is_none_is_refused_before_anything_is_sent() {
     for prefix in ["", "_INBOX.>", "a b", "a..b", "a\r\nPUB x 0"] {
-        let config = NatsConfig { inbox_prefix: prefix.to_owned(), ..NatsConfig::default() };
+        let config = NatsConfig::default().inbox_prefix(prefix);
         let error = Client::connect(&config).await.unwrap_err();
         assert_eq!(error.code(), ErrorCode::SubjectInvalid, "{prefix:?}: {error}");
         assert!(config.check().unwrap_err().to_string().contains("inboxPrefix"), "{prefix:?}");

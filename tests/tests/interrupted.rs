@@ -27,12 +27,10 @@ impl Scene {
     async fn set() -> Self {
         let server = TestServer::start().await;
         let proxy = FaultProxy::start(&server).await;
-        let patient = ClientOptions {
-            first_token_timeout: LIMIT * 10,
-            inter_token_timeout: LIMIT * 10,
-            offline_timeout: LIMIT * 10,
-            ..ClientOptions::default()
-        };
+        let patient = ClientOptions::default()
+            .first_token_timeout(LIMIT * 10)
+            .inter_token_timeout(LIMIT * 10)
+            .offline_timeout(LIMIT * 10);
         let requester = server.client_with(patient).await;
         let worker = Client::connect(&proxy.in_front(server.config())).await.unwrap();
         Self { proxy, worker, requester, id: WorkerId::new(), go: Arc::default(), _server: server }

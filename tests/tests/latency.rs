@@ -39,7 +39,7 @@ async fn failing<T>(code: ErrorCode, future: impl Future<Output = Result<T>>) ->
 }
 
 fn patient() -> RequestOptions {
-    RequestOptions { timeout: Some(NEVER), ..RequestOptions::default() }
+    RequestOptions::default().timeout(NEVER)
 }
 
 /// A server, a proxy, and a client behind it that is soon back after a cut.
@@ -56,8 +56,7 @@ async fn behind_proxy() -> (TestServer, FaultProxy, Client) {
 #[tokio::test]
 async fn c1_a_request_or_a_stream_to_nobody_fails_within_5_ms() {
     let server = TestServer::start().await;
-    let patient_client =
-        ClientOptions { first_token_timeout: NEVER, offline_timeout: NEVER, ..ClientOptions::default() };
+    let patient_client = ClientOptions::default().first_token_timeout(NEVER).offline_timeout(NEVER);
     let client = server.client_with(patient_client).await;
     client.workers().await.unwrap(); // subscribes once, and not as a part of the first stream
     let (mut requests, mut streams) = (Vec::new(), Vec::new());

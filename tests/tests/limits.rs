@@ -30,7 +30,7 @@ fn text(bytes: usize) -> String {
 fn with_credentials(server: &ConfiguredServer, operator: &Operator, folder: &Path) -> NatsConfig {
     let file: PathBuf = folder.join("user.creds");
     std::fs::write(&file, operator.credentials()).unwrap();
-    NatsConfig { credentials_file: Some(file), ..server.config("nats", "") }
+    server.config("nats", "").credentials_file(file)
 }
 
 fn is_too_large(error: &Error, limit: usize) {
@@ -109,16 +109,15 @@ async fn c9_the_limit_is_known_whatever_the_credentials_and_the_encryption() {
     {
         let server = ConfiguredServer::start(&format!("{settings}{}", operator.settings)).await;
         let own = authority.certify("client");
-        let config = NatsConfig {
-            server_url: server.config(scheme, "").server_url,
-            tls: TlsConfig {
-                ca_file: Some(authority.file.clone()),
-                cert_file: Some(own.file),
-                key_file: Some(own.key_file),
-                handshake_first: first,
-            },
-            ..with_credentials(&server, &operator, folder.path())
-        };
+        let config = with_credentials(&server, &operator, folder.path())
+            .server_url(server.config(scheme, "").urls()[0].clone())
+            .tls(
+                TlsConfig::default()
+                    .ca_file(authority.file.clone())
+                    .cert_file(own.file)
+                    .key_file(own.key_file)
+                    .handshake_first(first),
+            );
         assert_eq!(Client::connect(&config).await.unwrap().max_payload(), SMALL, "{scheme} {first}");
     }
     // Without JWTs there are no limits of accounts, but a reload raises that of the server all the same.
@@ -132,7 +131,7 @@ async fn c9_the_limit_is_known_whatever_the_credentials_and_the_encryption() {
         ("authorization { token: t }".to_owned(), Box::new(move |server| user(server, "t@"))),
         (
             format!("authorization {{ users: [ {{ nkey: {} }} ] }}", nkey.public_key()),
-            Box::new(move |server| NatsConfig { nkey_seed_file: Some(seed.clone()), ..user(server, "") }),
+            Box::new(move |server| user(server, "").nkey_seed_file(seed.clone())),
         ),
     ];
     for (settings, config) in cases {

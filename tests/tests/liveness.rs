@@ -67,7 +67,7 @@ async fn known(client: &Client, id: WorkerId) {
 }
 
 async fn begun(client: &Client, id: WorkerId) -> TokenStream {
-    let request = InferenceRequest { max_tokens: Some(1_000_000), ..InferenceRequest::new(TEST_MODEL, "count") };
+    let request = InferenceRequest::new(TEST_MODEL, "count").max_tokens(1_000_000);
     let mut tokens = client.infer(id, &request).await.unwrap();
     for _ in 0..3 {
         within("a token", tokens.next()).await.unwrap().unwrap();
@@ -120,7 +120,7 @@ async fn d1_the_same_where_the_worker_is_on_another_node_of_a_cluster() {
     let cluster = EmbeddedCluster::start(2).await.unwrap();
     let (_folder, file) = Folder::with(PATIENT);
     let urls = cluster.client_urls();
-    let own = NatsConfig { servers: Some(vec![urls[0].clone()]), server_url: None, ..cluster.client_config() };
+    let own = cluster.client_config().servers(vec![urls[0].clone()]);
     let client = controller(&own, PATIENT).await;
     let mut times = Vec::new();
     for _ in 0..rounds() {
@@ -407,7 +407,7 @@ impl Apart {
 async fn c3_an_answer_that_came_while_the_process_slept_is_the_answer() {
     let apart = Apart::start().await;
     let ask = async |client: Client| {
-        let options = RequestOptions { timeout: Some(Duration::from_secs(1)), ..RequestOptions::default() };
+        let options = RequestOptions::default().timeout(Duration::from_secs(1));
         client.request_with::<_, _, u64>("lab.question", &0, options).await
     };
     assert_eq!(apart.asleep(ask).await.unwrap(), 7);
@@ -430,7 +430,7 @@ async fn c3_answers_of_many_that_came_while_the_process_slept_are_gathered() {
         (apart, other)
     };
     let ask = async |client: Client| {
-        let options = RequestManyOptions { timeout: Some(Duration::from_secs(1)), ..RequestManyOptions::default() };
+        let options = RequestManyOptions::default().timeout(Duration::from_secs(1));
         client.request_many::<_, _, u64>("lab.question", &0, options).await
     };
     let answers: Vec<u64> = apart.asleep(ask).await.unwrap().into_iter().map(Result::unwrap).collect();
@@ -444,7 +444,7 @@ async fn c3_a_request_without_an_answer_times_out_after_a_sleep_as_well() {
     let _silent = nats.subscribe("lab.silent").await.unwrap();
     arrived(&nats).await;
     let ask = async |client: Client| {
-        let options = RequestOptions { timeout: Some(Duration::from_secs(1)), ..RequestOptions::default() };
+        let options = RequestOptions::default().timeout(Duration::from_secs(1));
         client.request_with::<_, _, u64>("lab.silent", &0, options).await
     };
     assert_eq!(apart.asleep(ask).await.unwrap_err().code(), ErrorCode::NatsTimeout);

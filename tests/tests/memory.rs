@@ -27,7 +27,7 @@ async fn c10_timed_out_requests_and_dropped_streams_leave_nothing_behind() {
     let count = if number_from_env("MLX_TEST_FULL", || 0) == 0 { 10_000 } else { 100_000 };
     let server = TestServer::start().await;
     // The worker of this test does not beat.
-    let patient = ClientOptions { offline_timeout: Duration::MAX, ..ClientOptions::default() };
+    let patient = ClientOptions::default().offline_timeout(Duration::MAX);
     let (client, peer) = (server.client_with(patient).await, server.client().await);
 
     let mut silent = peer.subscribe::<_, usize>("lab.silent").await.unwrap();
@@ -38,7 +38,7 @@ async fn c10_timed_out_requests_and_dropped_streams_leave_nothing_behind() {
     peer.flush(LIMIT).await.unwrap(); // behind its unsubscription
 
     let id = WorkerId::new();
-    let everyone = InferenceOptions { max_concurrent: usize::MAX };
+    let everyone = InferenceOptions::default().max_concurrent(usize::MAX);
     let handlers = Arc::new(());
     let counted = Arc::clone(&handlers);
     let _service = peer
@@ -59,7 +59,7 @@ async fn c10_timed_out_requests_and_dropped_streams_leave_nothing_behind() {
 }
 
 async fn time_out(client: &Client, number: usize) {
-    let options = RequestOptions { timeout: Some(Duration::from_millis(1)), ..RequestOptions::default() };
+    let options = RequestOptions::default().timeout(Duration::from_millis(1));
     let error = client.request_with::<_, _, usize>("lab.silent", &number, options).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::NatsTimeout, "{error}");
 }

@@ -10,39 +10,30 @@ use mlx_tests::{LIMIT, TestServer, arrived, eventually, within};
 use mlx_types::messages::{
     HealthCheck, HealthReport, ModelCommand, ModelState, ModelStatus, WorkerHeartbeat, WorkerMetrics, WorkerStatus,
 };
-use mlx_types::{RequestId, Timestamp, WorkerId, subjects};
+use mlx_types::{WorkerId, subjects};
 use serde_json::{Value, json};
 
 fn heartbeat(worker_id: WorkerId) -> WorkerHeartbeat {
-    WorkerHeartbeat {
+    WorkerHeartbeat::new(
         worker_id,
-        status: WorkerStatus::Online,
-        metrics: WorkerMetrics {
-            cpu_usage_percent: 1.5,
-            memory_used_gb: 2.0,
-            gpu_utilization_percent: 0.0,
-            active_requests: 1,
-            total_requests_handled: 2,
-            avg_latency_ms: 3.0,
-            models_loaded: vec!["m".to_owned()],
-        },
-        timestamp: Timestamp::now(),
-        epoch: None,
-    }
+        WorkerStatus::Online,
+        WorkerMetrics::default()
+            .cpu_usage_percent(1.5)
+            .memory_used_gb(2.0)
+            .gpu_utilization_percent(0.0)
+            .active_requests(1)
+            .total_requests_handled(2)
+            .avg_latency_ms(3.0)
+            .models_loaded(vec!["m".to_owned()]),
+    )
 }
 
 fn health_check() -> HealthCheck {
-    HealthCheck { request_id: RequestId::new(), timestamp: Timestamp::now() }
+    HealthCheck::new()
 }
 
 fn health_report(worker_id: WorkerId) -> HealthReport {
-    HealthReport {
-        worker_id,
-        request_id: None,
-        status: WorkerStatus::Online,
-        metrics: None,
-        timestamp: Timestamp::now(),
-    }
+    HealthReport::new(worker_id, WorkerStatus::Online)
 }
 
 #[tokio::test]
@@ -106,7 +97,7 @@ async fn c3_a_request_in_flight_fails_when_the_connection_drops() {
     let other = server.client().await;
     let mut silent = other.subscribe::<_, HealthCheck>("health.check").await.unwrap();
     let check = health_check();
-    let options = RequestOptions { timeout: Some(LIMIT * 10), ..RequestOptions::default() };
+    let options = RequestOptions::default().timeout(LIMIT * 10);
     let request = client.request_with(&subjects::HEALTH_CHECK, &check, options);
     let stop = async {
         silent.next().await.unwrap().unwrap();
@@ -159,7 +150,7 @@ async fn c10_timed_out_and_dropped_requests_leave_no_subscription_behind() {
     let before = subscriptions(&server).await;
     let check = health_check();
     for _ in 0..200 {
-        let options = RequestOptions { timeout: Some(Duration::from_millis(1)), ..RequestOptions::default() };
+        let options = RequestOptions::default().timeout(Duration::from_millis(1));
         let error = client.request_with(&subjects::HEALTH_CHECK, &check, options).await.unwrap_err();
         assert!(matches!(error.code(), ErrorCode::NatsTimeout | ErrorCode::NatsNoResponders), "{error}");
     }
@@ -194,7 +185,7 @@ async fn c13_beyond_the_limit_the_caller_is_told_at_once_and_a_panic_stays_in_it
     let (started, mut running) = tokio::sync::mpsc::unbounded_channel();
     let id = WorkerId::new();
     let service = worker
-        .serve_with(&subjects::HEALTH_CHECK, ServeOptions { limit: 1, ..ServeOptions::default() }, move |_check| {
+        .serve_with(&subjects::HEALTH_CHECK, ServeOptions::default().limit(1), move |_check| {
             let (release, released) = tokio::sync::oneshot::channel::<bool>();
             started.send(release).unwrap();
             async move {
@@ -247,7 +238,7 @@ async fn c14_a_handler_sees_how_long_it_has_and_work_past_its_deadline_is_refuse
         .unwrap();
     let caller = server.client().await;
     let deadline = std::time::SystemTime::now() + Duration::from_mins(1);
-    let options = RequestOptions { deadline: Some(deadline), ..RequestOptions::default() };
+    let options = RequestOptions::default().deadline(deadline);
     caller.request_with(&subjects::HEALTH_CHECK, &health_check(), options).await.unwrap();
     let left_of_it = left.recv().await.unwrap().unwrap();
     assert!(left_of_it > Duration::from_secs(50) && left_of_it <= Duration::from_mins(1), "{left_of_it:?}");
@@ -285,7 +276,7 @@ async fn an_error_reply_is_one_typed_error_whoever_sends_it() {
         requests
     };
     let client = server.client().await;
-    let command = ModelCommand { request_id: RequestId::new(), model_id: "m".to_owned(), worker_id: None };
+    let command = ModelCommand::new("m");
     let asking = async {
         for (message, code) in [
             ("no such model", ErrorCode::Remote),
@@ -307,17 +298,11 @@ async fn a_status_that_tells_of_a_failure_is_an_answer_and_no_error() {
     let worker_id = WorkerId::new();
     let _service = worker
         .serve(&subjects::MODEL_LOAD, move |command: mlx_nats::Request<ModelCommand>| async move {
-            Ok(ModelStatus {
-                worker_id,
-                model_id: command.payload.model_id,
-                state: ModelState::Failed,
-                error: Some("out of memory".to_owned()),
-                timestamp: Timestamp::now(),
-            })
+            Ok(ModelStatus::new(worker_id, command.payload.model_id, ModelState::Failed).error("out of memory"))
         })
         .await
         .unwrap();
-    let command = ModelCommand { request_id: RequestId::new(), model_id: "m".to_owned(), worker_id: None };
+    let command = ModelCommand::new("m");
     let status = server.client().await.request(&subjects::MODEL_LOAD, &command).await.unwrap();
     assert_eq!((status.state, status.error.as_deref()), (ModelState::Failed, Some("out of memory")));
 }
@@ -347,7 +332,7 @@ async fn c12_a_slow_reader_is_told_how_much_it_missed_and_others_are_not_held_up
     const SENT: u64 = 5000;
     let server = TestServer::start().await;
     let client = server.client().await;
-    let options = SubscribeOptions { capacity: Some(100), ..SubscribeOptions::default() };
+    let options = SubscribeOptions::default().capacity(100);
     let mut slow = client.subscribe_with::<_, u64>("lab.flood", options).await.unwrap();
     let mut quick = client.subscribe::<_, u64>("lab.flood").await.unwrap();
     let publisher = server.client().await;
@@ -447,22 +432,22 @@ async fn everyone_who_listens_can_be_asked_at_once() {
         services.push(service.await.unwrap());
     }
     let client = server.client().await;
-    let enough = RequestManyOptions { max_responses: Some(3), timeout: Some(LIMIT), ..RequestManyOptions::default() };
+    let enough = RequestManyOptions::default().max_responses(3).timeout(LIMIT);
     let answers = client.request_many(&subjects::HEALTH_CHECK, &health_check(), enough).await.unwrap();
     let mut answered: Vec<WorkerId> = answers.into_iter().map(|answer| answer.unwrap().worker_id).collect();
     answered.sort();
     ids.sort();
     assert_eq!(answered, ids);
 
-    let quiet = RequestManyOptions { stall: Some(Duration::from_millis(300)), timeout: Some(LIMIT), ..enough };
-    let quiet = RequestManyOptions { max_responses: None, ..quiet };
+    let quiet = enough.stall(Duration::from_millis(300)).timeout(LIMIT);
+    let quiet = quiet.max_responses(None);
     let answers = client.request_many(&subjects::HEALTH_CHECK, &health_check(), quiet).await.unwrap();
     assert_eq!(answers.len(), 3);
 
     drop(services);
     let check = health_check();
     // Short, because a service that is just going may take a request and not answer it.
-    let one = RequestManyOptions { max_responses: Some(1), timeout: Some(Duration::from_millis(100)), stall: None };
+    let one = RequestManyOptions::default().max_responses(1).timeout(Duration::from_millis(100));
     let nobody = || client.request_many(&subjects::HEALTH_CHECK, &check, one);
     // The unsubscriptions travel on other connections, so they are waited for.
     let error = within("the departure", async {

@@ -114,7 +114,7 @@ async fn requests_are_counted_by_outcome_and_timed() {
     let client = server.client().await;
     let echo = |asked: mlx_nats::Request<Value>| async move { Ok(asked.payload) };
     let _fine = client.serve("lab.echo", echo).await.unwrap();
-    let full = ServeOptions { limit: 0, ..ServeOptions::default() };
+    let full = ServeOptions::default().limit(0);
     let _full = client.serve_with("lab.full", full, echo).await.unwrap();
     let _silent = client.subscribe::<_, Value>("lab.silent").await.unwrap();
 
@@ -124,16 +124,12 @@ async fn requests_are_counted_by_outcome_and_timed() {
     };
     ask("lab.echo").await.unwrap();
     client
-        .request_many::<_, _, Value>(
-            "lab.echo",
-            &json!(1),
-            RequestManyOptions { max_responses: Some(1), ..Default::default() },
-        )
+        .request_many::<_, _, Value>("lab.echo", &json!(1), RequestManyOptions::default().max_responses(1))
         .await
         .unwrap();
     assert_eq!(ask("lab.full").await.unwrap_err().code(), ErrorCode::Overloaded);
     assert_eq!(ask("lab.nobody").await.unwrap_err().code(), ErrorCode::NatsNoResponders);
-    let briefly = RequestOptions { timeout: Some(Duration::from_millis(20)), ..RequestOptions::default() };
+    let briefly = RequestOptions::default().timeout(Duration::from_millis(20));
     client.request_with::<_, _, Value>("lab.silent", &json!(1), briefly).await.unwrap_err();
     tokio::time::timeout(Duration::from_millis(20), ask("lab.silent")).await.unwrap_err();
 
@@ -224,7 +220,7 @@ async fn what_cannot_be_read_and_what_is_dropped_is_counted() {
     within("the error", checks.next()).await.unwrap().unwrap_err();
     assert_eq!(recorded.sum("mlx_nats_decode_errors_total{code=MESSAGE_DECODE_ERROR}"), 1.0);
 
-    let options = SubscribeOptions { capacity: Some(2), ..SubscribeOptions::default() };
+    let options = SubscribeOptions::default().capacity(2);
     let slow = client.subscribe_with::<_, Value>("lab.flood", options).await.unwrap();
     client.publish_all("lab.flood", &vec![json!(1); 10]).await.unwrap();
     eventually("the drops", || slow.dropped() == 8).await;

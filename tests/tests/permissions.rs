@@ -14,16 +14,11 @@ use mlx_types::{Secret, WorkerId};
 use serde_json::json;
 
 fn config(server: &ConfiguredServer, user: &str) -> NatsConfig {
-    NatsConfig {
-        user: Some(user.to_owned()),
-        password: Some(Secret::new("x".to_owned())),
-        request_timeout_ms: millis(600_000),
-        ..server.config("nats", "")
-    }
+    server.config("nats", "").user(user).password(Secret::new("x".to_owned())).request_timeout_ms(millis(600_000))
 }
 
 async fn client(server: &ConfiguredServer, user: &str) -> Client {
-    let options = ClientOptions { discovery: None, ..ClientOptions::default() };
+    let options = ClientOptions::default().discovery(None);
     within("the connection", Client::connect_with(&config(server, user), options)).await.unwrap()
 }
 
@@ -146,9 +141,9 @@ async fn a_line_over_the_limit_of_the_server_is_refused_before_it_is_sent() {
         assert!(error.to_string().contains("4096") && error.to_string().len() < 400, "{error}");
     };
     for group in [long.clone(), "x".repeat(4_090), "é".repeat(2_040)] {
-        let grouped = SubscribeOptions { queue_group: Some(group.clone()), ..SubscribeOptions::default() };
+        let grouped = SubscribeOptions::default().queue_group(group.clone());
         refused(client.subscribe_with::<_, String>("lab.a", grouped).await.err());
-        let grouped = ServeOptions { queue_group: Some(group), ..ServeOptions::default() };
+        let grouped = ServeOptions::default().queue_group(group);
         refused(client.serve_with("lab.a", grouped, |_: Request<String>| async { Ok(1) }).await.err());
     }
     // Subjects have a shorter limit of their own.
@@ -167,7 +162,7 @@ async fn a_line_over_the_limit_of_the_server_is_refused_before_it_is_sent() {
     arrived(&foreign).await;
 
     // As long as may be works, on the connection that was there all the time.
-    let grouped = SubscribeOptions { queue_group: Some("x".repeat(4_066)), ..SubscribeOptions::default() };
+    let grouped = SubscribeOptions::default().queue_group("x".repeat(4_066));
     let mut messages = client.subscribe_with::<_, String>("lab.a", grouped).await.unwrap();
     client.publish("lab.a", "whole").await.unwrap();
     assert_eq!(*within("a message", messages.next()).await.unwrap().unwrap(), "whole");
@@ -209,7 +204,7 @@ async fn c4_whoever_has_all_subscriptions_that_it_may_have_loses_none_by_being_t
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c4_a_table_of_workers_that_hears_nothing_any_more_says_so_and_declares_nobody_lost() {
     let server = ConfiguredServer::start(&users("")).await;
-    let options = ClientOptions { offline_timeout: Duration::from_mins(10), ..ClientOptions::default() };
+    let options = ClientOptions::default().offline_timeout(Duration::from_mins(10));
     let alice = Client::connect_with(&config(&server, "alice"), options).await.unwrap();
     let root = client(&server, "root").await;
     let workers = alice.workers().await.unwrap();
@@ -236,10 +231,10 @@ async fn c4_what_is_not_allowed_any_more_after_a_reconnection_ends_with_that_err
     let server = ConfiguredServer::start(&users("")).await;
     let proxy = FaultProxy::before(server.address()).await;
     let through = proxy.in_front(config(&server, "alice"));
-    let options = ClientOptions { discovery: None, ..ClientOptions::default() };
+    let options = ClientOptions::default().discovery(None);
     let alice = Client::connect_with(&through, options).await.unwrap();
     let mut messages = alice.subscribe::<_, String>("secret.a").await.unwrap();
-    let grouped = SubscribeOptions { queue_group: Some("q".to_owned()), ..SubscribeOptions::default() };
+    let grouped = SubscribeOptions::default().queue_group("q");
     let mut grouped = alice.subscribe_with::<_, String>("secret.b", grouped).await.unwrap();
     let mut service = alice.serve("secret.c", |_: Request<String>| async { Ok(1) }).await.unwrap();
     let mut spared = alice.subscribe::<_, String>("lab.a").await.unwrap();
@@ -293,7 +288,7 @@ async fn a_service_that_may_answer_only_what_it_was_asked_answers_and_one_that_m
     server.reload(&users(r#"subscribe: { allow: ["lab.>", "_INBOX.>"] }, publish: { allow: ["none"] }"#)).await;
     alice.wait_connected(LIMIT).await.unwrap();
     let _service = serve().await.unwrap();
-    let options = mlx_nats::RequestOptions { timeout: Some(Duration::from_millis(300)), ..Default::default() };
+    let options = mlx_nats::RequestOptions::default().timeout(Duration::from_millis(300));
     let unanswered = root.request_with::<_, _, u64>("lab.sum", &[1, 2], options).await.unwrap_err();
     assert_eq!(unanswered.code(), ErrorCode::NatsTimeout);
     let error = alice.flush(LIMIT).await.unwrap_err();
@@ -310,7 +305,7 @@ async fn c4_limits_and_permissions_of_a_jwt_are_refusals_like_others() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("user.creds");
         std::fs::write(&file, operator.credentials()).unwrap();
-        let config = NatsConfig { credentials_file: Some(file), ..server.config("nats", "") };
+        let config = server.config("nats", "").credentials_file(file);
         let client = within("the connection", Client::connect(&config)).await.unwrap();
         let error = within("the refusal", client.subscribe::<_, String>("secret.a")).await.unwrap_err();
         assert_refused(&error, ErrorCode::NatsSubscription, "secret.a");

@@ -14,7 +14,7 @@ use serde_json::Value;
 async fn c13_who_has_an_answer_finds_its_place_free() {
     let server = TestServer::start().await;
     let worker = server.client().await;
-    let options = ServeOptions { limit: 1, ..ServeOptions::default() };
+    let options = ServeOptions::default().limit(1);
     let echo = |text: Request<String>| async move {
         tokio::task::yield_now().await; // so that it is answered on a task of its own
         Ok(text.payload)
@@ -34,7 +34,7 @@ async fn s1_who_has_read_the_end_of_a_stream_finds_its_place_free() {
     let worker = server.client().await;
     let id = WorkerId::new();
     let service = worker
-        .serve_inference(id, InferenceOptions { max_concurrent: 1 }, |_request, mut tokens| async move {
+        .serve_inference(id, InferenceOptions::default().max_concurrent(1), |_request, mut tokens| async move {
             tokens.send("a").await?;
             Ok(FinishReason::Stop)
         })
@@ -111,7 +111,7 @@ async fn s1_a_cancellation_that_came_too_late_does_not_reach_a_later_run() {
     while let Some(frame) = within("a frame", stream.next()).await {
         frame.unwrap();
     }
-    let late = InferenceCancel { request_id: request.request_id, mode: CancelMode::Kill, reason: None };
+    let late = InferenceCancel::new(request.request_id, CancelMode::Kill);
     caller.publish(&subjects::worker_cancel(id), &late).await.unwrap();
     caller.flush(LIMIT).await.unwrap();
     let mut again = caller.infer(id, &request).await.unwrap();

@@ -15,17 +15,12 @@ use mlx_types::{Secret, WorkerId};
 const LONG: Duration = Duration::from_mins(10);
 
 fn config(server: &ConfiguredServer, user: &str) -> NatsConfig {
-    NatsConfig {
-        user: Some(user.to_owned()),
-        password: Some(Secret::new("x".to_owned())),
-        request_timeout_ms: millis(600_000),
-        ..server.config("nats", "")
-    }
+    server.config("nats", "").user(user).password(Secret::new("x".to_owned())).request_timeout_ms(millis(600_000))
 }
 
 /// No listing of services, for which a user needs a permission of its own; and timeouts that no test reaches.
 fn options() -> ClientOptions {
-    ClientOptions { discovery: None, first_token_timeout: LONG, inter_token_timeout: LONG, ..ClientOptions::default() }
+    ClientOptions::default().discovery(None).first_token_timeout(LONG).inter_token_timeout(LONG)
 }
 
 async fn client(server: &ConfiguredServer, user: &str) -> Client {
@@ -59,7 +54,7 @@ async fn c4_every_call_that_subscribes_fails_at_once_where_the_user_may_not() {
     refused(error, "secret.a");
     let error = within("a pattern", client.subscribe::<_, String>("secret.>")).await.err();
     refused(error, "secret.>");
-    let grouped = SubscribeOptions { queue_group: Some("q".to_owned()), ..SubscribeOptions::default() };
+    let grouped = SubscribeOptions::default().queue_group("q");
     let error = within("a group", client.subscribe_with::<_, String>("secret.a", grouped)).await.err();
     refused(error, "secret.a");
     let error =
@@ -69,7 +64,7 @@ async fn c4_every_call_that_subscribes_fails_at_once_where_the_user_may_not() {
     refused(error, "secret.a");
     let serving = client.serve("secret.a", |_: Request<String>| async { Ok(1) });
     refused(within("a service", serving).await.err(), "secret.a");
-    let grouped = ServeOptions { queue_group: Some("q".to_owned()), ..ServeOptions::default() };
+    let grouped = ServeOptions::default().queue_group("q");
     let serving = client.serve_with("secret.a", grouped, |_: Request<String>| async { Ok(1) });
     refused(within("a service in a group", serving).await.err(), "secret.a");
     let id = WorkerId::new();
@@ -257,7 +252,7 @@ async fn a_user_with_a_private_inbox_connects_by_its_prefix_and_is_told_of_the_k
     assert_refused(&refused, ErrorCode::NatsSubscription, "_INBOX.");
     assert!(refused.to_string().contains("nats.inboxPrefix"), "{refused}");
 
-    let own = NatsConfig { inbox_prefix: "_INBOX_alice".to_owned(), ..config(&server, "alice") };
+    let own = config(&server, "alice").inbox_prefix("_INBOX_alice");
     // It may not publish to its own inbox, and needs not.
     let alice = within("the connection", Client::connect_with(&own, options())).await.unwrap();
     let root = client(&server, "root").await;
@@ -266,11 +261,7 @@ async fn a_user_with_a_private_inbox_connects_by_its_prefix_and_is_told_of_the_k
         .await
         .unwrap();
     assert_eq!(within("an answer", alice.request::<_, _, u64>("lab.sum", &[1, 2])).await.unwrap(), 3);
-    let many = alice.request_many::<_, _, u64>(
-        "lab.sum",
-        &[1, 2],
-        RequestManyOptions { max_responses: Some(1), ..RequestManyOptions::default() },
-    );
+    let many = alice.request_many::<_, _, u64>("lab.sum", &[1, 2], RequestManyOptions::default().max_responses(1));
     assert_eq!(within("answers", many).await.unwrap().len(), 1);
     within("a flush", alice.flush(LIMIT)).await.unwrap();
     assert!(within("a subscription", alice.subscribe::<_, String>("lab.a")).await.is_ok());

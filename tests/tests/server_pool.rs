@@ -18,12 +18,10 @@ fn rounds() -> usize {
 }
 
 fn config(urls: &[String]) -> NatsConfig {
-    NatsConfig {
-        mode: NatsMode::External,
-        servers: Some(urls.iter().map(|url| url.parse().unwrap()).collect()),
-        max_reconnect_attempts: 1000,
-        ..NatsConfig::default()
-    }
+    NatsConfig::default()
+        .mode(NatsMode::External)
+        .servers(urls.iter().map(|url| url.parse().unwrap()))
+        .max_reconnect_attempts(1000)
 }
 
 fn url(server: &ConfiguredServer) -> String {
@@ -108,8 +106,7 @@ async fn c7_dead_addresses_that_servers_tell_of_keep_nobody_from_a_configured_on
         let silent = [Silent::at("127.0.0.1:0").await.unwrap()];
         let server = gossiping(&silent, -1).await;
         let port = server.address().port();
-        let client =
-            Client::connect(&NatsConfig { reconnect_time_wait: millis(100), ..config(&[url(&server)]) }).await.unwrap();
+        let client = Client::connect(&config(&[url(&server)]).reconnect_time_wait(millis(100))).await.unwrap();
         drop(server);
         let mut state = client.watch_state();
         within("the drop", state.wait_for(|state| !state.is_connected())).await.unwrap();
@@ -215,8 +212,7 @@ async fn a_credentials_file_that_was_renewed_is_read_at_the_next_attempt() {
     std::fs::write(&file, old.credentials()).unwrap();
     let server = ConfiguredServer::start(&old.settings).await;
     let listen = server.address().to_string();
-    let config =
-        NatsConfig { credentials_file: Some(file.clone()), reconnect_time_wait: millis(50), ..config(&[url(&server)]) };
+    let config = config(&[url(&server)]).credentials_file(file.clone()).reconnect_time_wait(millis(50));
     let client = Client::connect(&config).await.unwrap();
     let mut state = client.watch_state();
     drop(server);
@@ -230,11 +226,8 @@ async fn a_credentials_file_that_was_renewed_is_read_at_the_next_attempt() {
 async fn addresses_that_servers_tell_of_are_ignored_on_request() {
     let silent = [Silent::at("127.0.0.1:0").await.unwrap()];
     let server = gossiping(&silent, -1).await;
-    let config =
-        NatsConfig { discovered_servers: DiscoveredServers::Ignore, reconnect: true, ..config(&[url(&server)]) };
-    let client = Client::connect(&NatsConfig { max_reconnect_attempts: 2, reconnect_time_wait: millis(10), ..config })
-        .await
-        .unwrap();
+    let config = config(&[url(&server)]).discovered_servers(DiscoveredServers::Ignore).reconnect(true);
+    let client = Client::connect(&config.max_reconnect_attempts(2).reconnect_time_wait(millis(10))).await.unwrap();
     drop(server);
     let mut state = client.watch_state();
     // Two attempts at one address that refuses: were the silent one tried, it would take its time.

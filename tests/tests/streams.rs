@@ -11,7 +11,7 @@ use mlx_types::messages::{
     CancelMode, FinishReason, InferenceCancel, InferenceRequest, StreamingResponse, WorkerHeartbeat, WorkerMetrics,
     WorkerStatus,
 };
-use mlx_types::{Epoch, Timestamp, WorkerId, subjects};
+use mlx_types::{Epoch, WorkerId, subjects};
 use serde_json::{Value, json};
 
 /// Everything that a stream brought: its tokens, and the error that it ended with.
@@ -69,17 +69,16 @@ async fn foreign_worker(server: &TestServer, id: WorkerId, frames: Vec<Value>) {
 }
 
 fn beat(worker_id: WorkerId, epoch: u64) -> WorkerHeartbeat {
-    let metrics = WorkerMetrics {
-        cpu_usage_percent: 0.0,
-        memory_used_gb: 0.0,
-        gpu_utilization_percent: 0.0,
-        active_requests: 0,
-        total_requests_handled: 0,
-        avg_latency_ms: 0.0,
-        models_loaded: Vec::new(),
-    };
+    let metrics = WorkerMetrics::default()
+        .cpu_usage_percent(0.0)
+        .memory_used_gb(0.0)
+        .gpu_utilization_percent(0.0)
+        .active_requests(0)
+        .total_requests_handled(0)
+        .avg_latency_ms(0.0)
+        .models_loaded(Vec::new());
     let epoch = Some(Epoch::from_millis(epoch));
-    WorkerHeartbeat { worker_id, status: WorkerStatus::Online, metrics, timestamp: Timestamp::now(), epoch }
+    WorkerHeartbeat::new(worker_id, WorkerStatus::Online, metrics).epoch(epoch)
 }
 
 fn request(prompt: &str) -> InferenceRequest {
@@ -124,8 +123,7 @@ async fn s1_an_empty_completion_is_an_answer() {
 async fn s1_silence_before_the_first_token_and_between_two_is_bounded() {
     let server = TestServer::start().await;
     let patience = Duration::from_millis(200);
-    let options =
-        ClientOptions { first_token_timeout: patience, inter_token_timeout: patience, ..ClientOptions::default() };
+    let options = ClientOptions::default().first_token_timeout(patience).inter_token_timeout(patience);
     let client = server.client_with(options).await;
     let silent = WorkerId::new();
     foreign_worker(&server, silent, Vec::new()).await;
@@ -176,7 +174,7 @@ async fn s1_a_full_worker_refuses_at_once() {
     let worker = server.client().await;
     let id = WorkerId::new();
     let _service = worker
-        .serve_inference(id, InferenceOptions { max_concurrent: 1 }, |_request, mut tokens| async move {
+        .serve_inference(id, InferenceOptions::default().max_concurrent(1), |_request, mut tokens| async move {
             tokens.send("a").await?;
             Err(tokens.cancelled().await)
         })
@@ -312,7 +310,7 @@ async fn s3_a_lost_repeated_or_unreadable_frame_is_never_silent() {
 #[tokio::test]
 async fn s4_a_silent_or_departed_worker_is_lost_and_the_error_tells_how_much_came() {
     let server = TestServer::start().await;
-    let options = ClientOptions { offline_timeout: Duration::from_millis(300), ..ClientOptions::default() };
+    let options = ClientOptions::default().offline_timeout(Duration::from_millis(300));
     let client = server.client_with(options).await;
     let id = WorkerId::new();
     foreign_worker(&server, id, vec![json!({ "type": "token", "token": "a", "index": 0 })]).await;
@@ -401,7 +399,7 @@ async fn s5_a_peer_that_reads_them_gets_frames_of_several_tokens_and_another_one
     let expected: Vec<String> = (0..TOKENS).map(|index| index.to_string()).collect();
     for coalesce in [true, false] {
         let mut wire = server.client().await.subscribe(&subjects::ANY_RESPONSE).await.unwrap();
-        let controller = server.client_with(ClientOptions { coalesce, ..ClientOptions::default() }).await;
+        let controller = server.client_with(ClientOptions::default().coalesce(coalesce)).await;
         let mut stream = controller.infer(id, &request("p")).await.unwrap();
         let (tokens, error) = drain(&mut stream).await;
         assert!(error.is_none(), "{error:?}");

@@ -10,7 +10,6 @@ use async_nats::{ConnectOptions, Event};
 use mlx_embedded::{EmbeddedServer, ServerState};
 use mlx_nats::{Client, ConnectionState};
 use mlx_types::Millis;
-use mlx_types::config::NatsConfig;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc;
 
@@ -34,7 +33,7 @@ pub(super) async fn drive(context: &Context) -> Result<Sample> {
 
 async fn reconnect_ours(server: &EmbeddedServer) -> Result<Duration> {
     let wait = Millis::new(50).context("50 ms")?;
-    let config = NatsConfig { reconnect_time_wait: wait, ..server.client_config() };
+    let config = server.client_config().reconnect_time_wait(wait);
     let client = Client::connect(&config).await?;
     let ConnectionState::Connected { epoch: first } = client.state() else { bail!("the client is not connected") };
     let mut state = client.watch_state();

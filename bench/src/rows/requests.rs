@@ -87,10 +87,8 @@ where
 pub(super) async fn respond(context: &Context) -> Result<()> {
     let control = context.control().await?;
     let worker_id = WorkerId::new();
-    let answer = move |check: &HealthCheck| HealthReport {
-        request_id: Some(check.request_id),
-        ..HealthReport::new(worker_id, WorkerStatus::Online)
-    };
+    let answer =
+        move |check: &HealthCheck| HealthReport::new(worker_id, WorkerStatus::Online).request_id(check.request_id);
     if context.arm.side == Side::Raw {
         let client = context.raw().await?;
         let mut checks = client.subscribe(subjects::HEALTH_CHECK.as_str()).await?;
@@ -107,7 +105,7 @@ pub(super) async fn respond(context: &Context) -> Result<()> {
         return Ok(());
     }
     let client = context.ours().await?;
-    let options = ServeOptions { limit: LIMIT, ..ServeOptions::default() };
+    let options = ServeOptions::default().limit(LIMIT);
     let handler = move |check: Request<HealthCheck>| async move { Ok(answer(&check)) };
     let _service = client.serve_with(&subjects::HEALTH_CHECK, options, handler).await?;
     context.listen(&control).await

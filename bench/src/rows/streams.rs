@@ -101,11 +101,8 @@ impl Controller {
 
     /// One stream of so many tokens, read to its end; when the first one came.
     pub(super) async fn stream(&self, tokens: u64) -> Result<Instant> {
-        let request = InferenceRequest {
-            max_tokens: Some(tokens),
-            stream: Some(true),
-            ..InferenceRequest::new("llama-3-8b-instruct", "Tell me about NATS")
-        };
+        let request =
+            InferenceRequest::new("llama-3-8b-instruct", "Tell me about NATS").max_tokens(tokens).stream(true);
         match self {
             Self::Ours(client, worker) => stream_ours(client, *worker, &request, tokens).await,
             Self::Raw(raw) => raw.stream(&request, tokens).await,
@@ -177,7 +174,7 @@ pub(super) async fn respond(context: &Context) -> Result<()> {
         return Ok(());
     }
     let client = context.ours().await?;
-    let options = InferenceOptions { max_concurrent: LIMIT };
+    let options = InferenceOptions::default().max_concurrent(LIMIT);
     let handler = async |request: InferenceRequest, mut tokens: mlx_nats::TokenSink| {
         for index in 0..request.max_tokens.unwrap_or(TOKENS) {
             tokens.send(token(index)).await?;
@@ -199,7 +196,7 @@ async fn answer_raw(
     let request: InferenceRequest = raw::decode(&message)?;
     let request_id = request.request_id;
     if let Some(reply) = message.reply {
-        let acceptance = raw::encode(&InferenceAcceptance { request_id, worker_id })?;
+        let acceptance = raw::encode(&InferenceAcceptance::new(request_id, worker_id))?;
         client.publish_with_headers(reply, raw::header("Mlx-Epoch", &epoch.to_string()), acceptance).await?;
     }
     let to = async_nats::Subject::from(subjects::response(request_id).to_string());

@@ -15,7 +15,7 @@ use mlx_errors::{Location, REDACTED, Violation, Violations, is_secret_name, one_
 /// ```
 /// # use mlx_errors::{Location, Violation, Violations};
 /// let mut violation = Violation::new("nats.prot", "unknownKey", "there is no such key");
-/// violation.location = Some(Location { file: "cluster.yaml".into(), line: 2, column: 3 });
+/// violation.location = Some(Location::new("cluster.yaml", 2, 3));
 /// violation.suggestion = Some("did you mean `port`?".into());
 /// let source = |_: &std::path::Path| Some("nats:\n  prot: 4222\n".into());
 /// let drawn = mlx_config::draw(&Violations::from(vec![violation]), source, false);

@@ -64,7 +64,7 @@ impl Environment {
                 (None, _) => {
                     let violation = Violation::new("", "unknownKey", format!("`{name}` sets no known key"));
                     let near = suggest::nearest(name, keys.keys().map(String::as_str));
-                    Violation { suggestion: near.map(|near| format!("did you mean `{near}`?")), ..violation }
+                    violation.suggestion(near.map(|near| format!("did you mean `{near}`?")))
                 }
                 (Some((path, _)), None) => {
                     let message = format!("the environment variable `{name}` is not UTF-8");
@@ -99,7 +99,7 @@ impl Environment {
             .map(|(name, near)| {
                 let message = format!("the environment variable `{name}` sets nothing");
                 let suggestion = Some(format!("did you mean `{near}`?"));
-                Violation { suggestion, ..Violation::new("", "ignoredVariable", message) }
+                Violation::new("", "ignoredVariable", message).suggestion(suggestion)
             })
             .collect()
     }

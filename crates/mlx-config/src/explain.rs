@@ -72,7 +72,7 @@ pub(crate) fn explain(tree: Node, findings: Findings, sources: &Sources) -> Viol
 
 /// A document that is no map of keys at all.
 pub(crate) fn not_a_section(node: &Node, sources: &Sources) -> Violation {
-    Violation { location: sources.location(node.place), ..mismatch(&[], node, &ROOT) }
+    mismatch(&[], node, &ROOT).location(sources.location(node.place))
 }
 
 /// Secrets from the environment that end in a line break, as what `$(cat file)` makes of a file with Windows' line ends.
@@ -97,11 +97,11 @@ pub(crate) fn line_breaks(
                 Some(variable) => format!("the environment variable `{variable}` ends in a line break"),
                 None => "the value ends in a line break".to_owned(),
             };
-            warnings.push(Violation {
-                location: sources.location(node.place),
-                suggestion: Some(LINE_BREAK.to_owned()),
-                ..Violation::new(dotted(path), "lineBreak", message)
-            });
+            warnings.push(
+                Violation::new(dotted(path), "lineBreak", message)
+                    .location(sources.location(node.place))
+                    .suggestion(LINE_BREAK.to_owned()),
+            );
         }
         _ => {}
     }
@@ -228,9 +228,9 @@ impl Explainer<'_> {
                 Err(error) => {
                     let path = steps(&error.path().to_string()).unwrap_or_default();
                     let node = self.tree.nearest(&path);
-                    let violation = || Violation {
-                        expected: ROOT.at(&path).map(|field| field.expected.clone()),
-                        ..Violation::new(shown(&path), "type", "not a valid value")
+                    let violation = || {
+                        Violation::new(shown(&path), "type", "not a valid value")
+                            .expected(ROOT.at(&path).map(|field| field.expected.clone()))
                     };
                     offer(&mut self.findings, self.sources, node.place, violation);
                     if path.is_empty() {
@@ -247,7 +247,7 @@ impl Explainer<'_> {
                 }
                 let place = self.tree.nearest(&path).place;
                 let location = self.sources.location(place);
-                self.findings.offer(place, || Violation { location, ..violation.clone() });
+                self.findings.offer(place, || violation.clone().location(location));
             }
             return;
         }
@@ -304,12 +304,10 @@ fn mismatch(path: &[Step], node: &Node, field: &Field) -> Violation {
     } else {
         ("type", "not of the right type".to_owned())
     };
-    Violation {
-        found: Some(found),
-        expected: Some(field.expected.clone()),
-        suggestion: remedy(node, field),
-        ..Violation::new(shown(path), rule, message)
-    }
+    Violation::new(shown(path), rule, message)
+        .found(found)
+        .expected(field.expected.clone())
+        .suggestion(remedy(node, field))
 }
 
 /// A whole number that no integer holds is a float by then.

@@ -174,7 +174,7 @@ impl Resolver<'_> {
 
     fn report(&mut self, violation: Violation, place: Place) {
         let sources = self.sources;
-        self.findings.offer(place, || Violation { location: sources.location(place), ..violation });
+        self.findings.offer(place, || violation.location(sources.location(place)));
     }
 }
 

@@ -68,7 +68,7 @@ impl Sources {
     pub(crate) fn location(&self, place: Place) -> Option<Location> {
         match self.0.get(place.source) {
             Some(Source::Text { name }) if place.line > 0 => {
-                Some(Location { file: name.clone(), line: place.line, column: place.column })
+                Some(Location::new(name.clone(), place.line, place.column))
             }
             _ => None,
         }
@@ -85,9 +85,7 @@ impl Sources {
 
     pub(crate) fn origin(&self, place: Place) -> Origin {
         match self.0.get(place.source) {
-            Some(Source::Text { name }) => {
-                Origin::File(Location { file: name.clone(), line: place.line, column: place.column })
-            }
+            Some(Source::Text { name }) => Origin::File(Location::new(name.clone(), place.line, place.column)),
             Some(Source::Variable(name)) => Origin::Environment(name.clone()),
             Some(Source::Override) => Origin::Override,
             None => Origin::Default,
@@ -129,9 +127,9 @@ pub(crate) fn text(bytes: Vec<u8>, name: &Path) -> Result<String> {
             String::from_utf8_lossy(error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default());
         let line = valid.matches('\n').count() + 1;
         let column = valid.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
-        let location = Some(Location { file: name.to_owned(), line, column });
+        let location = Some(Location::new(name.to_owned(), line, column));
         let suggestion = Some("save the file as UTF-8".to_owned());
-        let violation = Violation { location, suggestion, ..Violation::new("", "encoding", "not UTF-8") };
+        let violation = Violation::new("", "encoding", "not UTF-8").location(location).suggestion(suggestion);
         Error::new(ErrorKind::ConfigSyntax { violations: vec![violation].into() })
     })?;
     let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);

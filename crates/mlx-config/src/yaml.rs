@@ -246,15 +246,12 @@ impl<'a> Reader<'a> {
 
     fn report(&mut self, place: Place, rule: &str, message: &str) {
         let (path, sources) = (&self.path, self.sources);
-        self.findings.offer(place, || Violation {
-            location: sources.location(place),
-            ..Violation::new(shown(path), rule, message)
-        });
+        self.findings.offer(place, || Violation::new(shown(path), rule, message).location(sources.location(place)));
     }
 
     fn fatal(&self, place: Place, message: &str) -> Box<Violation> {
         let location = self.sources.location(place);
-        Box::new(Violation { location, ..Violation::new(shown(&self.path), "syntax", message) })
+        Box::new(Violation::new(shown(&self.path), "syntax", message).location(location))
     }
 
     fn syntax(&self, error: &ScanError) -> Box<Violation> {

@@ -6,18 +6,16 @@ use mlx_errors::{Location, Violation, Violations};
 const YAML: &str = "nats:\n  embedded:\n    port: 99\n";
 
 fn at(line: usize, column: usize) -> Location {
-    Location { file: "cluster.yaml".into(), line, column }
+    Location::new("cluster.yaml", line, column)
 }
 
 /// One with everything that a violation can say.
 fn port() -> Violation {
-    Violation {
-        found: Some("99".into()),
-        expected: Some("1024 to 65535".into()),
-        suggestion: Some("0 picks a free port".into()),
-        location: Some(at(3, 11)),
-        ..Violation::new("nats.embedded.port", "range", "is not a port")
-    }
+    Violation::new("nats.embedded.port", "range", "is not a port")
+        .found("99".to_owned())
+        .expected("1024 to 65535".to_owned())
+        .suggestion("0 picks a free port".to_owned())
+        .location(at(3, 11))
 }
 
 fn violations(of: &[Violation]) -> Violations {
@@ -30,7 +28,7 @@ fn draw(violation: Violation, source: &str) -> String {
 
 #[test]
 fn f1_a_violation_is_drawn_with_its_line() {
-    let violation = Violation { location: Some(at(3, 11)), ..port() };
+    let violation = port().location(at(3, 11));
     assert_eq!(
         draw(violation, YAML),
         "\
@@ -57,13 +55,13 @@ fn f1_colour_is_for_terminals_only() {
 fn f1_a_line_that_is_not_there_is_left_out() {
     for (location, source) in [(at(9, 1), Some(YAML)), (at(3, 11), None), (at(0, 0), Some(YAML)), (at(1, 1), Some(""))]
     {
-        let all = violations(&[Violation { location: Some(location), ..port() }]);
+        let all = violations(&[port().location(location)]);
         let drawn = mlx_config::draw(&all, |_| source.map(Into::into), false);
         assert!(drawn.contains("--> cluster.yaml:"), "{drawn}");
         assert!(drawn.contains("found 99") && drawn.contains("help: 0 picks"), "{drawn}");
         assert!(!drawn.contains("port: 99"), "{drawn}");
     }
-    let without = violations(&[Violation { location: None, ..port() }, Violation::new("a", "r", "m")]);
+    let without = violations(&[port().location(None), Violation::new("a", "r", "m")]);
     let drawn = mlx_config::draw(&without, |_| None, false);
     assert!(drawn.contains("note: found 99") && drawn.contains("error[r]: a: m"), "{drawn}");
 }
@@ -73,23 +71,20 @@ fn f1_any_column_of_any_text_can_be_drawn() {
     let source = "äöü: \"größe\"\t\u{1b}[2J  # ok\r\n\u{feff}x: [é, ñ]\n\n'a b': 'c d'";
     for line in 0..6 {
         for column in 0..40 {
-            let drawn =
-                draw(Violation { location: Some(at(line, column)), ..Violation::new("x", "type", "m") }, source);
+            let drawn = draw(Violation::new("x", "type", "m").location(at(line, column)), source);
             assert!(drawn.contains("error[type]: x: m") && !drawn.contains('\u{1b}'), "{line}:{column}: {drawn}");
         }
     }
-    let quoted = draw(Violation { location: Some(at(4, 8)), ..Violation::new("x", "type", "m") }, source);
+    let quoted = draw(Violation::new("x", "type", "m").location(at(4, 8)), source);
     assert!(quoted.contains("^^^^^"), "the quoted word is marked whole: {quoted}");
 }
 
 #[test]
 fn f1_text_of_a_document_cannot_steer_a_terminal() {
-    let violation = Violation {
-        found: Some("\u{1b}[31m\n".into()),
-        suggestion: Some("\u{7}".into()),
-        location: Some(Location { file: "a\u{1b}b".into(), line: 1, column: 1 }),
-        ..Violation::new("key\u{1b}", "rule\u{1b}", "two\nlines")
-    };
+    let violation = Violation::new("key\u{1b}", "rule\u{1b}", "two\nlines")
+        .found("\u{1b}[31m\n".to_owned())
+        .suggestion("\u{7}".to_owned())
+        .location(Location::new("a\u{1b}b", 1, 1));
     for text in [
         draw(violation.clone(), "a: 1"),
         draw(violation.clone(), ""),
@@ -102,10 +97,7 @@ fn f1_text_of_a_document_cannot_steer_a_terminal() {
 
 #[test]
 fn x1_a_line_that_may_hold_a_secret_is_not_drawn() {
-    let typo = Violation {
-        suggestion: Some("did you mean `password`?".into()),
-        ..Violation::new("nats.passwrd", "unknownKey", "m")
-    };
+    let typo = Violation::new("nats.passwrd", "unknownKey", "m").suggestion("did you mean `password`?".to_owned());
     for (violation, line, column, source) in [
         (Violation::new("nats.password", "type", "is not a string"), 2, 13, "nats:\n  password: 12canary\n"),
         (typo, 2, 3, "nats:\n  passwrd: canary\n"),
@@ -127,17 +119,15 @@ fn x1_a_line_that_may_hold_a_secret_is_not_drawn() {
         (Violation::new("nats.serverUrl", "url", "m"), 1, 12, "serverUrl: \"nats://me:canary\n  2@host\"\nuser: x"),
         (Violation::new("", "syntax", "m"), 3, 3, "serverUrl:\n  \"nats://me:1\n  canary@host\""),
     ] {
-        let drawn = draw(Violation { location: Some(at(line, column)), ..violation }, source);
+        let drawn = draw(violation.location(at(line, column)), source);
         assert!(!drawn.contains("canary"), "{drawn}");
         assert!(drawn.contains("cluster.yaml"), "{drawn}");
     }
-    let harmless = draw(
-        Violation { location: Some(at(1, 22)), ..Violation::new("s.firstTokenTimeoutMs", "type", "m") },
-        "firstTokenTimeoutMs: x",
-    );
+    let harmless =
+        draw(Violation::new("s.firstTokenTimeoutMs", "type", "m").location(at(1, 22)), "firstTokenTimeoutMs: x");
     assert!(harmless.contains("firstTokenTimeoutMs: x"), "{harmless}");
     let url = "serverUrl: nats://me:canary@host:x # me@example.org\nuser: a@b\n";
-    let harmless = Violation { location: Some(at(1, 12)), ..Violation::new("nats.serverUrl", "url", "m") };
+    let harmless = Violation::new("nats.serverUrl", "url", "m").location(at(1, 12));
     let harmless = draw(harmless, url);
     assert!(harmless.contains("nats://[redacted]@host:x # me@example.org"), "{harmless}");
 }

@@ -32,6 +32,7 @@ const FILE_NAME: &str = "nats-server";
 
 /// A nats-server that runs and is new enough.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Binary {
     /// Its absolute path.
     pub path: PathBuf,
@@ -87,7 +88,8 @@ impl fmt::Display for Origin {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Default)]
+#[non_exhaustive]
 pub struct Finder {
     /// `nats.embedded.binary`.
     pub setting: Option<PathBuf>,
@@ -97,6 +99,15 @@ pub struct Finder {
     pub tools_dir: Option<PathBuf>,
     /// Folders where package managers put programs, in the order of the search.
     pub well_known: Vec<PathBuf>,
+}
+
+mlx_errors::setters! {
+    Finder {
+        setting: option PathBuf,
+        env: set HashMap<OsString, OsString>,
+        tools_dir: option PathBuf,
+        well_known: set Vec<PathBuf>,
+    }
 }
 
 impl Finder {
@@ -236,7 +247,7 @@ impl Search<'_> {
         let (path, problem) = (path.into(), problem.into());
         // A folder of PATH may be a well-known one too.
         if !self.tried.iter().any(|tried| tried.path == path) {
-            self.tried.push(TriedPath { path, problem });
+            self.tried.push(TriedPath::new(path, problem));
         }
     }
 

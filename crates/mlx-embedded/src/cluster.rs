@@ -84,7 +84,7 @@ impl EmbeddedCluster {
     /// The configuration for a client of this cluster: external mode, every URL, its credentials.
     pub fn client_config(&self) -> NatsConfig {
         let any = self.servers.first().map(EmbeddedServer::client_config).unwrap_or_default();
-        NatsConfig { mode: NatsMode::External, server_url: None, servers: Some(self.client_urls()), ..any }
+        any.mode(NatsMode::External).servers(self.client_urls())
     }
 
     /// Hands out the server at `index`, for example to stop it and see the others go on; `None` where there is none. What it

@@ -400,7 +400,7 @@ fn check(config: &NatsConfig) -> Result<()> {
 }
 
 fn client_config(config: &NatsConfig, url: NatsUrl) -> NatsConfig {
-    NatsConfig { mode: NatsMode::External, server_url: Some(url), servers: None, ..config.clone() }
+    config.clone().mode(NatsMode::External).server_url(url)
 }
 
 fn client_url(config: &NatsConfig, address: SocketAddr) -> Result<NatsUrl> {

@@ -89,7 +89,7 @@ fn m4_files_that_cannot_run_are_told_apart() {
     let named = |contents: &[u8], mode: &str| {
         let path = machine.folder("odd").join("nats-server");
         write_program(&path, contents, mode);
-        let error = Finder { setting: Some(path), ..machine.finder() }.find().unwrap_err();
+        let error = machine.finder().setting(path).find().unwrap_err();
         tried(&error)[0].1.to_owned()
     };
     assert!(named(GOOD.as_bytes(), "644").ends_with("not executable; `chmod +x` it"));
@@ -97,7 +97,7 @@ fn m4_files_that_cannot_run_are_told_apart() {
     let foreign: Vec<u8> = [b"\x7fELF\x02\x01\x01".as_slice(), &[0; 9], &[2, 0, 0xfe, 0xfe], &[0; 64]].concat();
     assert!(named(&foreign, "755").contains("not a program for this machine"));
 
-    let error = Finder { setting: Some(machine.folder("odd")), ..machine.finder() }.find().unwrap_err();
+    let error = machine.finder().setting(machine.folder("odd")).find().unwrap_err();
     assert!(tried(&error)[0].1.ends_with("not a file"));
 }
 
@@ -179,12 +179,10 @@ impl Machine {
 
     fn finder(&self) -> Finder {
         let path = std::env::join_paths([self.folder("empty"), self.folder("bin")]).unwrap();
-        Finder {
-            setting: None,
-            env: HashMap::from([(OsString::from("PATH"), path)]),
-            tools_dir: Some(self.folder("tools")),
-            well_known: vec![self.folder("brew")],
-        }
+        Finder::default()
+            .env(HashMap::from([(OsString::from("PATH"), path)]))
+            .tools_dir(self.folder("tools"))
+            .well_known(vec![self.folder("brew")])
     }
 
     fn with_variable(&self, value: &Path) -> Finder {
@@ -217,7 +215,7 @@ fn debug_output_holds_no_variable_that_is_not_read() {
     let environment =
         [("MLX_NATS__PASSWORD", "canary-1"), ("PATH", "/usr/bin"), ("MLX_NATS_SERVER", "/opt/nats-server")];
     let env = environment.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-    let finder = Finder { setting: None, env, tools_dir: None, well_known: Vec::new() };
+    let finder = Finder::default().env(env);
     let builder = mlx_embedded::EmbeddedServer::builder(&mlx_types::config::NatsConfig::default());
     for shown in [format!("{finder:?}"), format!("{:#?}", builder.finder(finder.clone()))] {
         assert!(shown.contains("/opt/nats-server") && shown.contains("/usr/bin"), "{shown}");
@@ -234,5 +232,5 @@ fn assert_found(found: &mlx_errors::Result<Binary>, path: &Path, origin: Origin)
 
 fn tried(error: &Error) -> Vec<(&Path, &str)> {
     let ErrorKind::ServerNotFound { tried, .. } = error.kind() else { panic!("{error:?}") };
-    tried.iter().map(|TriedPath { path, problem }| (path.as_path(), problem.as_str())).collect()
+    tried.iter().map(|TriedPath { path, problem, .. }| (path.as_path(), problem.as_str())).collect()
 }

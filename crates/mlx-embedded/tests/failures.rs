@@ -5,7 +5,6 @@ mod support;
 #[path = "support/told.rs"]
 mod told;
 
-use std::collections::HashMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +18,7 @@ use told::told;
 
 #[tokio::test]
 async fn m4_no_binary() {
-    let finder =
-        Finder { setting: None, env: HashMap::new(), tools_dir: None, well_known: vec!["/nowhere/bin".into()] };
+    let finder = Finder::default().well_known(vec!["/nowhere/bin".into()]);
     let error = EmbeddedServer::builder(&any_port()).finder(finder).start().await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::EmbeddedServerNotFound);
     assert_snapshot!("no_binary", told(&error, &[]));

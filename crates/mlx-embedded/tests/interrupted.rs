@@ -19,7 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn with_password(config: &NatsConfig, password: &str) -> NatsConfig {
-    NatsConfig { user: Some("ann".to_owned()), password: Some(Secret::new(password.to_owned())), ..config.clone() }
+    config.clone().user("ann").password(Secret::new(password.to_owned()))
 }
 
 fn runtimes() -> [Runtime; 2] {

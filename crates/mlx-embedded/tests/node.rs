@@ -24,7 +24,7 @@ async fn in_embedded_mode_it_brings_a_server_of_its_own_and_takes_it_along() {
     let mut config = any_port();
     config.user = Some("worker".to_owned());
     config.password = Some(Secret::from("secret"));
-    let options = ClientOptions::default().named("a node");
+    let options = ClientOptions::default().name("a node");
     let node = mlx_embedded::connect_with(&config, options).await.unwrap();
     hears_itself(&node).await;
     let server = node.server().expect("its own");

@@ -479,12 +479,20 @@ impl fmt::Display for ConnectStep {
 
 /// A place where something was looked for, and what was wrong there.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct TriedPath {
     /// The file or the place, for example a path or `PATH`.
     #[serde(serialize_with = "crate::json::lossy_path")]
     pub path: PathBuf,
     /// What was wrong, for example `not found`.
     pub problem: String,
+}
+
+impl TriedPath {
+    /// A place, and what was wrong there.
+    pub fn new(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self { path: path.into(), problem: problem.into() }
+    }
 }
 
 impl fmt::Display for TriedPath {

@@ -27,6 +27,7 @@ mod printable;
 mod redact;
 mod remote;
 mod report;
+mod setters;
 mod violation;
 
 pub use code::{ErrorCode, UnknownErrorCode};

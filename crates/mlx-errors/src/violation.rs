@@ -11,6 +11,7 @@ use crate::redact;
 /// A rule that a document breaks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Violation {
     /// The member's path, for example `nats.embedded.port` or `skills.availableModels[2]`; empty for the whole document.
     pub path: String,
@@ -30,6 +31,15 @@ pub struct Violation {
     /// What to write instead, for example ``did you mean `port`?``.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suggestion: Option<String>,
+}
+
+crate::setters! {
+    Violation {
+        found: option String,
+        expected: option String,
+        location: option Location,
+        suggestion: option String,
+    }
 }
 
 impl Violation {
@@ -79,6 +89,7 @@ impl Violation {
 
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Location {
     /// The file, as it was named by the caller.
     #[serde(serialize_with = "crate::json::lossy_path")]
@@ -87,6 +98,13 @@ pub struct Location {
     pub line: usize,
     /// The column in characters, from 1.
     pub column: usize,
+}
+
+impl Location {
+    /// A place; `line` and `column` count from 1, the column in characters.
+    pub fn new(file: impl Into<PathBuf>, line: usize, column: usize) -> Self {
+        Self { file: file.into(), line, column }
+    }
 }
 
 impl fmt::Display for Location {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Validate)]
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct LogConfig {
     /// The least severe level that is logged. The directives in `MLX_LOG` win over it.
     #[garde(skip)]
@@ -25,6 +26,14 @@ pub struct LogConfig {
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
+}
+
+mlx_errors::setters! {
+    LogConfig {
+        level: set Level,
+        format: set Format,
+        file: option PathBuf,
+    }
 }
 
 /// A severity. Ordered by how much is logged: `Error < Warn < Info < Debug`.

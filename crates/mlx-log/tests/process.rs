@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 
 /// What the children do.
 fn child(role: &str, file: Option<PathBuf>) -> ExitCode {
-    let config = LogConfig { file, ..LogConfig::default() };
+    let config = LogConfig::default().file(file);
     let guard = mlx_log::init(&config).expect("a log");
     let _component = mlx_log::component("child").entered();
     tracing::info!("first");

@@ -15,7 +15,7 @@
 //! let subject = subjects::worker_inference(worker); // a Subject<InferenceRequest>
 //! assert_eq!(subject.as_str(), format!("worker.{worker}.inference"));
 //!
-//! let request = InferenceRequest { temperature: Some(3.0), ..InferenceRequest::new("llama-3", "Hello") };
+//! let request = InferenceRequest::new("llama-3", "Hello").temperature(3.0);
 //! let violations = request.check().unwrap_err();
 //! assert_eq!(violations.to_string(), "temperature: must be at most 2");
 //! ```

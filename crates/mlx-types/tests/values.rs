@@ -79,7 +79,7 @@ fn a_chat_is_optional_and_has_its_bounds() {
     let text = format!(r#"{{"requestId": "{LOWER}", "modelId": "m", "prompt": "p", "messages": null}}"#);
     assert_eq!(serde_json::from_str::<InferenceRequest>(&text).unwrap().messages, None);
 
-    let chat = |messages| InferenceRequest { messages: Some(messages), ..plain.clone() };
+    let chat = |messages| plain.clone().messages(messages);
     let said = vec![ChatMessage::new("system", ""), ChatMessage::new("user", "Hi")];
     let text = serde_json::to_string(&chat(said.clone())).unwrap();
     assert!(text.contains(r#""messages":[{"role":"system","content":""},{"role":"user","content":"Hi"}]"#), "{text}");
@@ -163,7 +163,7 @@ fn what_a_newer_peer_adds_is_kept() {
 
 #[test]
 fn numbers_that_json_cannot_write_are_refused_before_they_are_sent() {
-    let metrics = WorkerMetrics { avg_latency_ms: f64::NAN, memory_used_gb: f64::INFINITY, ..WorkerMetrics::default() };
+    let metrics = WorkerMetrics::default().avg_latency_ms(f64::NAN).memory_used_gb(f64::INFINITY);
     let violations = WorkerMetricsReport::new(WorkerId::new(), metrics).check().unwrap_err();
     assert_eq!(
         violations.to_string(),
@@ -196,7 +196,9 @@ fn defaults_are_loopback_and_valid() {
     for (host, loopback) in
         [("localhost", true), ("::1", true), ("::ffff:127.0.0.1", true), ("0.0.0.0", false), ("h", false)]
     {
-        assert_eq!(EmbeddedConfig { host: host.into(), ..EmbeddedConfig::default() }.is_loopback(), loopback, "{host}");
+        let mut embedded = EmbeddedConfig::default();
+        embedded.host = host.into();
+        assert_eq!(embedded.is_loopback(), loopback, "{host}");
     }
     let mut nats = config.nats;
     nats.embedded.port = 80;

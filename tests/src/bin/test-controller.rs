@@ -35,7 +35,7 @@ async fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
 
     let ask = (0..streams).map(|_| {
         let max_tokens = Some(u32::try_from(tokens).unwrap_or(u32::MAX).into());
-        let request = InferenceRequest { max_tokens, ..InferenceRequest::new(TEST_MODEL, "count") };
+        let request = InferenceRequest::new(TEST_MODEL, "count").max_tokens(max_tokens);
         let (client, worker) = (client.clone(), worker.worker_id);
         async move { client.infer(worker, &request).await }
     });

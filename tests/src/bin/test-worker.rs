@@ -46,7 +46,7 @@ async fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
         }
     }
 
-    let client_options = ClientOptions::from(&config).named(format!("worker-{}", options.id));
+    let client_options = ClientOptions::from(&config).name(format!("worker-{}", options.id));
     let client = Client::connect_with(&config.nats, client_options).await?;
     let mut worker = TestWorker::start(&client, options).await?;
     tokio::select! {

@@ -12,7 +12,6 @@ use kept::Kept;
 use mlx_errors::{ErrorCode, Result};
 use mlx_nats::{Client, ClientOptions, ConnectionState, Request, Subscription};
 use mlx_tests::{Image, LIMIT, TestCluster, TestWorker, WorkerOptions, eventually_async, millis, within};
-use mlx_types::config::NatsConfig;
 use mlx_types::{ClusterConfig, WorkerId};
 use traffic::{Traffic, ask};
 
@@ -163,8 +162,8 @@ struct Mover {
 
 impl Mover {
     async fn connect(cluster: &TestCluster) -> Self {
-        let config = NatsConfig { ping_interval_ms: millis(1000), ..cluster.config() };
-        let client = Client::connect_with(&config, ClientOptions::default().named(MOVER)).await.unwrap();
+        let config = cluster.config().ping_interval_ms(millis(1000));
+        let client = Client::connect_with(&config, ClientOptions::default().name(MOVER)).await.unwrap();
         let node = cluster.node_of(MOVER).await.expect("it is connected");
         let publisher = Client::connect(&cluster.config_of((node + 1) % 3)).await.unwrap();
         let epoch = epoch(&client.state()).expect("it is connected");

@@ -120,7 +120,7 @@ async fn streams(client: Client, worker: WorkerId, counts: Arc<Counts>) {
 
 /// Has `worker` speak `tokens` tokens: how many came, one after another, and what the stream ended with if not its end.
 pub(crate) async fn ask(client: &Client, worker: WorkerId, tokens: u64) -> (u64, Option<Error>) {
-    let request = InferenceRequest { max_tokens: Some(tokens), ..InferenceRequest::new("m", "p") };
+    let request = InferenceRequest::new("m", "p").max_tokens(tokens);
     let mut stream = match client.infer(worker, &request).await {
         Ok(stream) => stream,
         Err(error) => return (0, Some(error)),

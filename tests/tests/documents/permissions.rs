@@ -4,11 +4,11 @@ use futures_util::StreamExt;
 use mlx_errors::ErrorCode;
 use mlx_nats::{Client, ClientOptions, Request, RequestManyOptions};
 use mlx_tests::{ConfiguredServer, LIMIT, TEST_MODEL, TestWorker, WorkerOptions, within};
-use mlx_types::config::{ClusterConfig, NatsConfig};
+use mlx_types::config::ClusterConfig;
 use mlx_types::messages::{
     ClusterAnnouncement, ClusterEvent, HealthCheck, HealthReport, InferenceRequest, ModelCommand, WorkerStatus,
 };
-use mlx_types::{RequestId, Secret, Timestamp, WorkerId, subjects};
+use mlx_types::{Secret, WorkerId, subjects};
 use serde_json::{Value, json};
 
 use super::operations::{PAGE, steps_of};
@@ -37,12 +37,12 @@ impl Roles {
     async fn client(&self, role: &str) -> Client {
         let mut config = ClusterConfig::default();
         config.request_routing.durable.enabled = true;
-        let nats = NatsConfig {
-            user: Some(role.to_owned()),
-            password: Some(Secret::new("secret".to_owned())),
-            inbox_prefix: format!("_INBOX_{role}"),
-            ..self.server.config("nats", "")
-        };
+        let nats = self
+            .server
+            .config("nats", "")
+            .user(role)
+            .password(Secret::new("secret".to_owned()))
+            .inbox_prefix(format!("_INBOX_{role}"));
         within("the connection", Client::connect_with(&nats, ClientOptions::from(&config))).await.unwrap()
     }
 
@@ -74,38 +74,31 @@ async fn the_permissions_on_the_page_are_enough_for_a_cluster() {
     let worker = TestWorker::start(&node, WorkerOptions::new(WorkerId::new(), &config)).await.unwrap();
     let id = worker.id();
     let health = move |check: Request<HealthCheck>| async move {
-        Ok(HealthReport {
-            worker_id: id,
-            request_id: Some(check.request_id),
-            status: WorkerStatus::Online,
-            metrics: None,
-            timestamp: Timestamp::now(),
-        })
+        Ok(HealthReport::new(id, WorkerStatus::Online).request_id(check.request_id))
     };
     let _health = node.serve(&subjects::HEALTH_CHECK, health).await.unwrap();
     for table in [&workers, &seen] {
         let known = table.wait_until(LIMIT, |known| known.iter().any(|worker| worker.registration.is_some()));
         known.await.unwrap();
     }
-    let announcement =
-        ClusterAnnouncement { event: ClusterEvent::ControllerStarted, worker_id: None, timestamp: Timestamp::now() };
+    let announcement = ClusterAnnouncement::new(ClusterEvent::ControllerStarted);
     controller.publish(&subjects::CLUSTER_ANNOUNCE, &announcement).await.unwrap();
     within("the announcement", announced.next()).await.unwrap().unwrap();
 
     // Commands, and what is asked of all.
-    let command = ModelCommand { request_id: RequestId::new(), model_id: TEST_MODEL.to_owned(), worker_id: None };
+    let command = ModelCommand::new(TEST_MODEL);
     within("the model", controller.request(&subjects::MODEL_LOAD, &command)).await.unwrap();
     for asking in [&controller, &observer] {
-        let check = HealthCheck { request_id: RequestId::new(), timestamp: Timestamp::now() };
+        let check = HealthCheck::new();
         within("its health", asking.request(&subjects::HEALTH_CHECK, &check)).await.unwrap();
-        let one = RequestManyOptions { max_responses: Some(1), ..RequestManyOptions::default() };
+        let one = RequestManyOptions::default().max_responses(1);
         let listed =
             within("the list", asking.request_many::<_, _, Value>("$SRV.INFO", &json!({}), one)).await.unwrap();
         assert_eq!(listed.len(), 1);
     }
 
     // Answers, whole, stopped and killed; and one by way of the queue.
-    let request = |max| InferenceRequest { max_tokens: Some(max), ..InferenceRequest::new(TEST_MODEL, "count") };
+    let request = |max| InferenceRequest::new(TEST_MODEL, "count").max_tokens(max);
     assert_eq!(tokens_of(controller.infer(id, &request(3)).await.unwrap()).await, 3);
     let mut stopped = controller.infer(id, &request(10_000)).await.unwrap();
     within("a token", stopped.next()).await.unwrap().unwrap();

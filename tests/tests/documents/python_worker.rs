@@ -77,7 +77,7 @@ struct Cluster {
 impl Cluster {
     async fn start() -> Self {
         let server = TestServer::start().await;
-        let client = server.client_with(ClientOptions::default().named("controller")).await;
+        let client = server.client_with(ClientOptions::default().name("controller")).await;
         let workers = client.workers().await.unwrap();
         let started = ClusterAnnouncement::new(ClusterEvent::ControllerStarted);
         client.publish(&subjects::CLUSTER_ANNOUNCE, &started).await.unwrap();
@@ -90,7 +90,7 @@ impl Cluster {
     }
 
     async fn ask(&self, worker: WorkerId, model: &str, prompt: &str) -> TokenStream {
-        let request = InferenceRequest { max_tokens: Some(100_000), ..InferenceRequest::new(model, prompt) };
+        let request = InferenceRequest::new(model, prompt).max_tokens(100_000);
         within("an acceptance", self.client.infer(worker, &request)).await.unwrap_or_else(|error| panic!("{error}"))
     }
 }
@@ -131,7 +131,7 @@ async fn nats_py_worker_of_the_page_serves_beside_ours() {
     within("a token", ours.next()).await.unwrap().unwrap();
     drop(ours);
 
-    let short = InferenceRequest { max_tokens: Some(2), ..InferenceRequest::new(MODEL, "a b c d") };
+    let short = InferenceRequest::new(MODEL, "a b c d").max_tokens(2);
     let mut short = cluster.client.infer(python.id, &short).await.unwrap();
     assert_eq!(drain(&mut short).await.unwrap(), "a b ");
     assert_eq!(short.summary().unwrap().finish_reason, Some(FinishReason::Length));

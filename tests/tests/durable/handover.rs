@@ -5,10 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use mlx_errors::ErrorCode;
-use mlx_nats::{Client, ClientOptions, DurableOptions, InferenceOptions};
+use mlx_nats::{Client, DurableOptions, InferenceOptions};
 use mlx_tests::{ConfiguredServer, TestServer, eventually, eventually_async, millis, within};
 use mlx_types::WorkerId;
-use mlx_types::config::NatsConfig;
 use mlx_types::messages::{FinishReason, InferenceRequest, StreamingResponse};
 
 use crate::support::{CONSUMER, MODEL, Server, drain, echo, frames, options, queued, request, serve, taken};
@@ -82,7 +81,7 @@ async fn a_cancellation_does_not_outlive_the_window_in_which_its_id_is_known() {
     let (busy, request) = (request("busy"), request("asked again"));
     let (go_on, busy_id) = (std::sync::Arc::new(tokio::sync::Notify::new()), busy.request_id);
     let told = go_on.clone();
-    let one = InferenceOptions { max_concurrent: 1 };
+    let one = InferenceOptions::default().max_concurrent(1);
     let _service = worker
         .serve_durable(WorkerId::new(), [MODEL], one, move |request, mut tokens| {
             let told = told.clone();
@@ -165,7 +164,7 @@ async fn s2_a_request_that_was_taken_is_cancelled_at_its_worker() {
 async fn c14_a_request_past_its_deadline_is_answered_and_not_run() {
     let server = Server::start().await;
     let (client, foreign) = (server.client().await, server.server.foreign_client().await);
-    let past = DurableOptions { deadline: Some(SystemTime::now() - Duration::from_secs(1)) };
+    let past = DurableOptions::default().deadline(SystemTime::now() - Duration::from_secs(1));
     let error = client.infer_durable_with(&request("p"), past).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::DeadlineExceeded);
 
@@ -190,7 +189,7 @@ async fn c14_a_request_past_its_deadline_is_answered_and_not_run() {
 async fn c13_a_worker_without_room_takes_nothing_and_another_does() {
     let server = Server::start().await;
     let (client, busy, idle) = (server.client().await, server.client().await, server.client().await);
-    let one = InferenceOptions { max_concurrent: 1 };
+    let one = InferenceOptions::default().max_concurrent(1);
     let _busy = busy
         .serve_durable(WorkerId::new(), ["a", "b"], one.clone(), |_, mut tokens| async move {
             tokens.send("busy").await?;
@@ -295,8 +294,8 @@ async fn every_inbox_is_below_the_prefix_those_of_jetstream_too() {
         folder.path().display()
     ))
     .await;
-    let config = NatsConfig { inbox_prefix: "_INBOX_alice".to_owned(), ..server.config("nats", "alice:a@") };
-    let client = Client::connect_with(&config, ClientOptions { discovery: None, ..options() }).await.unwrap();
+    let config = server.config("nats", "alice:a@").inbox_prefix("_INBOX_alice");
+    let client = Client::connect_with(&config, options().discovery(None)).await.unwrap();
     let (_service, runs) = echo(&client).await;
     let answer = drain(client.infer_durable(&request("one two three")).await.unwrap()).await;
     assert_eq!(answer.tokens, ["one ", "two ", "three"]);

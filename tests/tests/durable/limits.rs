@@ -69,7 +69,7 @@ async fn a_dead_letter_that_is_too_large_with_its_reason_is_kept_without_its_pay
 async fn a_worker_may_be_without_a_limit() {
     let server = Server::start().await;
     let client = server.client().await;
-    let unlimited = InferenceOptions { max_concurrent: usize::MAX };
+    let unlimited = InferenceOptions::default().max_concurrent(usize::MAX);
     let _service = client
         .serve_durable(WorkerId::new(), [MODEL], unlimited, |_, _| async { Ok(FinishReason::Stop) })
         .await

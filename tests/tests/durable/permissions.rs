@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use mlx_errors::{Error, ErrorCode};
-use mlx_nats::{Client, ClientOptions, InferenceOptions};
+use mlx_nats::{Client, InferenceOptions};
 use mlx_tests::{ConfiguredServer, millis, within};
-use mlx_types::config::NatsConfig;
 use mlx_types::messages::FinishReason;
 use mlx_types::{Secret, WorkerId};
 use tempfile::TempDir;
@@ -30,13 +29,9 @@ async fn server(alice: &str) -> (ConfiguredServer, TempDir) {
 }
 
 async fn client(server: &ConfiguredServer, user: &str) -> Client {
-    let config = NatsConfig {
-        user: Some(user.to_owned()),
-        password: Some(Secret::new("x".to_owned())),
-        request_timeout_ms: millis(600_000),
-        ..server.config("nats", "")
-    };
-    let options = ClientOptions { first_token_timeout: LONG, discovery: None, ..options() };
+    let config =
+        server.config("nats", "").user(user).password(Secret::new("x".to_owned())).request_timeout_ms(millis(600_000));
+    let options = options().first_token_timeout(LONG).discovery(None);
     within("the connection", Client::connect_with(&config, options)).await.unwrap()
 }
 

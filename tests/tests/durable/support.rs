@@ -80,7 +80,11 @@ pub(crate) fn options() -> ClientOptions {
 }
 
 pub(crate) fn settings() -> DurableConfig {
-    DurableConfig { enabled: true, ack_wait_ms: millis(500), max_deliveries: 3, ..DurableConfig::default() }
+    let mut settings = DurableConfig::default();
+    settings.enabled = true;
+    settings.ack_wait_ms = millis(500);
+    settings.max_deliveries = 3;
+    settings
 }
 
 /// A request for the model of the workers in this process.
@@ -90,7 +94,7 @@ pub(crate) fn request(prompt: &str) -> InferenceRequest {
 
 /// A request for the model of the workers in processes of their own, whose tokens are their indexes.
 pub(crate) fn indexes(tokens: u64) -> InferenceRequest {
-    InferenceRequest { max_tokens: Some(tokens), ..InferenceRequest::new(TEST_MODEL, "p") }
+    InferenceRequest::new(TEST_MODEL, "p").max_tokens(tokens)
 }
 
 /// A worker that says `prompt` word by word, and counts its runs.

@@ -54,7 +54,7 @@ impl OneByOne {
         let (sender, begins) = unbounded_channel();
         let answer = Arc::new(Semaphore::new(0));
         let told = answer.clone();
-        let one = InferenceOptions { max_concurrent: 1 };
+        let one = InferenceOptions::default().max_concurrent(1);
         let service = client.serve_durable(WorkerId::new(), [MODEL], one, move |request, mut tokens| {
             let (sender, told) = (sender.clone(), told.clone());
             async move {

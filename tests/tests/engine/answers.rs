@@ -12,13 +12,11 @@ use crate::support::{MODEL, Scene, read};
 async fn a_chat_is_answered_token_by_token_with_what_was_asked_for() {
     let scene = Scene::start().await;
     let messages = vec![ChatMessage::new("system", "Be brief."), ChatMessage::new("user", "what is a bus")];
-    let request = InferenceRequest {
-        messages: Some(messages),
-        max_tokens: Some(64),
-        temperature: Some(0.5),
-        top_p: Some(0.9),
-        ..InferenceRequest::new(MODEL, "for workers that read no messages")
-    };
+    let request = InferenceRequest::new(MODEL, "for workers that read no messages")
+        .messages(messages)
+        .max_tokens(64)
+        .temperature(0.5)
+        .top_p(0.9);
     let answered = read(scene.ask(&request).await).await;
     assert_eq!(answered.tokens, ["You ", "said: ", "what ", "is ", "a ", "bus"]);
     assert_eq!(answered.reason(), FinishReason::Stop);
@@ -46,7 +44,7 @@ async fn a_prompt_is_a_chat_of_one_message_and_what_is_unset_is_left_out() {
 #[tokio::test]
 async fn a_prompt_goes_as_it_is_where_completions_are_asked_for() {
     let scene = Scene::with(ModelServer::start(), &["--engine-api", "completions"], &[]).await;
-    let request = InferenceRequest { max_tokens: Some(3), ..InferenceRequest::new(MODEL, "hello there") };
+    let request = InferenceRequest::new(MODEL, "hello there").max_tokens(3);
     let answered = read(scene.ask(&request).await).await;
     assert_eq!(answered.tokens, ["You ", "said: ", "hello "]);
     assert_eq!(answered.reason(), FinishReason::Length);

@@ -29,12 +29,7 @@ async fn two_workers_answer_and_one_may_die_real_model_server() {
     let mut texts = Vec::new();
     for (worker, server) in workers.iter().zip([&first, &second]) {
         let messages = vec![ChatMessage::new("system", "be brief"), ChatMessage::new("user", "what is a bus?")];
-        let request = InferenceRequest {
-            messages: Some(messages),
-            max_tokens: Some(24),
-            temperature: Some(0.0),
-            ..InferenceRequest::new(server.model(), "")
-        };
+        let request = InferenceRequest::new(server.model(), "").messages(messages).max_tokens(24).temperature(0.0);
         let answered = read(client.infer(worker.id(), &request).await.unwrap()).await;
         let text = answered.text();
         assert_eq!(answered.reason(), FinishReason::Length, "{}", server.log());
@@ -48,7 +43,7 @@ async fn two_workers_answer_and_one_may_die_real_model_server() {
     workers[0].kill();
     assert_eq!(read(stream).await.ended.unwrap_err().code(), ErrorCode::WorkerLost);
     first.comes_to_rest().await;
-    let request = InferenceRequest { max_tokens: Some(8), ..InferenceRequest::new(second.model(), "p") };
+    let request = InferenceRequest::new(second.model(), "p").max_tokens(8);
     let answered = read(client.infer(workers[1].id(), &request).await.unwrap()).await;
     assert_eq!(answered.text().len(), 8);
     bus.stop().await;
@@ -63,16 +58,13 @@ async fn s2_a_cancelled_request_ends_its_generation_real_model_server() {
     let ready = |online: &[WorkerInfo]| online.iter().any(|known| available(known) == [server.model()]);
     client.workers().await.unwrap().wait_until(LIMIT, ready).await.unwrap();
 
-    let request = InferenceRequest { max_tokens: Some(1_000_000), ..InferenceRequest::new(server.model(), "p") };
+    let request = InferenceRequest::new(server.model(), "p").max_tokens(1_000_000);
     let mut dropped = client.infer(worker.id(), &request).await.unwrap();
     within("a token", dropped.next()).await.unwrap().unwrap();
     drop(dropped);
     server.comes_to_rest().await;
 
-    let mut stopped = client
-        .infer(worker.id(), &InferenceRequest { request_id: mlx_types::RequestId::new(), ..request })
-        .await
-        .unwrap();
+    let mut stopped = client.infer(worker.id(), &request.request_id(mlx_types::RequestId::new())).await.unwrap();
     within("a token", stopped.next()).await.unwrap().unwrap();
     stopped.stop().await.unwrap();
     assert_eq!(read(stopped).await.reason(), FinishReason::Cancelled);

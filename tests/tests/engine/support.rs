@@ -84,7 +84,7 @@ impl Scene {
 
 /// A client that notices within seconds that a worker is gone.
 pub async fn asker(bus: &TestServer) -> Client {
-    let options = ClientOptions { offline_timeout: Duration::from_secs(3), ..ClientOptions::default() };
+    let options = ClientOptions::default().offline_timeout(Duration::from_secs(3));
     bus.client_with(options).await
 }
 

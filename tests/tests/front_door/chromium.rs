@@ -5,8 +5,8 @@ use std::time::Duration;
 use mlx_embedded::EmbeddedServer;
 use mlx_nats::Client;
 use mlx_tests::{LIMIT, ModelServer};
-use mlx_types::messages::{ModelSkills, WorkerDeregistration, WorkerRegistration, WorkerStatus};
-use mlx_types::{Timestamp, WorkerId, subjects};
+use mlx_types::messages::{ModelSkills, WorkerDeregistration, WorkerRegistration};
+use mlx_types::{WorkerId, subjects};
 use serde_json::json;
 use tokio::process::Child;
 
@@ -48,13 +48,7 @@ async fn chromium_and_curl_show_workers_that_join_leave_and_are_lost_and_is_righ
     browser.shows("a fourth worker", |text| text.contains(HOSTILE)).await;
     assert_eq!(browser.value("document.querySelectorAll('#live script, #live img').length").await, json!(0));
     assert_eq!(browser.value("document.title").await, json!("mlx cluster"));
-    guest
-        .publish(
-            &subjects::WORKER_DEREGISTER,
-            &WorkerDeregistration { worker_id: id, timestamp: Timestamp::now(), epoch: None, reason: None },
-        )
-        .await
-        .unwrap();
+    guest.publish(&subjects::WORKER_DEREGISTER, &WorkerDeregistration::new(id)).await.unwrap();
     browser.shows("a worker that left", |text| text.contains(" left")).await;
     let lost = door.workers.keys().next().unwrap().clone();
     door.kill(&lost).await;
@@ -131,21 +125,11 @@ fn endless(models: &ModelServer, door: &FrontDoor) -> Child {
 }
 
 fn registration(worker_id: WorkerId) -> WorkerRegistration {
-    WorkerRegistration {
+    WorkerRegistration::new(
         worker_id,
-        hostname: HOSTILE.to_owned(),
-        ip: "127.0.0.1".parse().unwrap(),
-        port: 8080,
-        skills: ModelSkills {
-            available_models: vec!["<b>bold</b>".to_owned()],
-            model_paths: std::collections::BTreeMap::new(),
-            total_model_size: 0.0,
-            last_scanned: Timestamp::now(),
-        },
-        status: WorkerStatus::Online,
-        timestamp: Timestamp::now(),
-        hardware: None,
-        capabilities: None,
-        epoch: None,
-    }
+        HOSTILE,
+        "127.0.0.1".parse().unwrap(),
+        8080,
+        ModelSkills::new(["<b>bold</b>"]).model_paths(std::collections::BTreeMap::new()),
+    )
 }

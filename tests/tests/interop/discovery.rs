@@ -11,7 +11,7 @@ use super::peer::Peer;
 async fn nats_py_finds_our_services_beside_its_own() {
     let server = TestServer::start().await;
     let discovery = Discovery::new("mlx-worker", "1.2.3").unwrap().describe("for tests");
-    let options = ClientOptions { discovery: Some(discovery), ..ClientOptions::default() };
+    let options = ClientOptions::default().discovery(discovery);
     let client = server.client_with(options).await;
     let service = client.serve("lab.echo", |text: Request<String>| async move { Ok(text.payload) }).await.unwrap();
     let micro = Peer::start(&server, "micro", &[]).await;

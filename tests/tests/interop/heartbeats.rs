@@ -133,7 +133,7 @@ async fn nats_py_hears_our_heartbeats_as_the_contract_has_them() {
     let server = TestServer::start().await;
     let client = server.client().await;
     let mut peer = Peer::start(&server, "listen", &["worker.>"]).await;
-    let metrics = WorkerMetrics { models_loaded: vec!["llama-3".to_owned()], ..WorkerMetrics::default() };
+    let metrics = WorkerMetrics::default().models_loaded(vec!["llama-3".to_owned()]);
     let mut beat = WorkerHeartbeat::new(WorkerId::new(), WorkerStatus::Online, metrics);
     let mut expected = json!({
         "workerId": beat.worker_id.to_string(),

@@ -106,7 +106,7 @@ async fn serve_health(client: &Client, worker_id: WorkerId) -> Service {
             2 => panic!("the handler's own business"),
             _ => {
                 let request_id = Some(check.request_id);
-                Ok(HealthReport { request_id, ..HealthReport::new(worker_id, WorkerStatus::Online) })
+                Ok(HealthReport::new(worker_id, WorkerStatus::Online).request_id(request_id))
             }
         })
     };

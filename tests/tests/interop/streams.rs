@@ -89,7 +89,7 @@ async fn heard_cancellation(peer: &mut Peer, id: WorkerId, request_id: RequestId
 /// Answers word by word, and one word more each time, so that frames would merge if they were allowed to; a prompt that
 /// ends in `...` has no end.
 async fn serve(client: &Client, id: WorkerId) -> InferenceService {
-    let options = InferenceOptions { max_concurrent: 1 };
+    let options = InferenceOptions::default().max_concurrent(1);
     let service = client.serve_inference(id, options, |request, mut tokens| async move {
         for word in request.prompt.split_inclusive(' ') {
             tokens.send(word).await?;

@@ -117,7 +117,7 @@ impl Controller {
     pub async fn start_with(yaml: &str, change: impl FnOnce(&mut ClientOptions)) -> Self {
         let file = ConfigFile::new(yaml);
         let config = file.load();
-        let mut options = ClientOptions::from(&config).named("controller");
+        let mut options = ClientOptions::from(&config).name("controller");
         change(&mut options);
         let node = mlx_embedded::connect_with(&config.nats, options).await.unwrap_or_else(|error| panic!("{error}"));
         let workers = node.client().workers().await.unwrap();
@@ -166,7 +166,7 @@ impl Controller {
 
     /// Asks a worker for so many tokens.
     pub async fn infer(&self, worker: WorkerId, tokens: u64) -> Result<TokenStream> {
-        let request = InferenceRequest { max_tokens: Some(tokens), ..InferenceRequest::new(TEST_MODEL, "p") };
+        let request = InferenceRequest::new(TEST_MODEL, "p").max_tokens(tokens);
         self.node.client().infer(worker, &request).await
     }
 

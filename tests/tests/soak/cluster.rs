@@ -80,7 +80,7 @@ impl Cluster {
         let options = ClientOptions::from(&config);
         let connect = async |network: usize, name: &str| {
             let behind = networks[network].in_front(server.client_config());
-            Client::connect_with(&behind, options.clone().named(name)).await.unwrap()
+            Client::connect_with(&behind, options.clone().name(name)).await.unwrap()
         };
         let (controller, observer) = (connect(0, "controller").await, connect(1, "observer").await);
         let workers = controller.workers().await.unwrap();
@@ -149,7 +149,7 @@ impl Cluster {
 
     async fn try_join(&self, place: usize, id: WorkerId) -> Result<(Client, TestWorker)> {
         let behind = self.networks[2 + place].in_front(self.server.client_config());
-        let options = ClientOptions::from(&self.config).named(format!("worker-{place}"));
+        let options = ClientOptions::from(&self.config).name(format!("worker-{place}"));
         let client = Client::connect_when_ready(&behind, options, LIMIT).await?;
         let worker = TestWorker::start(&client, WorkerOptions::new(id, &self.config)).await?;
         Ok((client, worker))

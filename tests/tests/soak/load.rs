@@ -85,7 +85,7 @@ pub async fn calm_stream(cluster: &Cluster, worker: WorkerId) {
 }
 
 async fn ask(cluster: &Cluster, worker: WorkerId, tokens: u64) -> Result<TokenStream, Error> {
-    let request = InferenceRequest { max_tokens: Some(tokens), ..InferenceRequest::new(TEST_MODEL, "p") };
+    let request = InferenceRequest::new(TEST_MODEL, "p").max_tokens(tokens);
     cluster.controller().infer(worker, &request).await
 }
 
@@ -153,8 +153,7 @@ async fn load_models(cluster: Arc<Cluster>, mut over: watch::Receiver<bool>) {
 
         round += 1;
         if round.is_multiple_of(4) {
-            let options =
-                RequestManyOptions { stall: Some(Duration::from_millis(300)), ..RequestManyOptions::default() };
+            let options = RequestManyOptions::default().stall(Duration::from_millis(300));
             let asked = cluster.controller().request_many(&subjects::MODEL_LOAD, &command, options);
             cluster.figures().count("gatherings");
             let answers = within("the outcome of a request to all", asked).await;

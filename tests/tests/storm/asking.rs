@@ -67,10 +67,10 @@ pub(crate) async fn run(
         *seen.lock().unwrap().entry(*request).or_default() += 1;
         async move { Ok(*request) }
     };
-    let options = ServeOptions { limit: 1000, ..ServeOptions::default() };
+    let options = ServeOptions::default().limit(1000);
     let _echo = answerer.client.serve_with::<_, u64, u64, _, _>("storm-echo", options, echo).await.unwrap();
     let worker = WorkerId::new();
-    let options = InferenceOptions { max_concurrent: 1000 };
+    let options = InferenceOptions::default().max_concurrent(1000);
     let counting = |_request, mut tokens: mlx_nats::TokenSink| async move {
         for index in 0..TOKENS {
             tokens.send(index.to_string()).await?;

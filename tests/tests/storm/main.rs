@@ -102,13 +102,16 @@ async fn no_message_is_lost_repeated_or_reordered_unreported_in_a_storm() {
 
 /// Restarts without end, and soon: those of the last half second alone make the next one wait.
 fn often() -> RestartConfig {
-    RestartConfig { max_restarts: 100_000, window_ms: millis(500), ..RestartConfig::default() }
+    let mut often = RestartConfig::default();
+    often.max_restarts = 100_000;
+    often.window_ms = millis(500);
+    often
 }
 
 fn held(capacity: usize) -> SubscribeOptions {
-    SubscribeOptions { capacity: Some(capacity), ..SubscribeOptions::default() }
+    SubscribeOptions::default().capacity(capacity)
 }
 
 fn in_group() -> SubscribeOptions {
-    SubscribeOptions { queue_group: Some(messages::GROUP.to_owned()), ..SubscribeOptions::default() }
+    SubscribeOptions::default().queue_group(messages::GROUP.to_owned())
 }

@@ -31,12 +31,10 @@ impl Node {
         config.connect_timeout_ms = millis(500);
         config.request_timeout_ms = millis(5000);
         change(&mut config);
-        let options = ClientOptions {
-            first_token_timeout: PATIENCE,
-            inter_token_timeout: PATIENCE,
-            offline_timeout: LIMIT * 10,
-            ..ClientOptions::default()
-        };
+        let options = ClientOptions::default()
+            .first_token_timeout(PATIENCE)
+            .inter_token_timeout(PATIENCE)
+            .offline_timeout(LIMIT * 10);
         let client = Client::connect_with(&config, options).await.unwrap();
         Self { client, proxy: Arc::new(proxy) }
     }

@@ -67,8 +67,9 @@ pub(crate) fn fetch(workspace: &Workspace, package: &Package) -> Result<Binary> 
             })
             .with_context(|| other_ways(workspace))
     })?;
-    let binary = Finder { setting: Some(path), ..finder(workspace) }.find()?;
-    Ok(Binary { origin: Origin::Tools, ..binary })
+    let mut binary = finder(workspace).setting(path).find()?;
+    binary.origin = Origin::Tools;
+    Ok(binary)
 }
 
 fn check(workspace: &Workspace) -> ExitCode {
@@ -107,7 +108,7 @@ fn report(error: &Error) {
 }
 
 fn finder(workspace: &Workspace) -> Finder {
-    Finder { tools_dir: Some(workspace.tools()), ..Finder::from_process(None) }
+    Finder::from_process(None).tools_dir(workspace.tools())
 }
 
 fn describe(binary: &Binary) -> String {

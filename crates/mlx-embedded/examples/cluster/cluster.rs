@@ -8,7 +8,7 @@ use mlx_errors::{ErrorKind, Result};
 use mlx_nats::{ClientOptions, WorkerInfo, Workers};
 use mlx_types::config::ClusterConfig;
 use mlx_types::messages::{ClusterAnnouncement, ClusterEvent, ClusterShutdown};
-use mlx_types::{Timestamp, WorkerId, subjects};
+use mlx_types::{WorkerId, subjects};
 
 use crate::cli::Arguments;
 use crate::printer::note;
@@ -37,7 +37,7 @@ impl Cluster {
     /// # Errors
     /// Those of [`mlx_embedded::connect`], and a process that cannot be started.
     pub async fn start(config: &ClusterConfig, arguments: &Arguments) -> Result<Self> {
-        let node = mlx_embedded::connect_with(&config.nats, ClientOptions::from(config).named("controller")).await?;
+        let node = mlx_embedded::connect_with(&config.nats, ClientOptions::from(config).name("controller")).await?;
         let client = node.client();
         // Followed before any worker starts, so that no registration is missed.
         let registry = client.workers().await?;
@@ -97,11 +97,8 @@ impl Cluster {
     /// # Errors
     /// Those of [`Node::shutdown`].
     pub async fn stop(self) -> Result<()> {
-        let shutdown = ClusterShutdown {
-            reason: Some("the controller ends".to_owned()),
-            grace_period_ms: u64::try_from(STOP_LIMIT.as_millis()).unwrap_or(u64::MAX),
-            timestamp: Timestamp::now(),
-        };
+        let shutdown = ClusterShutdown::new(u64::try_from(STOP_LIMIT.as_millis()).unwrap_or(u64::MAX))
+            .reason("the controller ends");
         if let Err(error) = self.node.client().publish(&subjects::CLUSTER_SHUTDOWN, &shutdown).await {
             tracing::info!(error = &error as &dyn std::error::Error, "the shutdown could not be announced");
         }

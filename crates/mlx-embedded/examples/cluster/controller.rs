@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::io::{BufRead, IsTerminal, Stdout, Write};
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -222,13 +221,10 @@ impl Job<'_> {
 
     /// Streams one answer; how it ended, and with which error.
     async fn stream(&self, prompt: usize, text: &str, lane: &Lane) -> Result<(StreamSummary, Option<Error>)> {
-        let nothing =
-            StreamSummary { tokens: 0, time_to_first_token: None, duration: Duration::ZERO, finish_reason: None };
-        let request =
-            InferenceRequest { max_tokens: Some(self.max_tokens), ..InferenceRequest::new(lane.model.as_str(), text) };
+        let request = InferenceRequest::new(lane.model.as_str(), text).max_tokens(self.max_tokens);
         let mut tokens = match self.client.infer(lane.id, &request).await {
             Ok(tokens) => tokens,
-            Err(error) => return Ok((nothing, Some(error))),
+            Err(error) => return Ok((StreamSummary::default(), Some(error))),
         };
         let mut error = None;
         while let Some(frame) = tokens.next().await {
@@ -242,7 +238,7 @@ impl Job<'_> {
                 Err(failure) => error = Some(failure),
             }
         }
-        Ok((tokens.summary().cloned().unwrap_or(nothing), error))
+        Ok((tokens.summary().cloned().unwrap_or_default(), error))
     }
 
     fn kill_victim(&self) {

@@ -50,15 +50,14 @@ impl Load {
         });
         let handled = self.handled.load(Ordering::Relaxed);
         let busy = Duration::from_micros(self.busy_micros.load(Ordering::Relaxed));
-        let metrics = WorkerMetrics {
-            cpu_usage_percent: f64::from(cpu).clamp(0.0, 100.0),
-            memory_used_gb: memory as f64 / GIB,
-            gpu_utilization_percent: 0.0, // the engine's affair, which it does not tell
-            active_requests: self.active.load(Ordering::Relaxed),
-            total_requests_handled: handled,
-            avg_latency_ms: if handled == 0 { 0.0 } else { busy.as_secs_f64() * 1000.0 / handled as f64 },
-            models_loaded: models,
-        };
+        // The use of the GPU is the engine's affair, which it does not tell.
+        let metrics = WorkerMetrics::default()
+            .cpu_usage_percent(f64::from(cpu).clamp(0.0, 100.0))
+            .memory_used_gb(memory as f64 / GIB)
+            .active_requests(self.active.load(Ordering::Relaxed))
+            .total_requests_handled(handled)
+            .avg_latency_ms(if handled == 0 { 0.0 } else { busy.as_secs_f64() * 1000.0 / handled as f64 })
+            .models_loaded(models);
         (metrics, self.tokens_per_second())
     }
 

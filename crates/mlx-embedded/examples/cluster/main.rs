@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 
 fn run(config: &ClusterConfig, arguments: &cli::Arguments) -> mlx_errors::Result<ExitCode> {
     // The terminal belongs to the tokens unless asked otherwise.
-    let quiet = LogConfig { level: Level::Warn, format: Format::Text, file: None };
+    let quiet = LogConfig::default().level(Level::Warn).format(Format::Text);
     let _flushed_at_exit = mlx_log::init(if arguments.verbose { &config.logging } else { &quiet })?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| {
         let reason = "cannot start the async runtime".to_owned();

@@ -30,7 +30,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub async fn run(config: &ClusterConfig, arguments: &Arguments) -> Result<ExitCode> {
     let id = config.worker.worker_id.unwrap_or_else(WorkerId::new);
     let engine = engine::open(config, arguments)?;
-    let options = ClientOptions::from(config).named(format!("worker-{id}"));
+    let options = ClientOptions::from(config).name(format!("worker-{id}"));
     let client = Client::connect_with(&config.nats, options).await?;
     let (mut scanner, models) = Scanner::new(id, Arc::clone(&engine));
     let worker = Worker {
@@ -149,17 +149,9 @@ impl Worker {
 
     async fn register(&self) {
         let models = self.models.borrow().clone();
-        let registration = WorkerRegistration {
-            skills: ModelSkills {
-                available_models: models.available,
-                last_scanned: models.scanned,
-                ..self.registration.skills.clone()
-            },
-            status: models.status,
-            timestamp: Timestamp::now(),
-            epoch: Some(self.epoch),
-            ..self.registration.clone()
-        };
+        let mut registration =
+            self.registration.clone().status(models.status).timestamp(Timestamp::now()).epoch(self.epoch);
+        registration.skills = ModelSkills::new(models.available).last_scanned(models.scanned);
         self.report("registration", self.client.publish(&subjects::WORKER_REGISTER, &registration).await);
     }
 
@@ -167,18 +159,9 @@ impl Worker {
     async fn beat(&self) {
         let models = self.models.borrow().clone();
         let (metrics, tokens_per_second) = self.load.metrics(models.available);
-        let beat = WorkerHeartbeat {
-            worker_id: self.id,
-            status: models.status,
-            metrics: metrics.clone(),
-            timestamp: Timestamp::now(),
-            epoch: Some(self.epoch),
-        };
+        let beat = WorkerHeartbeat::new(self.id, models.status, metrics.clone()).epoch(self.epoch);
         self.report("heartbeat", self.client.publish(&subjects::WORKER_HEARTBEAT, &beat).await);
-        let figures = WorkerMetricsReport {
-            tokens_per_second: Some(tokens_per_second),
-            ..WorkerMetricsReport::new(self.id, metrics)
-        };
+        let figures = WorkerMetricsReport::new(self.id, metrics).tokens_per_second(tokens_per_second);
         self.report("figures", self.client.publish(&subjects::METRICS_REPORT, &figures).await);
     }
 
@@ -190,34 +173,20 @@ impl Worker {
     }
 
     async fn say_goodbye(&self) -> Result<()> {
-        let farewell = WorkerDeregistration {
-            worker_id: self.id,
-            timestamp: Timestamp::now(),
-            epoch: Some(self.epoch),
-            reason: Some("shut down".to_owned()),
-        };
+        let farewell = WorkerDeregistration::new(self.id).epoch(self.epoch).reason("shut down");
         self.client.publish(&subjects::WORKER_DEREGISTER, &farewell).await
     }
 }
 
 fn registration(id: WorkerId, config: &ClusterConfig) -> WorkerRegistration {
-    WorkerRegistration {
-        worker_id: id,
-        hostname: sysinfo::System::host_name().unwrap_or_else(|_| "unknown".to_owned()),
-        ip: own_address(&config.nats),
-        port: config.worker.port,
-        skills: ModelSkills {
-            available_models: Vec::new(),
-            model_paths: std::collections::BTreeMap::new(),
-            total_model_size: 0.0,
-            last_scanned: Timestamp::now(),
-        },
-        status: Models::none().status,
-        timestamp: Timestamp::now(),
-        hardware: None,
-        capabilities: None,
-        epoch: None,
-    }
+    WorkerRegistration::new(
+        id,
+        sysinfo::System::host_name().unwrap_or_else(|_| "unknown".to_owned()),
+        own_address(&config.nats),
+        config.worker.port,
+        ModelSkills::new(Vec::<String>::new()),
+    )
+    .status(Models::none().status)
 }
 
 /// The address from which this machine reaches the NATS server: where others are likely to reach it.

@@ -62,11 +62,10 @@ mod tests {
     use super::*;
 
     fn budget(max_restarts: u32) -> Budget {
-        Budget::new(&RestartConfig {
-            max_restarts,
-            window_ms: Millis::new(60_000).unwrap(),
-            ..RestartConfig::default()
-        })
+        let mut config = RestartConfig::default();
+        config.max_restarts = max_restarts;
+        config.window_ms = Millis::new(60_000).unwrap();
+        Budget::new(&config)
     }
 
     #[test]

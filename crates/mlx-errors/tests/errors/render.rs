@@ -19,10 +19,8 @@ fn f1_a_violation_is_told_plainly() {
         "cluster.yaml:3:11: nats.embedded.port: is not a port; found 99, expected 1024 to 65535 (0 picks a free port); is not a map"
     );
     assert_eq!((two.len(), two.is_empty(), two.iter().count()), (2, false, 2));
-    let only = |found: Option<&str>, expected: Option<&str>| Violation {
-        found: found.map(Into::into),
-        expected: expected.map(Into::into),
-        ..Violation::new("a", "r", "m")
+    let only = |found: Option<&str>, expected: Option<&str>| {
+        Violation::new("a", "r", "m").found(found.map(Into::into)).expected(expected.map(Into::into))
     };
     assert_eq!(
         violations(&[only(Some("1"), None), only(None, Some("2"))]).render_plain(),

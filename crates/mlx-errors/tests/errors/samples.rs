@@ -62,7 +62,7 @@ pub(crate) fn samples() -> Vec<ErrorKind> {
         ErrorKind::ConfigValidation { violations: violations(&[port()]) },
         ErrorKind::EmbeddedServer { reason: "its log cannot be read".into() },
         ErrorKind::ServerNotFound {
-            tried: vec![TriedPath { path: "target/tools/nats-server".into(), problem: "not found".into() }],
+            tried: vec![TriedPath::new("target/tools/nats-server", "not found")],
             hint: "run `cargo xtask nats`".into(),
         },
         ErrorKind::ServerVersion {
@@ -87,14 +87,12 @@ pub(crate) fn violations(violations: &[Violation]) -> Violations {
 
 /// A violation with all of its fields.
 pub(crate) fn port() -> Violation {
-    Violation {
-        found: Some("99".into()),
-        expected: Some("1024 to 65535".into()),
-        suggestion: Some("0 picks a free port".into()),
-        ..placed(Violation::new("nats.embedded.port", "range", "is not a port"))
-    }
+    placed(Violation::new("nats.embedded.port", "range", "is not a port"))
+        .found("99".to_owned())
+        .expected("1024 to 65535".to_owned())
+        .suggestion("0 picks a free port".to_owned())
 }
 
 pub(crate) fn placed(violation: Violation) -> Violation {
-    Violation { location: Some(Location { file: "cluster.yaml".into(), line: 3, column: 11 }), ..violation }
+    violation.location(Location::new("cluster.yaml", 3, 11))
 }

@@ -54,7 +54,7 @@ fn levels_read_back_and_are_ordered_by_how_much_they_show() {
 #[test]
 fn a_log_that_cannot_be_set_up_says_why() {
     let folder = tempfile::tempdir().unwrap();
-    let config = LogConfig { file: Some(folder.path().to_owned()), ..LogConfig::default() };
+    let config = LogConfig::default().file(folder.path().to_owned());
     let error = Setup::new(&config).build().err().unwrap();
     assert_eq!(error.code(), ErrorCode::Log);
     let text = format!("{:#}", mlx_errors::report(&error));
@@ -72,7 +72,7 @@ fn a_log_that_cannot_be_set_up_says_why() {
 #[test]
 fn the_environment_wins_over_the_configuration() {
     let file = tempfile::tempdir().unwrap().path().join("deep/er/mlx.log");
-    let config = LogConfig { file: Some(file.clone()), ..LogConfig::default() };
+    let config = LogConfig::default().file(file.clone());
     let environment = |name: &str| (name == "MLX_LOG").then(|| OsString::from("error,loud=trace"));
     let (dispatch, guard) = Setup::new(&config).environment(environment).build().unwrap();
     assert_eq!(guard.handle().directives(), "loud=trace,error");

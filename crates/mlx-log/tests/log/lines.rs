@@ -9,11 +9,11 @@ use mlx_log::{Format, Level, LogConfig, Setup};
 use serde_json::{Value, json};
 
 fn log() -> TestLog {
-    TestLog::new(Setup::new(&LogConfig { level: Level::Debug, ..LogConfig::default() }))
+    TestLog::new(Setup::new(&LogConfig::default().level(Level::Debug)))
 }
 
 fn text() -> TestLog {
-    TestLog::new(Setup::new(&LogConfig { format: Format::Text, ..LogConfig::default() }))
+    TestLog::new(Setup::new(&LogConfig::default().format(Format::Text)))
 }
 
 /// The only line that `work` logs, without its timestamp.
@@ -153,7 +153,7 @@ fn l1_an_error_under_another_name_is_told_with_its_causes() {
 
 #[test]
 fn l2_components_nest_and_stay_when_less_is_logged() {
-    let log = TestLog::new(Setup::new(&LogConfig { level: Level::Warn, ..LogConfig::default() }));
+    let log = TestLog::new(Setup::new(&LogConfig::default().level(Level::Warn)));
     log.run(|| {
         let _nats = mlx_log::component("nats").entered();
         tracing::warn!("1");

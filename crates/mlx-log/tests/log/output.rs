@@ -86,7 +86,7 @@ fn l4_what_a_blocked_writer_loses_is_counted_and_said_where_it_is_missing() {
 #[test]
 fn l4_a_line_longer_than_the_queue_is_written() {
     let captured = Captured::default();
-    let setup = Setup::new(&LogConfig { format: Format::Text, ..LogConfig::default() }).buffer_bytes(100);
+    let setup = Setup::new(&LogConfig::default().format(Format::Text)).buffer_bytes(100);
     let (dispatch, guard) = setup.writer(captured.clone()).build().unwrap();
     tracing::dispatcher::with_default(&dispatch, || {
         tracing::info!("{}", "x".repeat(100_000));
@@ -199,7 +199,7 @@ fn l4_a_file_that_is_rotated_by_renaming_is_opened_anew() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mlx.log");
     let old = folder.path().join("mlx.log.1");
-    let config = LogConfig { file: Some(file.clone()), ..LogConfig::default() };
+    let config = LogConfig::default().file(file.clone());
     let (dispatch, guard) = Setup::new(&config).build().unwrap();
     let handle = guard.handle();
     let mut logged = 0_u64;
@@ -238,7 +238,7 @@ fn l4_a_file_that_is_rotated_by_renaming_is_opened_anew() {
 fn l1_after_a_process_that_ended_within_a_line_the_next_one_begins_a_new_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mlx.log");
-    let config = LogConfig { file: Some(file.clone()), ..LogConfig::default() };
+    let config = LogConfig::default().file(file.clone());
     for before in ["", "{\"whole\":1}\n", "{\"whole\":1}\n{\"torn\":"] {
         fs::write(&file, before).unwrap();
         let (dispatch, guard) = Setup::new(&config).build().unwrap();

@@ -37,7 +37,7 @@ fn log_secrets() {
 #[test]
 fn x1_a_canary_never_reaches_the_log_at_the_most_verbose_level() {
     for format in [Format::Json, Format::Text] {
-        let config = LogConfig { format, ..LogConfig::default() };
+        let config = LogConfig::default().format(format);
         let log = TestLog::new(Setup::new(&config).directives("trace"));
         log.run(log_secrets);
         let text = log.flushed().text();

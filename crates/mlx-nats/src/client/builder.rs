@@ -88,7 +88,7 @@ impl ClientBuilder {
         if !violations.is_empty() {
             return Err(Error::new(ErrorKind::ConfigValidation { violations: violations.into() }));
         }
-        let nats = NatsConfig { mode: NatsMode::External, servers: Some(urls), ..self.nats };
+        let nats = self.nats.mode(NatsMode::External).servers(urls);
         Client::connect_with(&nats, self.options).await
     }
 }

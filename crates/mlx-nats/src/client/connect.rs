@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::Millis;
-use mlx_types::config::{NatsConfig, PublishWhileDisconnected};
+use mlx_types::config::PublishWhileDisconnected;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -55,7 +55,7 @@ impl Client {
     /// # async fn example(config: &mlx_types::config::NatsConfig) -> mlx_nats::Result<()> {
     /// use mlx_nats::{Client, ClientOptions};
     ///
-    /// let client = Client::connect_with(config, ClientOptions::default().named("controller")).await?;
+    /// let client = Client::connect_with(config, ClientOptions::default().name("controller")).await?;
     /// # Ok(())
     /// # }
     /// ```
@@ -153,7 +153,7 @@ impl Client {
         loop {
             // No attempt takes longer than what is left.
             let left = limit.saturating_sub(began.elapsed()).min(config.connect_timeout_ms.as_duration());
-            let config = NatsConfig { connect_timeout_ms: Millis::at_least_one(left), ..config.clone() };
+            let config = config.clone().connect_timeout_ms(Millis::at_least_one(left));
             let error = match Self::connect_with(&config, options.clone()).await {
                 Ok(client) => return Ok(client),
                 Err(error) => error,

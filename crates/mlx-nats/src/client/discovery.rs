@@ -15,7 +15,7 @@ use mlx_errors::{Error, ErrorKind, Result, Violation};
 ///
 /// # fn example() -> mlx_nats::Result<()> {
 /// let discovery = Discovery::new("mlx-worker", "1.2.0")?.describe("serves llama-3").with("rack", "7");
-/// let options = ClientOptions { discovery: Some(discovery), ..ClientOptions::default() };
+/// let options = ClientOptions::default().discovery(discovery);
 /// # Ok(())
 /// # }
 /// # example().unwrap();

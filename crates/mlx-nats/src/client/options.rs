@@ -19,10 +19,11 @@ const SUBSCRIPTION_BYTES: usize = 64 << 20;
 /// use mlx_types::config::ClusterConfig;
 ///
 /// let config = ClusterConfig::default(); // what `mlx_config::load` returns
-/// let options = ClientOptions { subscription_capacity: 1_000, ..ClientOptions::from(&config) }.named("controller");
+/// let options = ClientOptions::from(&config).subscription_capacity(1_000).name("controller");
 /// # assert_eq!(options.name.as_deref(), Some("controller"));
 /// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ClientOptions {
     /// The name shown by the server's monitoring; unset by default.
     pub name: Option<String>,
@@ -46,6 +47,20 @@ pub struct ClientOptions {
     /// How requests are handed over that must not be lost; unset by default, which leaves that off.
     #[cfg(feature = "durable")]
     pub durable: Option<mlx_types::config::DurableConfig>,
+}
+
+mlx_errors::setters! {
+    ClientOptions {
+        name: text,
+        subscription_capacity: set usize,
+        subscription_bytes: set usize,
+        first_token_timeout: set Duration,
+        inter_token_timeout: set Duration,
+        coalesce: set bool,
+        offline_timeout: set Duration,
+        heartbeat_interval: set Duration,
+        discovery: option Discovery,
+    }
 }
 
 impl Default for ClientOptions {
@@ -85,10 +100,11 @@ impl ClientOptions {
         }
     }
 
-    /// The same, under a name.
+    /// Sets [`durable`](Self#structfield.durable); `None` leaves that off.
+    #[cfg(feature = "durable")]
     #[must_use]
-    pub fn named(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
+    pub fn durable(mut self, durable: impl Into<Option<mlx_types::config::DurableConfig>>) -> Self {
+        self.durable = durable.into();
         self
     }
 }

@@ -145,7 +145,7 @@ mod tests {
     #[tokio::test]
     async fn c7_each_server_is_shown_the_credentials_of_its_own_url_and_no_others() {
         let urls = ["nats://a:x@one:4222", "nats://b:y@two:4222", "nats://three:4222"];
-        let config = NatsConfig { servers: Some(urls.map(|url| url.parse().unwrap()).into()), ..NatsConfig::default() };
+        let config = NatsConfig::default().servers(urls.map(|url| url.parse().unwrap()));
         let shown = async |server: &str, met: Option<&str>| {
             let server: ServerAddr = server.parse().unwrap();
             let met: Option<ServerAddr> = met.map(|met| met.parse().unwrap());

@@ -26,10 +26,17 @@ use crate::wire::{Headers, codec, headers};
 
 /// How to ask through the queue.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct DurableOptions {
     /// When the answer is no longer of use: a worker past it refuses. As long as the stream waits for its first token
     /// (`requestRouting.durable.firstTokenTimeoutMs`) where unset; a later one does not make it wait longer.
     pub deadline: Option<SystemTime>,
+}
+
+mlx_errors::setters! {
+    DurableOptions {
+        deadline: option SystemTime,
+    }
 }
 
 impl Client {

@@ -18,6 +18,7 @@ use crate::wire::{Headers, codec, headers};
 
 /// How to ask.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct RequestOptions {
     /// How long to wait for the answer; `requestTimeoutMs` of the configuration by default.
     pub timeout: Option<Duration>,
@@ -27,6 +28,14 @@ pub struct RequestOptions {
     pub headers: Headers,
 }
 
+mlx_errors::setters! {
+    RequestOptions {
+        timeout: option Duration,
+        deadline: option SystemTime,
+        headers: set Headers,
+    }
+}
+
 impl Client {
     /// Asks, and waits for the answer up to `requestTimeoutMs`.
     ///
@@ -34,7 +43,7 @@ impl Client {
     /// use mlx_types::{RequestId, Timestamp, messages::HealthCheck, subjects};
     ///
     /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
-    /// let check = HealthCheck { request_id: RequestId::new(), timestamp: Timestamp::now() };
+    /// let check = HealthCheck::new();
     /// let report = client.request(&subjects::HEALTH_CHECK, &check).await?; // a `HealthReport`, as the subject says
     /// println!("{:?}", report.status);
     /// # Ok(())
@@ -65,7 +74,7 @@ impl Client {
     ///
     /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
     /// let deadline = Some(SystemTime::now() + Duration::from_millis(250));
-    /// let options = RequestOptions { deadline, ..RequestOptions::default() };
+    /// let options = RequestOptions::default().deadline(deadline);
     /// let sum: u64 = client.request_with("lab.sum", &[1, 2, 3], options).await?;
     /// # Ok(())
     /// # }

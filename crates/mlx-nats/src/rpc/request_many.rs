@@ -19,6 +19,7 @@ use crate::wire::inbox::Answer;
 
 /// When enough answers have been gathered: at the first of these limits.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct RequestManyOptions {
     /// So many answers. Unset by default.
     pub max_responses: Option<usize>,
@@ -26,6 +27,14 @@ pub struct RequestManyOptions {
     pub stall: Option<Duration>,
     /// So long in all; `requestTimeoutMs` of the configuration by default.
     pub timeout: Option<Duration>,
+}
+
+mlx_errors::setters! {
+    RequestManyOptions {
+        max_responses: option usize,
+        stall: option Duration,
+        timeout: option Duration,
+    }
 }
 
 impl Client {
@@ -38,8 +47,8 @@ impl Client {
     /// use mlx_types::{Timestamp, RequestId, messages::HealthCheck, subjects};
     ///
     /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
-    /// let check = HealthCheck { request_id: RequestId::new(), timestamp: Timestamp::now() };
-    /// let options = RequestManyOptions { stall: Some(Duration::from_millis(200)), ..RequestManyOptions::default() };
+    /// let check = HealthCheck::new();
+    /// let options = RequestManyOptions::default().stall(Duration::from_millis(200));
     /// for report in client.request_many(&subjects::HEALTH_CHECK, &check, options).await? {
     ///     println!("{:?}", report?.status);
     /// }

@@ -29,6 +29,7 @@ const DEFAULT_LIMIT: usize = 64;
 
 /// How to serve.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ServeOptions {
     /// Requests handled at once; further ones are answered `OVERLOADED` straight away. 64 by default.
     pub limit: usize,
@@ -37,6 +38,14 @@ pub struct ServeOptions {
     /// List the service for `nats micro` and the like, where the client does that at all (see
     /// [`Discovery`](crate::Discovery)). True by default.
     pub discoverable: bool,
+}
+
+mlx_errors::setters! {
+    ServeOptions {
+        limit: set usize,
+        queue_group: text,
+        discoverable: set bool,
+    }
 }
 
 impl Default for ServeOptions {
@@ -56,6 +65,7 @@ impl Default for ServeOptions {
 /// }
 /// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Request<Q> {
     /// The decoded payload.
     pub payload: Q,
@@ -108,18 +118,12 @@ impl Client {
     /// On a subject of the contract, requests and answers are held to their bounds:
     /// ```no_run
     /// use mlx_types::messages::{HealthCheck, HealthReport, WorkerStatus};
-    /// use mlx_types::{Timestamp, WorkerId, subjects};
+    /// use mlx_types::{WorkerId, subjects};
     ///
     /// # async fn example(client: mlx_nats::Client, worker_id: WorkerId) -> mlx_nats::Result<()> {
     /// let service = client
     ///     .serve(&subjects::HEALTH_CHECK, move |check: mlx_nats::Request<HealthCheck>| async move {
-    ///         Ok(HealthReport {
-    ///             worker_id,
-    ///             request_id: Some(check.request_id),
-    ///             status: WorkerStatus::Online,
-    ///             metrics: None,
-    ///             timestamp: Timestamp::now(),
-    ///         })
+    ///         Ok(HealthReport::new(worker_id, WorkerStatus::Online).request_id(check.request_id))
     ///     })
     ///     .await?;
     /// # service.stop(std::time::Duration::from_secs(5)).await
@@ -149,7 +153,7 @@ impl Client {
     ///
     /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
     /// // At most two at once here; what the queue group gives to others does not count.
-    /// let options = ServeOptions { limit: 2, queue_group: Some("sums".to_owned()), ..ServeOptions::default() };
+    /// let options = ServeOptions::default().limit(2).queue_group("sums");
     /// let sum = |numbers: Request<Vec<u64>>| async move { Ok(numbers.iter().sum::<u64>()) };
     /// let service = client.serve_with("lab.sum", options, sum).await?;
     /// # Ok(())

@@ -52,6 +52,8 @@ impl Assembly {
                 }
                 Step::Failed(ErrorKind::Remote(remote))
             }
+            // None today: mlx-types may learn of further kinds, and what is not a token changes nothing here.
+            _ => Step::Repeated,
         }
     }
 

@@ -42,6 +42,7 @@ static TOO_SLOW: LogLimit = LogLimit::new();
 
 /// One token of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TokenFrame {
     /// Its index, from 0, without gaps.
     pub index: u64,
@@ -50,7 +51,8 @@ pub struct TokenFrame {
 }
 
 /// What a stream came to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct StreamSummary {
     /// Tokens received.
     pub tokens: u64,

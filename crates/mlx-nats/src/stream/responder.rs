@@ -37,9 +37,16 @@ static UNTOLD: LogLimit = LogLimit::new();
 
 /// How to serve inference.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct InferenceOptions {
     /// Requests answered at once; further ones are refused as `OVERLOADED`. 4 by default.
     pub max_concurrent: usize,
+}
+
+mlx_errors::setters! {
+    InferenceOptions {
+        max_concurrent: set usize,
+    }
 }
 
 impl Default for InferenceOptions {
@@ -198,7 +205,7 @@ where
     let stream = Arc::new(stream.asked_by(message.reply.as_ref()));
     let entry = running.enter(request_id, &stream)?;
     if let Some(reply) = &message.reply {
-        let acceptance = InferenceAcceptance { request_id, worker_id };
+        let acceptance = InferenceAcceptance::new(request_id, worker_id);
         let json = codec::encode(reply, &acceptance, InferenceAcceptance::check)?;
         let mut headers = Headers::new();
         headers.set(headers::EPOCH, own.epoch.to_string())?;

@@ -38,33 +38,12 @@ pub struct InferOptions {
     pub headers: Headers,
 }
 
-impl InferOptions {
-    /// Sets how long the first token may take.
-    #[must_use]
-    pub fn first_token_timeout(mut self, timeout: Duration) -> Self {
-        self.first_token_timeout = Some(timeout);
-        self
-    }
-
-    /// Sets how long a silence between two tokens may be.
-    #[must_use]
-    pub fn inter_token_timeout(mut self, timeout: Duration) -> Self {
-        self.inter_token_timeout = Some(timeout);
-        self
-    }
-
-    /// Sets when the answer is no longer of use.
-    #[must_use]
-    pub fn deadline(mut self, deadline: SystemTime) -> Self {
-        self.deadline = Some(deadline);
-        self
-    }
-
-    /// Sets the headers to send along.
-    #[must_use]
-    pub fn headers(mut self, headers: Headers) -> Self {
-        self.headers = headers;
-        self
+mlx_errors::setters! {
+    InferOptions {
+        first_token_timeout: option Duration,
+        inter_token_timeout: option Duration,
+        deadline: option SystemTime,
+        headers: set Headers,
     }
 }
 

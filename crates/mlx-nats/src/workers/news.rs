@@ -12,6 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 /// What is known of a worker.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct WorkerInfo {
     /// Its id.
     pub worker_id: WorkerId,
@@ -23,6 +24,21 @@ pub struct WorkerInfo {
     pub registration: Option<WorkerRegistration>,
     /// The metrics of its last heartbeat.
     pub metrics: Option<WorkerMetrics>,
+}
+
+impl WorkerInfo {
+    /// A worker of which only its status is known; for tests of what chooses among workers.
+    pub fn new(worker_id: WorkerId, status: WorkerStatus) -> Self {
+        Self { worker_id, epoch: None, status, registration: None, metrics: None }
+    }
+}
+
+mlx_errors::setters! {
+    WorkerInfo {
+        epoch: option Epoch,
+        registration: option WorkerRegistration,
+        metrics: option WorkerMetrics,
+    }
 }
 
 /// A change in the table.

@@ -101,7 +101,7 @@ impl Tombstones {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, VecDeque};
+    use std::collections::VecDeque;
 
     use mlx_types::messages::{
         ModelSkills, WorkerDeregistration, WorkerHeartbeat, WorkerMetrics, WorkerRegistration, WorkerStatus,
@@ -127,28 +127,20 @@ mod tests {
 
     fn registration_at(id: WorkerId, epoch: Option<u64>, millis: u64) -> WorkerRegistration {
         let timestamp = Timestamp::from_millis(millis).unwrap();
-        WorkerRegistration {
-            worker_id: id,
-            hostname: "host".to_owned(),
-            ip: std::net::Ipv4Addr::LOCALHOST.into(),
-            port: 8080,
-            skills: ModelSkills {
-                available_models: Vec::new(),
-                model_paths: BTreeMap::new(),
-                total_model_size: 0.0,
-                last_scanned: timestamp,
-            },
-            status: WorkerStatus::Online,
-            timestamp,
-            hardware: None,
-            capabilities: None,
-            epoch: epoch.map(Epoch::from_millis),
-        }
+        WorkerRegistration::new(
+            id,
+            "host",
+            std::net::Ipv4Addr::LOCALHOST.into(),
+            8080,
+            ModelSkills::new(Vec::<String>::new()).last_scanned(timestamp),
+        )
+        .timestamp(timestamp)
+        .epoch(epoch.map(Epoch::from_millis))
     }
 
     fn farewell_at(id: WorkerId, epoch: Option<u64>, millis: u64) -> WorkerDeregistration {
         let timestamp = Timestamp::from_millis(millis).unwrap();
-        WorkerDeregistration { worker_id: id, timestamp, epoch: epoch.map(Epoch::from_millis), reason: None }
+        WorkerDeregistration::new(id).timestamp(timestamp).epoch(epoch.map(Epoch::from_millis))
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "what the table returns")]

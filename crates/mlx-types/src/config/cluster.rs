@@ -25,6 +25,7 @@ use crate::check::bounds;
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct ClusterConfig {
     /// Which parts run in this node.
     pub mode: Mode,

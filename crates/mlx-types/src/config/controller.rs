@@ -16,6 +16,7 @@ use crate::{Millis, WorkerId};
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct ControllerConfig {
     /// Whether the controller runs.
     pub enabled: bool,
@@ -42,6 +43,7 @@ impl Default for ControllerConfig {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct DiscoveryConfig {
     /// The controller's address, for workers that are not to look for it.
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::shapes::ip_address_if_set"))]
@@ -75,7 +77,7 @@ impl DiscoveryConfig {
             self.heartbeat_interval_ms.get()
         );
         let found = Some(format!("`{}`", self.offline_timeout_ms.get()));
-        vec![Violation { found, ..relation("offlineTimeoutMs", "order", &message) }]
+        vec![relation("offlineTimeoutMs", "order", &message).found(found)]
     }
 }
 
@@ -84,6 +86,7 @@ impl DiscoveryConfig {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct WorkersConfig {
     /// The workers.
     #[garde(dive)]
@@ -102,6 +105,7 @@ impl WorkersConfig {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct StaticWorker {
     /// Where it is, as a URL; instead of `ip` and `port`.
     #[garde(custom(worker_url))]

@@ -14,6 +14,7 @@ use crate::Millis;
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct DurableConfig {
     /// Whether requests can be handed over through JetStream, beside the plain way.
     pub enabled: bool,

@@ -15,6 +15,7 @@ use crate::Millis;
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct EmbeddedConfig {
     /// The address to bind; one that other machines can reach needs credentials, or `allowAnonymous`.
     #[garde(custom(host_or_address))]
@@ -95,6 +96,7 @@ pub enum EmbeddedLogLevel {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct JetStreamConfig {
     /// Whether the server persists anything.
     pub enabled: bool,
@@ -124,6 +126,7 @@ impl Default for JetStreamConfig {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct RestartConfig {
     /// Restarts within the window before the server is given up; 0 for none.
     pub max_restarts: u32,

@@ -22,6 +22,7 @@ const NOT_EMPTY: &str = "must be a text that is not empty";
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct NatsConfig {
     /// `embedded` starts a nats-server of this node's own, `external` connects to `serverUrl` or `servers`.
     pub mode: NatsMode,
@@ -78,6 +79,27 @@ pub struct NatsConfig {
     pub embedded: EmbeddedConfig,
 }
 
+mlx_errors::setters! {
+    NatsConfig {
+        mode: set NatsMode,
+        user: text,
+        credentials_file: option PathBuf,
+        nkey_seed_file: option PathBuf,
+        tls: set TlsConfig,
+        inbox_prefix: into String,
+        discovered_servers: set DiscoveredServers,
+        reconnect: set bool,
+        max_reconnect_attempts: set u32,
+        reconnect_time_wait: set Millis,
+        connect_timeout_ms: set Millis,
+        request_timeout_ms: set Millis,
+        ping_interval_ms: set Millis,
+        publish_while_disconnected: set PublishWhileDisconnected,
+        publish_buffer_bytes: set u64,
+        embedded: set EmbeddedConfig,
+    }
+}
+
 impl Default for NatsConfig {
     fn default() -> Self {
         Self {
@@ -106,6 +128,30 @@ impl Default for NatsConfig {
 }
 
 impl NatsConfig {
+    /// Sets [`server_url`](Self#structfield.server_url), in place of any `servers`.
+    #[must_use]
+    pub fn server_url(self, url: NatsUrl) -> Self {
+        Self { server_url: Some(url), servers: None, ..self }
+    }
+
+    /// Sets [`servers`](Self#structfield.servers), in place of any `server_url`.
+    #[must_use]
+    pub fn servers(self, urls: impl IntoIterator<Item = NatsUrl>) -> Self {
+        Self { servers: Some(urls.into_iter().collect()), server_url: None, ..self }
+    }
+
+    /// Sets [`password`](Self#structfield.password).
+    #[must_use]
+    pub fn password(self, password: impl Into<Secret<String>>) -> Self {
+        Self { password: Some(password.into()), ..self }
+    }
+
+    /// Sets [`token`](Self#structfield.token).
+    #[must_use]
+    pub fn token(self, token: impl Into<Secret<String>>) -> Self {
+        Self { token: Some(token.into()), ..self }
+    }
+
     /// The URLs of external mode: `servers`, or `serverUrl` alone; empty where neither is set.
     pub fn urls(&self) -> &[NatsUrl] {
         match &self.servers {
@@ -213,6 +259,7 @@ pub enum DiscoveredServers {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct TlsConfig {
     /// Authorities to trust beside the system's, as PEM.
     pub ca_file: Option<PathBuf>,
@@ -222,6 +269,15 @@ pub struct TlsConfig {
     pub key_file: Option<PathBuf>,
     /// The server speaks TLS before its first line (`handshake_first` in its own settings).
     pub handshake_first: bool,
+}
+
+mlx_errors::setters! {
+    TlsConfig {
+        ca_file: option PathBuf,
+        cert_file: option PathBuf,
+        key_file: option PathBuf,
+        handshake_first: set bool,
+    }
 }
 
 impl TlsConfig {

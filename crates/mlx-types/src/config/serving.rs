@@ -13,6 +13,7 @@ use crate::Millis;
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct LoadBalancingConfig {
     /// The rule.
     pub strategy: Strategy,
@@ -42,6 +43,7 @@ pub enum Strategy {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct SessionAffinityConfig {
     /// Whether sessions stay on their worker.
     pub enabled: bool,
@@ -62,6 +64,7 @@ impl Default for SessionAffinityConfig {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct RequestRoutingConfig {
     /// How long a whole answer may take, in ms.
     pub timeout_ms: Millis,
@@ -95,6 +98,7 @@ impl Default for RequestRoutingConfig {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct CircuitBreakerConfig {
     /// Whether workers that fail are left alone.
     pub enabled: bool,
@@ -119,6 +123,7 @@ impl Default for CircuitBreakerConfig {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct RetryConfig {
     /// Whether requests that fail are made again.
     pub enabled: bool,
@@ -147,6 +152,7 @@ impl Default for RetryConfig {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct StreamingConfig {
     /// How long the first token may take, in ms.
     pub first_token_timeout_ms: Millis,

@@ -15,6 +15,7 @@ use crate::{Millis, WorkerId};
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct WorkerConfig {
     /// The port of its own interface.
     #[garde(range(min = 1024, max = 65535))]
@@ -60,6 +61,7 @@ impl WorkerConfig {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct PreWarmingConfig {
     /// Whether models are loaded before the first request.
     pub enabled: bool,
@@ -91,6 +93,7 @@ impl Default for PreWarmingConfig {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct PreWarmModel {
     /// The model's id.
     pub model: String,
@@ -130,6 +133,7 @@ pub enum RegisterWhen {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct ResourceLimitsConfig {
     /// Whether the limits hold.
     pub enabled: bool,
@@ -165,7 +169,7 @@ impl ResourceLimitsConfig {
             return Vec::new();
         }
         let message = format!("must be below `worker.resourceLimits.hardMemoryLimitGB`, which is {hard}");
-        vec![Violation { found: Some(format!("`{soft}`")), ..relation("softMemoryLimitGB", "order", &message) }]
+        vec![relation("softMemoryLimitGB", "order", &message).found(format!("`{soft}`"))]
     }
 }
 
@@ -174,6 +178,7 @@ impl ResourceLimitsConfig {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct RequestQueueConfig {
     /// Whether requests may wait.
     pub enabled: bool,
@@ -198,6 +203,7 @@ impl Default for RequestQueueConfig {
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct ContinuousBatchingConfig {
     /// Whether requests are computed together.
     pub enabled: bool,
@@ -233,6 +239,6 @@ impl ContinuousBatchingConfig {
         let message =
             format!("must not be above `worker.continuousBatching.maxBatchSize`, which is {}", self.max_batch_size);
         let found = Some(format!("`{}`", self.min_batch_size));
-        vec![Violation { found, ..relation("minBatchSize", "order", &message) }]
+        vec![relation("minBatchSize", "order", &message).found(found)]
     }
 }

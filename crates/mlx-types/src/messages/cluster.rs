@@ -14,6 +14,7 @@ use crate::{Timestamp, WorkerId};
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "ClusterAnnouncement"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct ClusterAnnouncement {
     /// What happened.
     pub event: ClusterEvent,
@@ -22,6 +23,13 @@ pub struct ClusterAnnouncement {
     pub worker_id: Option<WorkerId>,
     /// When this was sent.
     pub timestamp: Timestamp,
+}
+
+mlx_errors::setters! {
+    ClusterAnnouncement {
+        worker_id: option WorkerId,
+        timestamp: set Timestamp,
+    }
 }
 
 impl ClusterAnnouncement {
@@ -51,6 +59,7 @@ open_enum! {
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "ClusterShutdown"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct ClusterShutdown {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,6 +68,13 @@ pub struct ClusterShutdown {
     pub grace_period_ms: u64,
     /// When this was sent.
     pub timestamp: Timestamp,
+}
+
+mlx_errors::setters! {
+    ClusterShutdown {
+        reason: text,
+        timestamp: set Timestamp,
+    }
 }
 
 impl ClusterShutdown {

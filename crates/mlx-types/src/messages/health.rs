@@ -15,11 +15,19 @@ use crate::{RequestId, Timestamp, WorkerId};
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "HealthCheck"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct HealthCheck {
     /// This question.
     pub request_id: RequestId,
     /// When this was sent.
     pub timestamp: Timestamp,
+}
+
+mlx_errors::setters! {
+    HealthCheck {
+        request_id: set RequestId,
+        timestamp: set Timestamp,
+    }
 }
 
 impl HealthCheck {
@@ -36,6 +44,7 @@ impl HealthCheck {
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "HealthReport"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct HealthReport {
     /// The worker.
     pub worker_id: WorkerId,
@@ -52,6 +61,14 @@ pub struct HealthReport {
     pub timestamp: Timestamp,
 }
 
+mlx_errors::setters! {
+    HealthReport {
+        request_id: option RequestId,
+        metrics: option WorkerMetrics,
+        timestamp: set Timestamp,
+    }
+}
+
 impl HealthReport {
     /// A report of now.
     pub fn new(worker_id: WorkerId, status: WorkerStatus) -> Self {
@@ -65,6 +82,7 @@ impl HealthReport {
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "WorkerMetricsReport"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct WorkerMetricsReport {
     /// The worker.
     pub worker_id: WorkerId,
@@ -77,6 +95,13 @@ pub struct WorkerMetricsReport {
     pub tokens_per_second: Option<f64>,
     /// When this was sent.
     pub timestamp: Timestamp,
+}
+
+mlx_errors::setters! {
+    WorkerMetricsReport {
+        tokens_per_second: option f64,
+        timestamp: set Timestamp,
+    }
 }
 
 impl WorkerMetricsReport {

@@ -15,6 +15,7 @@ use crate::{RequestId, SessionId, WorkerId};
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "InferenceRequest"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct InferenceRequest {
     /// The request; its tokens come on `response.{requestId}`.
     pub request_id: RequestId,
@@ -46,6 +47,18 @@ pub struct InferenceRequest {
     pub stream: Option<bool>,
 }
 
+mlx_errors::setters! {
+    InferenceRequest {
+        request_id: set RequestId,
+        messages: option Vec<ChatMessage>,
+        max_tokens: option u64,
+        temperature: option f64,
+        top_p: option f64,
+        session_id: option SessionId,
+        stream: option bool,
+    }
+}
+
 impl InferenceRequest {
     /// A new request with a random id and every option unset.
     pub fn new(model_id: impl Into<String>, prompt: impl Into<String>) -> Self {
@@ -69,6 +82,7 @@ impl InferenceRequest {
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "ChatMessage"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct ChatMessage {
     /// Who speaks, 1 to 64 characters: `system`, `user` and `assistant` are known to every model, others to some.
     #[garde(length(chars, min = 1, max = 64))]
@@ -91,11 +105,19 @@ impl ChatMessage {
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "InferenceAcceptance"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct InferenceAcceptance {
     /// The request.
     pub request_id: RequestId,
     /// Who serves it.
     pub worker_id: WorkerId,
+}
+
+impl InferenceAcceptance {
+    /// The word that `worker_id` has taken `request_id` on.
+    pub fn new(request_id: RequestId, worker_id: WorkerId) -> Self {
+        Self { request_id, worker_id }
+    }
 }
 
 /// A frame of a token stream: on `response.{requestId}`, told apart by `type`.
@@ -104,6 +126,7 @@ pub struct InferenceAcceptance {
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "StreamingResponse"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub enum StreamingResponse {
     /// One token.
     Token {
@@ -183,6 +206,7 @@ open_enum! {
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "InferenceCancel"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct InferenceCancel {
     /// The request to end.
     pub request_id: RequestId,
@@ -191,6 +215,12 @@ pub struct InferenceCancel {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+mlx_errors::setters! {
+    InferenceCancel {
+        reason: text,
+    }
 }
 
 impl InferenceCancel {

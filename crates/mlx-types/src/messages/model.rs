@@ -14,6 +14,7 @@ use crate::{RequestId, Timestamp, WorkerId};
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "ModelCommand"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct ModelCommand {
     /// This command.
     pub request_id: RequestId,
@@ -22,6 +23,13 @@ pub struct ModelCommand {
     /// The worker meant; every worker where unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_id: Option<WorkerId>,
+}
+
+mlx_errors::setters! {
+    ModelCommand {
+        request_id: set RequestId,
+        worker_id: option WorkerId,
+    }
 }
 
 impl ModelCommand {
@@ -37,6 +45,7 @@ impl ModelCommand {
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "ModelStatus"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct ModelStatus {
     /// The worker.
     pub worker_id: WorkerId,
@@ -49,6 +58,13 @@ pub struct ModelStatus {
     pub error: Option<String>,
     /// When this was sent.
     pub timestamp: Timestamp,
+}
+
+mlx_errors::setters! {
+    ModelStatus {
+        error: text,
+        timestamp: set Timestamp,
+    }
 }
 
 impl ModelStatus {

@@ -5,6 +5,7 @@ macro_rules! open_enum {
     ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
         pub enum $name {
             $($(#[doc = $doc])+ $variant,)+
             /// A value that this version does not know, as the peer sent it.

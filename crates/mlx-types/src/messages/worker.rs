@@ -17,6 +17,7 @@ use crate::{Epoch, Timestamp, WorkerId};
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "WorkerRegistration"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct WorkerRegistration {
     /// The worker.
     pub worker_id: WorkerId,
@@ -48,12 +49,41 @@ pub struct WorkerRegistration {
     pub epoch: Option<Epoch>,
 }
 
+impl WorkerRegistration {
+    /// A registration of now, of a worker that takes requests.
+    pub fn new(worker_id: WorkerId, hostname: impl Into<String>, ip: IpAddr, port: u16, skills: ModelSkills) -> Self {
+        Self {
+            worker_id,
+            hostname: hostname.into(),
+            ip,
+            port,
+            skills,
+            status: WorkerStatus::Online,
+            timestamp: Timestamp::now(),
+            hardware: None,
+            capabilities: None,
+            epoch: None,
+        }
+    }
+}
+
+mlx_errors::setters! {
+    WorkerRegistration {
+        status: set WorkerStatus,
+        timestamp: set Timestamp,
+        hardware: option HardwareProfile,
+        capabilities: option WorkerCapabilities,
+        epoch: option Epoch,
+    }
+}
+
 /// The models that a worker holds on its disks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "ModelSkills"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct ModelSkills {
     /// The ids of the models it can load.
     pub available_models: Vec<String>,
@@ -66,12 +96,33 @@ pub struct ModelSkills {
     pub last_scanned: Timestamp,
 }
 
+impl ModelSkills {
+    /// These models, found now; without paths and sizes.
+    pub fn new(available_models: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            available_models: available_models.into_iter().map(Into::into).collect(),
+            model_paths: BTreeMap::new(),
+            total_model_size: 0.0,
+            last_scanned: Timestamp::now(),
+        }
+    }
+}
+
+mlx_errors::setters! {
+    ModelSkills {
+        model_paths: set BTreeMap<String, String>,
+        total_model_size: set f64,
+        last_scanned: set Timestamp,
+    }
+}
+
 /// What a worker runs on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "HardwareProfile"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct HardwareProfile {
     /// The chip, for example `Apple M3 Max`.
     pub chip_model: String,
@@ -99,12 +150,45 @@ pub struct HardwareProfile {
     pub os_version: Option<String>,
 }
 
+impl HardwareProfile {
+    /// A machine with this chip, of which nothing else is known: every count is 0.
+    pub fn new(chip_model: impl Into<String>) -> Self {
+        Self {
+            chip_model: chip_model.into(),
+            chip_generation: 0,
+            variant: String::new(),
+            gpu_cores: 0,
+            cpu_cores: 0,
+            performance_cores: 0,
+            efficiency_cores: 0,
+            unified_memory_gb: 0.0,
+            metal_version: None,
+            os_version: None,
+        }
+    }
+}
+
+mlx_errors::setters! {
+    HardwareProfile {
+        chip_generation: set u64,
+        variant: into String,
+        gpu_cores: set u64,
+        cpu_cores: set u64,
+        performance_cores: set u64,
+        efficiency_cores: set u64,
+        unified_memory_gb: set f64,
+        metal_version: text,
+        os_version: text,
+    }
+}
+
 /// What a worker can take on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "WorkerCapabilities"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct WorkerCapabilities {
     /// Requests at the same time.
     #[garde(range(min = 1))]
@@ -116,6 +200,19 @@ pub struct WorkerCapabilities {
     #[garde(custom(positive))]
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub available_memory_gb: f64,
+}
+
+impl WorkerCapabilities {
+    /// So many requests at the same time, and so much memory free for models, in GB.
+    pub fn new(max_concurrent: u64, available_memory_gb: f64) -> Self {
+        Self { max_concurrent, supported_model_tiers: Vec::new(), available_memory_gb }
+    }
+}
+
+mlx_errors::setters! {
+    WorkerCapabilities {
+        supported_model_tiers: into Vec<ModelTier>,
+    }
 }
 
 /// A size of model, by billions of parameters.
@@ -158,6 +255,7 @@ pub enum WorkerStatus {
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "WorkerHeartbeat"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct WorkerHeartbeat {
     /// The worker.
     pub worker_id: WorkerId,
@@ -173,6 +271,13 @@ pub struct WorkerHeartbeat {
     pub epoch: Option<Epoch>,
 }
 
+mlx_errors::setters! {
+    WorkerHeartbeat {
+        timestamp: set Timestamp,
+        epoch: option Epoch,
+    }
+}
+
 impl WorkerHeartbeat {
     /// A heartbeat of now.
     pub fn new(worker_id: WorkerId, status: WorkerStatus, metrics: WorkerMetrics) -> Self {
@@ -186,6 +291,7 @@ impl WorkerHeartbeat {
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "WorkerMetrics"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct WorkerMetrics {
     /// CPU in use, in percent of all cores.
     #[garde(range(min = 0.0, max = 100.0), custom(finite))]
@@ -208,12 +314,25 @@ pub struct WorkerMetrics {
     pub models_loaded: Vec<String>,
 }
 
+mlx_errors::setters! {
+    WorkerMetrics {
+        cpu_usage_percent: set f64,
+        memory_used_gb: set f64,
+        gpu_utilization_percent: set f64,
+        active_requests: set u64,
+        total_requests_handled: set u64,
+        avg_latency_ms: set f64,
+        models_loaded: into Vec<String>,
+    }
+}
+
 /// A worker leaves: on `worker.deregister`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", remote = "Self")]
 #[cfg_attr(feature = "schema", schemars(rename = "WorkerDeregistration"))]
 #[garde(allow_unvalidated)]
+#[non_exhaustive]
 pub struct WorkerDeregistration {
     /// The worker.
     pub worker_id: WorkerId,
@@ -225,6 +344,14 @@ pub struct WorkerDeregistration {
     /// Why it leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+mlx_errors::setters! {
+    WorkerDeregistration {
+        timestamp: set Timestamp,
+        epoch: option Epoch,
+        reason: text,
+    }
 }
 
 impl WorkerDeregistration {

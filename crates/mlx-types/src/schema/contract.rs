@@ -43,6 +43,7 @@ pub enum Role {
 
 /// A type of message.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Payload {
     /// Its name.
     pub name: &'static str,

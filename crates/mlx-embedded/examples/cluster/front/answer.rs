@@ -119,7 +119,7 @@ impl Front {
         request: &InferenceRequest,
     ) -> mlx_errors::Result<(TokenStream, Option<TokenFrame>)> {
         // An id of its own for each attempt: nothing that a former one still sends can get in between.
-        let request = InferenceRequest { request_id: RequestId::new(), ..request.clone() };
+        let request = request.clone().request_id(RequestId::new());
         let mut tokens = self.client.infer(place.worker, &request).await?;
         let first = tokens.next().await.transpose()?;
         Ok((tokens, first))
@@ -183,7 +183,7 @@ impl Answer {
                     }
                     // A TypeScript worker does not say.
                     None if self.max_tokens == Some(self.count) => "length",
-                    None | Some(FinishReason::Stop | FinishReason::Unknown(_)) => "stop",
+                    _ => "stop",
                 };
                 Ok(Piece { text: self.stop.finish(), end: Some(self.ended(reason)) })
             }

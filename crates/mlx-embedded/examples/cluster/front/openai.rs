@@ -128,7 +128,7 @@ impl Said {
                 texts.collect::<Result<_, _>>()?
             }
         };
-        Ok(ChatMessage { role: self.role, content })
+        Ok(ChatMessage::new(self.role, content))
     }
 }
 
@@ -155,13 +155,11 @@ impl Sampling {
         }
         let stream = self.stream.unwrap_or(false);
         Ok(Asked {
-            request: InferenceRequest {
-                max_tokens: self.max_completion_tokens.or(self.max_tokens),
-                temperature: self.temperature,
-                top_p: self.top_p,
-                stream: Some(stream),
-                ..InferenceRequest::new(self.model, prompt)
-            },
+            request: InferenceRequest::new(self.model, prompt)
+                .max_tokens(self.max_completion_tokens.or(self.max_tokens))
+                .temperature(self.temperature)
+                .top_p(self.top_p)
+                .stream(stream),
             stop,
             stream,
             include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     fn worker(status: WorkerStatus) -> WorkerInfo {
-        WorkerInfo { worker_id: WorkerId::new(), epoch: None, status, registration: None, metrics: None }
+        WorkerInfo::new(WorkerId::new(), status)
     }
 
     #[test]

@@ -41,6 +41,7 @@ const BOOKED_AT_ONCE: usize = 64 * 1024;
 
 /// How to subscribe. The default is a subscription of its own with the client's capacity.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct SubscribeOptions {
     /// The queue group: each message goes to one member of it.
     pub queue_group: Option<String>,
@@ -50,6 +51,14 @@ pub struct SubscribeOptions {
     /// Bytes of payloads held for a slow reader, beside the count; a single larger message is held all the same. Unset:
     /// [`ClientOptions::subscription_bytes`](crate::ClientOptions::subscription_bytes).
     pub max_bytes: Option<usize>,
+}
+
+mlx_errors::setters! {
+    SubscribeOptions {
+        queue_group: text,
+        capacity: option usize,
+        max_bytes: option usize,
+    }
 }
 
 impl Client {
@@ -92,7 +101,7 @@ impl Client {
     ///
     /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
     /// // One of all that read by this name gets each message.
-    /// let options = SubscribeOptions { queue_group: Some("billing".to_owned()), ..SubscribeOptions::default() };
+    /// let options = SubscribeOptions::default().queue_group("billing");
     /// let messages = client.subscribe_with::<_, String>("lab.test", options).await?;
     /// # Ok(())
     /// # }
@@ -338,6 +347,7 @@ impl<M> fmt::Debug for Subscription<M> {
 /// # Ok(())
 /// # }
 /// ```
+#[non_exhaustive]
 pub struct Received<M> {
     /// The decoded payload.
     pub payload: M,

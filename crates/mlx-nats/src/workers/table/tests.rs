@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 fn beat(id: WorkerId, epoch: u64) -> WorkerHeartbeat {
     let epoch = Some(Epoch::from_millis(epoch));
-    WorkerHeartbeat { epoch, ..WorkerHeartbeat::new(id, WorkerStatus::Online, WorkerMetrics::default()) }
+    WorkerHeartbeat::new(id, WorkerStatus::Online, WorkerMetrics::default()).epoch(epoch)
 }
 
 fn online(id: WorkerId) -> News {
@@ -28,7 +28,7 @@ fn left(id: WorkerId) -> News {
 }
 
 fn farewell(id: WorkerId, epoch: u64) -> WorkerDeregistration {
-    WorkerDeregistration { epoch: Some(Epoch::from_millis(epoch)), ..WorkerDeregistration::new(id) }
+    WorkerDeregistration::new(id).epoch(Epoch::from_millis(epoch))
 }
 
 fn lost(id: WorkerId) -> News {
