@@ -11,6 +11,7 @@
     reason = "support of tests: what does not work here has to fail the test that asked for it"
 )]
 
+mod ask_all;
 mod capture;
 mod cluster;
 mod configured;
@@ -30,6 +31,7 @@ mod settings;
 mod wait;
 mod worker;
 
+pub use ask_all::ask_all;
 pub use capture::{Log, captured_log};
 pub use cluster::TestCluster;
 pub use configured::ConfiguredServer;

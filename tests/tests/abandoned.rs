@@ -175,6 +175,7 @@ async fn a_gathering_without_end_ends_with_the_answers_that_were_wanted() {
     let scene = Scene::set().await;
     let _service = scene.worker.serve("lab.one", |_: mlx_nats::Request<u32>| async { Ok(1) }).await.unwrap();
     let options = mlx_nats::RequestManyOptions::default().max_responses(1).stall(Duration::MAX).timeout(Duration::MAX);
-    let gathered = within("the answer", scene.controller.request_many::<_, _, u32>("lab.one", &1, options)).await;
+    let gathered =
+        within("the answer", mlx_tests::ask_all::<_, _, u32>(&scene.controller, "lab.one", &1, options)).await;
     assert_eq!(gathered.unwrap().len(), 1);
 }

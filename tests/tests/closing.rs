@@ -109,7 +109,9 @@ async fn c11_no_call_that_races_a_shutdown_waits_for_its_limit() {
                 }),
                 tokio::spawn(async move { two.request::<_, _, Value>("lab.silent", &1).await.map(drop) }),
                 tokio::spawn(async move {
-                    three.request_many::<_, _, Value>("lab.silent", &1, RequestManyOptions::default()).await.map(drop)
+                    mlx_tests::ask_all::<_, _, Value>(&three, "lab.silent", &1, RequestManyOptions::default())
+                        .await
+                        .map(drop)
                 }),
                 tokio::spawn(async move {
                     loop {

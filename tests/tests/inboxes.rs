@@ -90,7 +90,9 @@ async fn c5_a_user_with_an_inbox_prefix_of_its_own_needs_no_permission_to_publis
     let answer: Value = client.request("worker.echo", &json!("hello")).await.unwrap();
     assert_eq!(answer, json!("hello"));
     let all: Vec<Result<Value, Error>> =
-        client.request_many("worker.echo", &json!(2), RequestManyOptions::default().max_responses(1)).await.unwrap();
+        mlx_tests::ask_all(&client, "worker.echo", &json!(2), RequestManyOptions::default().max_responses(1))
+            .await
+            .unwrap();
     assert_eq!(all.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [json!(2)]);
     let nobody = client.request::<_, _, Value>("worker.nobody", &json!(1)).await.unwrap_err();
     assert_eq!(nobody.code(), ErrorCode::NatsNoResponders);

@@ -431,7 +431,7 @@ async fn c3_answers_of_many_that_came_while_the_process_slept_are_gathered() {
     };
     let ask = async |client: Client| {
         let options = RequestManyOptions::default().timeout(Duration::from_secs(1));
-        client.request_many::<_, _, u64>("lab.question", &0, options).await
+        mlx_tests::ask_all::<_, _, u64>(&client, "lab.question", &0, options).await
     };
     let answers: Vec<u64> = apart.asleep(ask).await.unwrap().into_iter().map(Result::unwrap).collect();
     assert_eq!(answers, [7, 8]);

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use mlx_errors::{ErrorCode, ErrorKind};
-use mlx_nats::{RequestManyOptions, RequestOptions, ServeOptions, SubscribeOptions};
+use mlx_errors::{ApplicationError, Error, ErrorCode, ErrorKind};
+use mlx_nats::{Request, RequestManyOptions, RequestOptions, ServeOptions, SubscribeOptions};
 use mlx_tests::{LIMIT, TestServer, arrived, eventually, within};
 use mlx_types::messages::{
     HealthCheck, HealthReport, ModelCommand, ModelState, ModelStatus, WorkerHeartbeat, WorkerMetrics, WorkerStatus,
@@ -433,7 +433,7 @@ async fn everyone_who_listens_can_be_asked_at_once() {
     }
     let client = server.client().await;
     let enough = RequestManyOptions::default().max_responses(3).timeout(LIMIT);
-    let answers = client.request_many(&subjects::HEALTH_CHECK, &health_check(), enough).await.unwrap();
+    let answers = mlx_tests::ask_all(&client, &subjects::HEALTH_CHECK, &health_check(), enough).await.unwrap();
     let mut answered: Vec<WorkerId> = answers.into_iter().map(|answer| answer.unwrap().worker_id).collect();
     answered.sort();
     ids.sort();
@@ -441,14 +441,14 @@ async fn everyone_who_listens_can_be_asked_at_once() {
 
     let quiet = enough.stall(Duration::from_millis(300)).timeout(LIMIT);
     let quiet = quiet.max_responses(None);
-    let answers = client.request_many(&subjects::HEALTH_CHECK, &health_check(), quiet).await.unwrap();
+    let answers = mlx_tests::ask_all(&client, &subjects::HEALTH_CHECK, &health_check(), quiet).await.unwrap();
     assert_eq!(answers.len(), 3);
 
     drop(services);
     let check = health_check();
     // Short, because a service that is just going may take a request and not answer it.
     let one = RequestManyOptions::default().max_responses(1).timeout(Duration::from_millis(100));
-    let nobody = || client.request_many(&subjects::HEALTH_CHECK, &check, one);
+    let nobody = || mlx_tests::ask_all(&client, &subjects::HEALTH_CHECK, &check, one);
     // The unsubscriptions travel on other connections, so they are waited for.
     let error = within("the departure", async {
         loop {
@@ -459,6 +459,78 @@ async fn everyone_who_listens_can_be_asked_at_once() {
         }
     });
     assert!(error.await.is_retryable());
+}
+
+/// The first answer is there while others are still at work, and reading on brings those.
+#[tokio::test]
+async fn answers_of_many_are_read_as_they_come() {
+    let server = TestServer::start().await;
+    let (quick, slow) = (server.client().await, server.client().await);
+    let release = std::sync::Arc::new(tokio::sync::Notify::new());
+    let _quick = quick.serve("lab.who", |_: Request<u8>| async { Ok("quick") }).await.unwrap();
+    let released = release.clone();
+    let _slow = slow
+        .serve("lab.who", move |_: Request<u8>| {
+            let released = released.clone();
+            async move {
+                released.notified().await;
+                Err::<u8, _>(ApplicationError::new("TIRED", "not today").retryable(true).into())
+            }
+        })
+        .await
+        .unwrap();
+    let client = server.client().await;
+    let two = RequestManyOptions::default().max_responses(2).timeout(Duration::MAX);
+    let mut answers = client.request_many_with::<_, _, String>("lab.who", &1_u8, two).await.unwrap();
+    assert_eq!(within("the first", answers.next()).await.unwrap().unwrap(), "quick");
+    release.notify_one();
+    let error = within("the second", answers.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Remote(remote) if remote.code() == "TIRED"), "{error:?}");
+    for _ in 0..2 {
+        assert!(within("the end", answers.next()).await.is_none());
+    }
+
+    let brief = RequestManyOptions::default().timeout(Duration::from_millis(50));
+    let mut none = client.request_many_with::<_, _, String>("lab.nobody", &1_u8, brief).await.unwrap();
+    assert_eq!(within("the word", none.next()).await.unwrap().unwrap_err().code(), ErrorCode::NatsNoResponders);
+    assert!(none.next().await.is_none());
+    let mut silent = client.subscribe::<_, u8>("lab.silent").await.unwrap();
+    let mut late = client.request_many_with::<_, _, String>("lab.silent", &1_u8, brief).await.unwrap();
+    assert_eq!(within("the end", late.next()).await.unwrap().unwrap_err().code(), ErrorCode::NatsTimeout);
+    assert!(late.next().await.is_none());
+    assert_eq!(*within("the question", silent.next()).await.unwrap().unwrap(), 1);
+}
+
+/// Code, message and retryability are the application's, at the requester too; its causes stay here.
+#[tokio::test]
+async fn an_error_of_an_application_arrives_as_it_was_made() {
+    let server = TestServer::start().await;
+    let (worker, caller) = (server.client().await, server.client().await);
+    let _service = worker
+        .serve("lab.admit", |request: Request<bool>| async move {
+            let cause = std::io::Error::other("accounts.db is locked");
+            let error = ApplicationError::new("ACCOUNTS BUSY\r\nX: y", "not now").retryable(*request);
+            Err::<u8, _>(Error::with_source(error.into(), cause))
+        })
+        .await
+        .unwrap();
+    for retryable in [true, false] {
+        let error = caller.request::<_, _, u8>("lab.admit", &retryable).await.unwrap_err();
+        let ErrorKind::Remote(remote) = error.kind() else { panic!("{error:?}") };
+        assert_eq!((remote.code(), remote.message()), ("ACCOUNTS_BUSY__X__y", "not now"));
+        assert_eq!((error.code(), error.is_retryable()), (ErrorCode::Remote, retryable));
+        assert!(!format!("{:#}", mlx_errors::report(&error)).contains("locked"));
+    }
+    let _internal = worker
+        .serve("lab.read", |_: Request<u8>| async {
+            let text = tokio::fs::read_to_string("/no/such/file").await.map_err(Error::internal)?;
+            Ok(text)
+        })
+        .await
+        .unwrap();
+    let error = caller.request::<_, _, String>("lab.read", &1_u8).await.unwrap_err();
+    let ErrorKind::Remote(remote) = error.kind() else { panic!("{error:?}") };
+    assert_eq!((remote.code(), remote.message()), ("INTERNAL_ERROR", "internal error"));
 }
 
 #[tokio::test]

@@ -123,8 +123,7 @@ async fn requests_are_counted_by_outcome_and_timed() {
         async move { client.request::<_, _, Value>(subject, &json!(1)).await }
     };
     ask("lab.echo").await.unwrap();
-    client
-        .request_many::<_, _, Value>("lab.echo", &json!(1), RequestManyOptions::default().max_responses(1))
+    mlx_tests::ask_all::<_, _, Value>(&client, "lab.echo", &json!(1), RequestManyOptions::default().max_responses(1))
         .await
         .unwrap();
     assert_eq!(ask("lab.full").await.unwrap_err().code(), ErrorCode::Overloaded);

@@ -153,7 +153,7 @@ async fn a_line_over_the_limit_of_the_server_is_refused_before_it_is_sent() {
     invalid(client.publish(&long, "x").await.err());
     invalid(client.publish_all(&long, &["x"]).await.err());
     invalid(client.request::<_, _, u64>(&long, "x").await.err());
-    invalid(client.request_many::<_, _, u64>(&long, "x", mlx_nats::RequestManyOptions::default()).await.err());
+    invalid(mlx_tests::ask_all::<_, _, u64>(&client, &long, "x", mlx_nats::RequestManyOptions::default()).await.err());
 
     // What a peer asks an answer to be sent to may be as long as its own line was.
     let _service = client.serve("lab.sum", |_: Request<u64>| async { Ok(1_u64) }).await.unwrap();

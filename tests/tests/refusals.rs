@@ -190,7 +190,7 @@ async fn c1_a_request_that_may_not_be_published_fails_at_once_and_others_go_on()
         for error in [both.0.unwrap_err(), both.1.unwrap_err()] {
             assert_refused(&error, ErrorCode::NatsPublish, "secret.a");
         }
-        let many = alice.request_many::<_, _, u64>("secret.a", "x", RequestManyOptions::default()).await;
+        let many = mlx_tests::ask_all::<_, _, u64>(&alice, "secret.a", "x", RequestManyOptions::default()).await;
         assert_refused(&many.unwrap_err(), ErrorCode::NatsPublish, "secret.a");
         let id = WorkerId::new();
         let mut tokens = alice.infer(id, &InferenceRequest::new("m", "p")).await.unwrap();
@@ -261,7 +261,8 @@ async fn a_user_with_a_private_inbox_connects_by_its_prefix_and_is_told_of_the_k
         .await
         .unwrap();
     assert_eq!(within("an answer", alice.request::<_, _, u64>("lab.sum", &[1, 2])).await.unwrap(), 3);
-    let many = alice.request_many::<_, _, u64>("lab.sum", &[1, 2], RequestManyOptions::default().max_responses(1));
+    let many =
+        mlx_tests::ask_all::<_, _, u64>(&alice, "lab.sum", &[1, 2], RequestManyOptions::default().max_responses(1));
     assert_eq!(within("answers", many).await.unwrap().len(), 1);
     within("a flush", alice.flush(LIMIT)).await.unwrap();
     assert!(within("a subscription", alice.subscribe::<_, String>("lab.a")).await.is_ok());

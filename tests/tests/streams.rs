@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
-use mlx_errors::{Error, ErrorCode, ErrorKind};
+use mlx_errors::{ApplicationError, Error, ErrorCode, ErrorKind};
 use mlx_nats::{Client, ClientOptions, InferOptions, InferenceOptions, InferenceService, TokenStream};
 use mlx_tests::{LIMIT, TestServer, within};
 use mlx_types::messages::{
@@ -189,6 +189,31 @@ async fn s1_a_full_worker_refuses_at_once() {
     assert!(tokens.is_empty());
     assert_eq!(error.code(), ErrorCode::Overloaded);
     assert!(error.is_retryable());
+}
+
+/// Before its first token a stream may be asked for again where the application says so; after it, never.
+#[tokio::test]
+async fn an_error_of_an_application_ends_a_stream_as_it_was_made() {
+    let server = TestServer::start().await;
+    let worker = server.client().await;
+    let id = WorkerId::new();
+    let _service = worker
+        .serve_inference(id, InferenceOptions::default(), |request, mut tokens| async move {
+            if request.prompt == "begin" {
+                tokens.send("a").await?;
+            }
+            Err(ApplicationError::new("GPU_HOT", "too warm").retryable(true).into())
+        })
+        .await
+        .unwrap();
+    let controller = server.client().await;
+    for (prompt, retryable) in [("at once", true), ("begin", false)] {
+        let mut tokens = controller.infer(id, &request(prompt)).await.unwrap();
+        let error = drain(&mut tokens).await.1.unwrap();
+        let ErrorKind::Remote(remote) = error.kind() else { panic!("{error:?}") };
+        assert_eq!((remote.code(), remote.message()), ("GPU_HOT", "too warm"));
+        assert_eq!(error.is_retryable(), retryable, "{prompt}");
+    }
 }
 
 #[tokio::test]

@@ -129,7 +129,7 @@ async fn a_request_takes_its_trace_to_the_handler() {
 
     traces.exporter.reset();
     let one = RequestManyOptions::default().max_responses(1);
-    client.request_many::<_, _, Value>("lab.ask", &json!(1), one).instrument(root).await.unwrap();
+    mlx_tests::ask_all::<_, _, Value>(&client, "lab.ask", &json!(1), one).instrument(root).await.unwrap();
     assert_eq!(traces.one("serve").parent_span_id, traces.one("request").span_context.span_id());
     assert_eq!(seen.get().0, trace);
 }
@@ -223,7 +223,7 @@ async fn without_a_subscriber_no_header_is_written() {
     client.publish("lab.a", &json!(1)).await.unwrap();
     client.publish_all("lab.a", &[json!(1)]).await.unwrap();
     let many = RequestManyOptions::default().max_responses(0);
-    client.request_many::<_, _, Value>("lab.a", &json!(1), many).await.unwrap();
+    mlx_tests::ask_all::<_, _, Value>(&client, "lab.a", &json!(1), many).await.unwrap();
     let asking = tokio::spawn(async move { client.request::<_, _, Value>("lab.a", &json!(1)).await });
     for _ in 0..4 {
         let message = next(&mut wire).await;

@@ -1,10 +1,11 @@
 //! nats-server's log lines: parsed, given out as our events, and the last of them kept.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use mlx_types::config::EmbeddedLogLevel;
+use parking_lot::Mutex;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tracing::{debug, error, info, trace, warn};
 
@@ -21,12 +22,12 @@ pub(crate) struct LastLines(Arc<Mutex<VecDeque<String>>>);
 impl LastLines {
     /// The last `count` lines, the oldest first.
     pub(crate) fn last(&self, count: usize) -> Vec<String> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.0.lock();
         lines.iter().skip(lines.len().saturating_sub(count)).cloned().collect()
     }
 
     fn push(&self, line: &str) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.0.lock();
         if lines.len() == KEPT_LINES {
             lines.pop_front();
         }

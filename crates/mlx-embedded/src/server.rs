@@ -2,13 +2,14 @@
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mlx_errors::{Error, ErrorKind, Result, Violation, Violations};
 use mlx_types::config::{NatsConfig, NatsMode};
 use mlx_types::{NatsUrl, Scheme, Secret};
+use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::instrument::WithSubscriber as _;
@@ -96,7 +97,7 @@ impl EmbeddedServer {
 
     /// The configuration for a client of this server: external mode, its URL, its credentials.
     pub fn client_config(&self) -> NatsConfig {
-        client_config(&lock(&self.config), self.client_url())
+        client_config(&self.config.lock(), self.client_url())
     }
 
     /// The binary that runs.
@@ -233,7 +234,7 @@ async fn reload(
     let (done, outcome) = oneshot::channel();
     give(Order::Reload { settings, log_level: config.embedded.log_level, done }).await?;
     outcome.await.map_err(|_| not_running())??;
-    *lock(&current) = config;
+    *current.lock() = config;
     // The server tells nobody of another limit.
     mlx_nats::refresh_limits().await;
     Ok(())
@@ -241,11 +242,6 @@ async fn reload(
 
 fn not_running() -> Error {
     failed("it is not running, so that it cannot reload its settings".to_owned())
-}
-
-fn lock(config: &Mutex<NatsConfig>) -> MutexGuard<'_, NatsConfig> {
-    // Nothing inside the lock can panic half way.
-    config.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Kills what the supervisor at the other end of `orders` runs, and waits for it.

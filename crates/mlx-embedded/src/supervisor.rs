@@ -8,12 +8,13 @@ mod storage;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::config::{EmbeddedLogLevel, RestartConfig};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
@@ -80,7 +81,7 @@ impl Shared {
 
     fn trouble(&self) -> MutexGuard<'_, Option<String>> {
         // A text is replaced whole.
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        self.trouble.lock()
     }
 
     /// Where it listens, as soon as it does; never, where it does not come to that.

@@ -90,6 +90,9 @@ codes! {
     /// A peer answered with an error whose code this version does not know.
     Remote = "REMOTE_ERROR", retryable: false, status: 502,
         remedy: "Look the code and the message up in the peer's log; they are the peer's own.";
+    /// A handler failed with an error of the application's own.
+    Application = "APPLICATION_ERROR", retryable: false, status: 502,
+        remedy: "Read the code and the message behind it: the application made them, and says whether asking again may help.";
     /// The worker has no room for another request.
     Overloaded = "OVERLOADED", retryable: true, status: 429,
         remedy: "Try another worker, or the same one a little later.";

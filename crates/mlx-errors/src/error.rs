@@ -39,6 +39,21 @@ impl Error {
         Self(Box::new(Inner { kind, source: Some(source.into()) }))
     }
 
+    /// An internal error caused by another: a peer is told no more than that, and the log tells the cause.
+    ///
+    /// For the `?` of a handler, in which a failure of another library means no more than that:
+    /// ```
+    /// fn read(path: &str) -> mlx_errors::Result<String> {
+    ///     std::fs::read_to_string(path).map_err(mlx_errors::Error::internal)
+    /// }
+    /// let error = read("/no/such/file").unwrap_err();
+    /// assert_eq!(error.to_remote().message(), "internal error");
+    /// assert!(format!("{:#}", mlx_errors::report(&error)).contains("No such file"));
+    /// ```
+    pub fn internal(source: impl Into<BoxError>) -> Self {
+        Self::with_source(ErrorKind::Internal { reason: "what it needs failed".to_owned() }, source)
+    }
+
     /// What happened, with its fields.
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind

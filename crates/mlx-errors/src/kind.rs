@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::{ErrorCode, RemoteError, Violations, redact};
+use crate::{ApplicationError, ErrorCode, RemoteError, Violations, redact};
 
 /// What went wrong. The cause, where there is one, is on the [`Error`](crate::Error) around it.
 ///
@@ -115,6 +115,9 @@ pub enum ErrorKind {
     /// A peer answered with an error.
     #[error("{0}")]
     Remote(RemoteError),
+    /// A handler failed with an error of the application's own.
+    #[error("{0}")]
+    Application(ApplicationError),
     /// No room for another request.
     #[error("overloaded: {limit} requests are already under way")]
     Overloaded {
@@ -321,6 +324,7 @@ impl ErrorKind {
             Self::DuplicateRequest { .. } => ErrorCode::RequestDuplicate,
             Self::DuplicateWorker { .. } => ErrorCode::WorkerDuplicate,
             Self::Remote(remote) => remote.known_code(),
+            Self::Application(_) => ErrorCode::Application,
             Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::DeadlineExceeded { .. } => ErrorCode::DeadlineExceeded,
             Self::Decode { .. } => ErrorCode::MessageDecode,
@@ -365,6 +369,7 @@ impl ErrorKind {
             Self::DuplicateRequest { .. } => "DuplicateRequest",
             Self::DuplicateWorker { .. } => "DuplicateWorker",
             Self::Remote(_) => "Remote",
+            Self::Application(_) => "Application",
             Self::Overloaded { .. } => "Overloaded",
             Self::DeadlineExceeded { .. } => "DeadlineExceeded",
             Self::Decode { .. } => "Decode",
@@ -408,6 +413,7 @@ impl ErrorKind {
         match self {
             Self::WorkerLost { tokens, .. } | Self::StreamDisconnected { tokens } => *tokens == 0,
             Self::Remote(remote) => remote.is_retryable(),
+            Self::Application(error) => error.is_retryable(),
             _ => self.code().is_retryable(),
         }
     }
@@ -416,6 +422,7 @@ impl ErrorKind {
     pub fn to_remote(&self) -> RemoteError {
         let message = match self {
             Self::Remote(remote) => return remote.clone(),
+            Self::Application(error) => return error.into(),
             Self::Internal { .. } => "internal error".to_owned(),
             // Public: these tell of the request, and of nothing else.
             Self::Timeout { .. }

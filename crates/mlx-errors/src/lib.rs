@@ -19,6 +19,7 @@
 //! assert_eq!(error.to_string(), "no reply on `model.load` within 5000 ms");
 //! ```
 
+mod application;
 mod code;
 mod error;
 mod json;
@@ -30,6 +31,7 @@ mod report;
 mod setters;
 mod violation;
 
+pub use application::ApplicationError;
 pub use code::{ErrorCode, UnknownErrorCode};
 pub use error::{BoxError, Error, Result};
 pub use kind::{ConnectStep, ErrorKind, TriedPath};

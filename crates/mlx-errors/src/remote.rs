@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::printable::Printable;
 use crate::{Error, ErrorCode, ErrorKind};
 
-/// An error as it crosses the wire: `{"error": "<message>", "code": "<CODE>"}`.
+/// An error as it crosses the wire: `{"error": "<message>", "code": "<CODE>"}`, and `"retryable": true` or `false` where the peer
+/// says whether asking again may help.
 ///
 /// A TypeScript node sends `{"error": "<message>"}` alone; its code then reads `REMOTE_ERROR`. A code that is `null` or
 /// empty is none, and members that this version does not know are ignored.
@@ -31,6 +32,8 @@ pub struct RemoteError {
     #[serde(rename = "error")]
     message: String,
     code: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retryable: Option<bool>,
     /// Part of the answer had come before it. Not on the wire, and no part of what the peer said.
     #[serde(skip)]
     begun: bool,
@@ -38,7 +41,7 @@ pub struct RemoteError {
 
 impl PartialEq for RemoteError {
     fn eq(&self, other: &Self) -> bool {
-        (&self.message, &self.code) == (&other.message, &other.code)
+        (&self.message, &self.code, self.retryable) == (&other.message, &other.code, other.retryable)
     }
 }
 
@@ -46,7 +49,7 @@ impl Eq for RemoteError {}
 
 impl Hash for RemoteError {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.message, &self.code).hash(state);
+        (&self.message, &self.code, self.retryable).hash(state);
     }
 }
 
@@ -56,19 +59,21 @@ struct Received {
     error: String,
     #[serde(default)]
     code: Option<String>,
+    #[serde(default)]
+    retryable: Option<bool>,
 }
 
 impl RemoteError {
     /// An error of ours, to be sent.
     pub fn new(message: impl Into<String>, code: ErrorCode) -> Self {
-        Self { message: message.into(), code: code.as_str().to_owned(), begun: false }
+        Self { message: message.into(), code: code.as_str().to_owned(), retryable: None, begun: false }
     }
 
     /// An error as received; the code may be one that this version does not know.
     pub fn from_parts(message: impl Into<String>, code: Option<String>) -> Self {
         let code = code.filter(|code| !code.is_empty());
         let code = code.unwrap_or_else(|| ErrorCode::Remote.as_str().to_owned());
-        Self { message: message.into(), code, begun: false }
+        Self { message: message.into(), code, retryable: None, begun: false }
     }
 
     /// The public message, as the peer sent it.
@@ -84,6 +89,18 @@ impl RemoteError {
     /// The code where this version knows it, `REMOTE_ERROR` otherwise.
     pub fn known_code(&self) -> ErrorCode {
         self.code.parse().unwrap_or(ErrorCode::Remote)
+    }
+
+    /// The same, from a peer that says whether asking again may help; with `None` the code decides.
+    #[must_use]
+    pub fn with_retryable(mut self, retryable: impl Into<Option<bool>>) -> Self {
+        self.retryable = retryable.into();
+        self
+    }
+
+    /// Whether asking again may help, where the peer says so itself.
+    pub fn said_retryable(&self) -> Option<bool> {
+        self.retryable
     }
 
     /// The same, of an answer of which a part had come already: asking again would show that part twice.
@@ -105,6 +122,9 @@ impl RemoteError {
         if self.begun {
             return false;
         }
+        if let Some(retryable) = self.retryable {
+            return retryable;
+        }
         match self.code.as_str() {
             // The codes of the TypeScript nodes that mean "not this worker, not now".
             "WORKER_TIMEOUT" | "WORKER_UNAVAILABLE" | "WORKER_OVERLOADED" => true,
@@ -115,7 +135,7 @@ impl RemoteError {
 
 impl From<Received> for RemoteError {
     fn from(received: Received) -> Self {
-        Self::from_parts(received.error, received.code)
+        Self::from_parts(received.error, received.code).with_retryable(received.retryable)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Which events are logged: a level for everything, and directives for single targets.
 
 use std::str::FromStr;
-use std::sync::{PoisonError, RwLock};
 
 use mlx_errors::{Error, ErrorKind, Result};
+use parking_lot::RwLock;
 use tracing::metadata::LevelFilter;
 use tracing::{Metadata, callsite};
 use tracing_subscriber::filter::Targets;
@@ -42,7 +42,7 @@ impl Filter {
 
     pub(crate) fn update(&self, change: impl FnOnce(&Directives) -> Directives) {
         {
-            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            let mut current = self.current.write();
             *current = change(&current);
         }
         // Outside the lock: this asks `enabled` for every callsite known.
@@ -54,7 +54,7 @@ impl Filter {
     }
 
     fn read<T>(&self, look: impl FnOnce(&Directives) -> T) -> T {
-        look(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.current.read())
     }
 }
 

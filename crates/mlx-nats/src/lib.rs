@@ -60,7 +60,7 @@ pub use connection::{
 pub use durable::DurableOptions;
 pub use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
 pub use pubsub::{Received, SubscribeOptions, Subscription};
-pub use rpc::{Request, RequestManyOptions, RequestOptions, ServeOptions, Service};
+pub use rpc::{Request, RequestManyOptions, RequestOptions, Responses, ServeOptions, Service};
 pub use stream::{InferenceOptions, InferenceService, StreamSummary, TokenFrame, TokenSink, TokenStream};
 pub use wire::{Headers, PublishTo, RequestTo, ServeTo, SubscribeTo};
 pub use workers::{InferOptions, WorkerEvent, WorkerEvents, WorkerInfo, Workers};

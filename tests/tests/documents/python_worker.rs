@@ -136,8 +136,13 @@ async fn nats_py_worker_of_the_page_serves_beside_ours() {
     assert_eq!(drain(&mut short).await.unwrap(), "a b ");
     assert_eq!(short.summary().unwrap().finish_reason, Some(FinishReason::Length));
 
-    let from_all =
-        cluster.client.request_many(&subjects::HEALTH_CHECK, &HealthCheck::new(), RequestManyOptions::default()).await;
+    let from_all = mlx_tests::ask_all(
+        &cluster.client,
+        &subjects::HEALTH_CHECK,
+        &HealthCheck::new(),
+        RequestManyOptions::default(),
+    )
+    .await;
     let reports: Vec<HealthReport> = from_all.unwrap().into_iter().filter_map(Result::ok).collect();
     assert!(reports.iter().any(|it| it.worker_id == python.id && it.status == WorkerStatus::Online), "{reports:?}");
 

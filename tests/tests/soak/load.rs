@@ -154,7 +154,7 @@ async fn load_models(cluster: Arc<Cluster>, mut over: watch::Receiver<bool>) {
         round += 1;
         if round.is_multiple_of(4) {
             let options = RequestManyOptions::default().stall(Duration::from_millis(300));
-            let asked = cluster.controller().request_many(&subjects::MODEL_LOAD, &command, options);
+            let asked = mlx_tests::ask_all(cluster.controller(), &subjects::MODEL_LOAD, &command, options);
             cluster.figures().count("gatherings");
             let answers = within("the outcome of a request to all", asked).await;
             cluster.figures().outcome("gatherings", answers.as_ref().err(), &REQUEST_ENDINGS);

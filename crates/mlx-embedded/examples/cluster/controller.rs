@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, IsTerminal, Stdout, Write};
 use std::process::ExitCode;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -12,6 +11,7 @@ use mlx_nats::{Client, StreamSummary};
 use mlx_types::WorkerId;
 use mlx_types::config::ClusterConfig;
 use mlx_types::messages::InferenceRequest;
+use parking_lot::Mutex;
 
 use crate::cli::{Arguments, EXIT_ANSWERED, EXIT_INTERRUPTED, EXIT_PROMPT_FAILED};
 use crate::cluster::Cluster;
@@ -172,7 +172,7 @@ impl Job<'_> {
                 join_all(lanes.iter().map(|lane| self.work(lane))).await.into_iter().collect::<Result<_>>()?;
             let mut survived = survived.into_iter();
             lanes.retain(|_| survived.next().unwrap_or(false));
-            let Some(first_left) = lock(&self.board).orphans.front().copied() else { return Ok(()) };
+            let Some(first_left) = self.board.lock().orphans.front().copied() else { return Ok(()) };
             if lanes.is_empty() {
                 let prompt = first_left + 1;
                 let reason = format!("no worker is left, and prompt {prompt} is not answered");
@@ -184,9 +184,9 @@ impl Job<'_> {
     /// Answers one prompt after another; false when the worker is gone.
     async fn work(&self, lane: &Lane) -> Result<bool> {
         loop {
-            let Some(prompt) = lock(&self.board).next(lane.number) else { return Ok(true) };
+            let Some(prompt) = self.board.lock().next(lane.number) else { return Ok(true) };
             if let Verdict::WorkerGone = self.answer(prompt, lane).await? {
-                lock(&self.board).abandon(lane.number);
+                self.board.lock().abandon(lane.number);
                 return Ok(false);
             }
         }
@@ -203,7 +203,7 @@ impl Job<'_> {
             // Nothing of the answer has been shown yet, so another worker may give it.
             Some(error) if gone && error.is_retryable() => {
                 self.print(prompt, &format!("[{}: {error}; asking another worker]", error.code()))?;
-                lock(&self.board).orphans.push_back(prompt);
+                self.board.lock().orphans.push_back(prompt);
             }
             error => {
                 let ending = match &error {
@@ -211,9 +211,9 @@ impl Job<'_> {
                     None => "\n".to_owned(),
                 };
                 self.print(prompt, &ending)?;
-                lock(&self.printer).finish(prompt).map_err(unprintable)?;
+                self.printer.lock().finish(prompt).map_err(unprintable)?;
                 let error = error.map(|error| error.code().to_string());
-                lock(&self.board).close(prompt, Outcome { worker: lane.label.clone(), summary, error });
+                self.board.lock().close(prompt, Outcome { worker: lane.label.clone(), summary, error });
             }
         }
         Ok(if gone { Verdict::WorkerGone } else { Verdict::Next })
@@ -242,24 +242,20 @@ impl Job<'_> {
     }
 
     fn kill_victim(&self) {
-        if let Some(victim) = lock(&self.victim).take() {
+        if let Some(victim) = self.victim.lock().take() {
             note(&format!("\n[killing worker process {}]", victim.pid));
             victim.kill();
         }
     }
 
     fn print(&self, prompt: usize, text: &str) -> Result<()> {
-        lock(&self.printer).print(prompt, text).map_err(unprintable)
+        self.printer.lock().print(prompt, text).map_err(unprintable)
     }
 
     fn into_outcomes(self) -> Vec<Outcome> {
-        let board = self.board.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let board = self.board.into_inner();
         board.outcomes.into_iter().flatten().collect()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unprintable(error: std::io::Error) -> Error {

@@ -1,10 +1,11 @@
 //! What a worker counts of its own work, for its heartbeats.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mlx_types::messages::WorkerMetrics;
+use parking_lot::Mutex;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 /// The figures so far.
@@ -44,7 +45,7 @@ impl Load {
     pub fn metrics(&self, models: Vec<String>) -> (WorkerMetrics, f64) {
         const GIB: f64 = (1_u64 << 30) as f64;
         let (cpu, memory) = self.system.as_ref().map_or((0.0, 0), |system| {
-            let mut system = system.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut system = system.lock();
             system.refresh_specifics(refreshed());
             (system.global_cpu_usage(), system.used_memory())
         });
@@ -62,7 +63,7 @@ impl Load {
     }
 
     fn tokens_per_second(&self) -> f64 {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = self.counted.lock();
         let (now, tokens) = (Instant::now(), self.tokens.load(Ordering::Relaxed));
         let (since, before) = std::mem::replace(&mut *counted, (now, tokens));
         let elapsed = now.duration_since(since).as_secs_f64();

@@ -5,9 +5,10 @@ use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
+use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::{Mutex, MutexGuard};
 use semver::Version;
 
 /// How long `nats-server --version` may take. It takes 10 ms; a first run off a network drive may take seconds.
@@ -61,9 +62,9 @@ pub(super) fn version(path: &Path) -> Result<Version, Unusable> {
 type Known = HashMap<PathBuf, (Stamp, Version)>;
 
 /// What files answered before: asking again would cost every start as much time as nats-server itself needs.
-fn known() -> std::sync::MutexGuard<'static, Known> {
+fn known() -> MutexGuard<'static, Known> {
     static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
-    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+    KNOWN.lock()
 }
 
 /// What tells that a file is still the one that was asked.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mlx_errors::{ConnectStep, ErrorKind, Location, RemoteError, TriedPath, Violation, Violations};
+use mlx_errors::{ApplicationError, ConnectStep, ErrorKind, Location, RemoteError, TriedPath, Violation, Violations};
 
 /// In the order of the table of codes.
 pub(crate) fn samples() -> Vec<ErrorKind> {
@@ -27,6 +27,7 @@ pub(crate) fn samples() -> Vec<ErrorKind> {
         ErrorKind::DuplicateRequest { request: worker() },
         ErrorKind::DuplicateWorker { worker: worker() },
         ErrorKind::Remote(RemoteError::from_parts("no such model", Some("MODEL_NOT_FOUND".into()))),
+        ApplicationError::new("QUOTA_USED_UP", "the tokens of this month are used up").into(),
         ErrorKind::Overloaded { limit: 64 },
         ErrorKind::DeadlineExceeded { subject: subject() },
         ErrorKind::Decode {

@@ -1,9 +1,11 @@
 //! The queue between the threads that log and the one that writes.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 use std::{io, mem};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Output;
 
@@ -108,7 +110,7 @@ impl Queue {
         });
         let shared = Arc::clone(&queue);
         let thread = thread::Builder::new().name("mlx-log".to_owned()).spawn(move || shared.run(output, &announce))?;
-        queue.lock().thread = Some(thread.thread().id());
+        queue.state.lock().thread = Some(thread.thread().id());
         Ok(queue)
     }
 
@@ -117,7 +119,7 @@ impl Queue {
     /// After a loss every line is lost until the writer has caught up, so that the line that says so stands exactly
     /// where lines are missing. A line longer than the whole queue is taken when the queue is empty.
     pub(crate) fn push(&self, line: &[u8], urgent: bool) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(output) = &mut state.direct {
             // After the end there is no writer to wait for, and nobody left to tell of a failure.
             let _ = output.write_all(line);
@@ -147,12 +149,12 @@ impl Queue {
 
     /// Lines lost since the start.
     pub(crate) fn lost(&self) -> u64 {
-        self.lock().lost
+        self.state.lock().lost
     }
 
     /// Waits until every line queued so far is written, and every loss so far is said.
     pub(crate) fn flush(&self, timeout: Duration) -> Result<(), Unwritten> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let (accepted, lost, failures) = (state.accepted, state.lost, state.failures);
         state.hurry = true;
         self.work.notify_one();
@@ -171,7 +173,7 @@ impl Queue {
 
     /// Ends the writer once it has written everything. Lines that come later are written by whoever logs them.
     pub(crate) fn close(&self, timeout: Duration) -> Result<(), Unwritten> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.closing = true;
         self.work.notify_one();
         self.wait(state, timeout, |state| {
@@ -194,15 +196,15 @@ impl Queue {
             let Some(left) = timeout.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else {
                 return Err(Unwritten::Blocked { lines: state.accepted - state.written });
             };
-            state = self.progress.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.progress.wait_for(&mut state, left);
         }
     }
 
     fn run(&self, mut output: Output, announce: &Announce) {
         let mut batch = Vec::new();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
-            state = self.wait_for_work(state);
+            self.wait_for_work(&mut state);
             if state.pending.is_empty() && state.unsaid == 0 {
                 break;
             }
@@ -221,7 +223,7 @@ impl Queue {
                 batch = Vec::new();
             }
 
-            state = self.lock();
+            state = self.state.lock();
             if !complete {
                 break;
             }
@@ -236,19 +238,18 @@ impl Queue {
     }
 
     /// Returns when there is something to write, or nothing left to wait for.
-    fn wait_for_work<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn wait_for_work(&self, state: &mut MutexGuard<'_, State>) {
         if state.pending.is_empty() && state.unsaid == 0 && !state.closing {
             state.writer = Writer::Sleeps;
             let nothing = |state: &mut State| state.pending.is_empty() && state.unsaid == 0 && !state.closing;
-            state = self.work.wait_while(state, nothing).unwrap_or_else(PoisonError::into_inner);
+            self.work.wait_while(state, nothing);
         }
         if !state.hurry && !state.closing && state.pending.len() <= self.capacity / 2 {
             state.writer = Writer::Lingers;
             let idle = |state: &mut State| state.writer == Writer::Lingers && !state.hurry && !state.closing;
-            state = self.work.wait_timeout_while(state, self.linger, idle).unwrap_or_else(PoisonError::into_inner).0;
+            self.work.wait_while_for(state, idle, self.linger);
         }
         state.writer = Writer::Busy;
-        state
     }
 
     /// Writes the whole batch, trying again while the output fails; false when that was given up at the end.
@@ -261,7 +262,7 @@ impl Queue {
                 Ok(None) => return true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    let mut state = self.lock();
+                    let mut state = self.state.lock();
                     state.failures += 1;
                     if state.failure.replace(error.to_string()).is_none() {
                         output.complain(&error);
@@ -272,16 +273,11 @@ impl Queue {
                     }
                     let delay = if error.kind() == io::ErrorKind::WouldBlock { RETRY_FULL } else { RETRY };
                     let patient = |state: &mut State| !state.hurry && !state.closing;
-                    state =
-                        self.work.wait_timeout_while(state, delay, patient).unwrap_or_else(PoisonError::into_inner).0;
+                    self.work.wait_while_for(&mut state, patient, delay);
                     state.hurry = false;
                 }
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -343,7 +339,7 @@ mod tests {
         let (queue, batches) = lingering(8);
         queue.push(b"1\n", false);
         let start = Instant::now();
-        while queue.lock().writer != Writer::Lingers {
+        while queue.state.lock().writer != Writer::Lingers {
             assert!(start.elapsed() < DEADLINE);
             thread::yield_now();
         }

@@ -2,7 +2,9 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// One value of each type.
 #[derive(Default)]
@@ -11,7 +13,7 @@ pub(super) struct Rooms(Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
 impl Rooms {
     pub(super) fn get<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
         // Nothing inside the lock can panic half way.
-        let mut rooms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rooms = self.0.lock();
         let room = Arc::clone(rooms.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(T::default())));
         // What stands under a type is of that type.
         room.downcast().unwrap_or_default()

@@ -13,10 +13,10 @@
 mod markers;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -87,7 +87,7 @@ impl Barrier {
 
     /// The server said what it says of a marker of the first kind.
     pub(super) fn returned(&self) {
-        self.lock().returned();
+        self.state.lock().returned();
         self.changed.notify_waiters();
     }
 
@@ -97,9 +97,9 @@ impl Barrier {
         let Some(number) = reply.strip_prefix(&self.reserved).and_then(|number| number.parse().ok()) else {
             return false;
         };
-        let refused = self.lock().settle_doubt(number);
+        let refused = self.state.lock().settle_doubt(number);
         tell(refused);
-        self.lock().named_returned(number);
+        self.state.lock().named_returned(number);
         self.changed.notify_waiters();
         true
     }
@@ -107,14 +107,14 @@ impl Barrier {
     /// The server said that a limit of subscriptions is met: whether that was of a subscription. It may have been of a
     /// marker; then the number is known later.
     pub(super) fn limit_met(&self) -> bool {
-        let certain = self.lock().limit_met();
+        let certain = self.state.lock().limit_met();
         self.changed.notify_waiters();
         certain
     }
 
     /// Another connection: what was sent on the one before does not come back.
     pub(super) fn renew(&self) {
-        self.lock().renew();
+        self.state.lock().renew();
         self.changed.notify_waiters();
     }
 
@@ -172,7 +172,7 @@ impl Barrier {
             loop {
                 // Made before the look, so that what changes in between is noticed.
                 let changed = self.changed.notified();
-                match self.lock().fate(ticket) {
+                match self.state.lock().fate(ticket) {
                     Fate::Passed => return,
                     Fate::Doubtful => break,
                     Fate::UnderWay => {}
@@ -185,7 +185,7 @@ impl Barrier {
     /// Sends a marker; nothing, where the transport has ended.
     async fn send(&self, nats: &async_nats::Client) -> Option<Ticket> {
         // Numbered before it is sent, since it may be back before this continues.
-        let ticket = self.lock().send();
+        let ticket = self.state.lock().send();
         let mut numbered = Numbered { barrier: self, ticket, sent: false };
         if ticket.named {
             let reply = format!("{}{}", self.reserved, ticket.number);
@@ -196,11 +196,6 @@ impl Barrier {
         }
         numbered.sent = true;
         Some(ticket)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing inside the lock can panic half way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -214,7 +209,7 @@ struct Numbered<'a> {
 impl Drop for Numbered<'_> {
     fn drop(&mut self) {
         if !self.sent {
-            self.barrier.lock().unsend(self.ticket);
+            self.barrier.state.lock().unsend(self.ticket);
         }
     }
 }

@@ -3,8 +3,9 @@
 //! While it sleeps nothing is read, so that what came meanwhile lies in its socket, and everybody seems silent. Whoever
 //! judges a silence takes the sleep off it, and reads what has come before.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Between two ticks of a clock that runs.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
@@ -25,12 +26,12 @@ struct State {
 impl SleepClock {
     /// All sleep noticed until `now`.
     pub(crate) fn slept(&self, now: Instant) -> Duration {
-        self.lock().look(now)
+        self.0.lock().look(now)
     }
 
     /// Called every [`TICK`] while anybody may have to be judged. Returns the sleep since the last look.
     pub(crate) fn tick(&self, now: Instant) -> Duration {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         let before = state.slept;
         state.last_tick.get_or_insert(now);
         let slept = state.look(now);
@@ -40,14 +41,9 @@ impl SleepClock {
 
     /// Nobody ticks from here on: a gap means nothing.
     pub(crate) fn pause(&self, now: Instant) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.look(now);
         state.last_tick = None;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing inside the lock can panic half way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

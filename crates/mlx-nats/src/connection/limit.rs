@@ -5,10 +5,11 @@
 //! short second one that reads what the first does not pass on, and so is a payload that seems too large.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mlx_types::config::NatsConfig;
+use parking_lot::Mutex;
 use tokio::sync::Mutex as Turn;
 use tokio::time::Instant;
 
@@ -49,7 +50,7 @@ impl PayloadLimit {
             server_id: Mutex::default(),
             asked: Turn::default(),
         });
-        let mut all = lock(&ALL);
+        let mut all = ALL.lock();
         all.retain(|limit| limit.strong_count() > 0);
         all.push(Arc::downgrade(&limit));
         limit
@@ -78,7 +79,7 @@ impl PayloadLimit {
         payload: &[u8],
         limit: Duration,
     ) -> Delivery {
-        let (server, server_id) = (self.dispatcher.current().0, lock(&self.server_id).clone());
+        let (server, server_id) = (self.dispatcher.current().0, self.server_id.lock().clone());
         let message = side::Message { subject, reply, headers, payload };
         let met = self.dispatcher.met();
         let place = side::Target { server: &server, server_id: &server_id, met: met.as_ref() };
@@ -99,7 +100,7 @@ impl PayloadLimit {
 
     /// Another connection: to the server `server_id`, of whose limit nothing is known beyond its greeting.
     pub(super) fn renewed(&self, server_id: String) {
-        *lock(&self.server_id) = server_id;
+        *self.server_id.lock() = server_id;
         self.told.store(UNKNOWN, Ordering::Relaxed);
     }
 
@@ -120,12 +121,12 @@ impl PayloadLimit {
     }
 
     async fn ask(&self) {
-        let (server, server_id) = (self.dispatcher.current().0, lock(&self.server_id).clone());
+        let (server, server_id) = (self.dispatcher.current().0, self.server_id.lock().clone());
         let met = self.dispatcher.met();
         let place = side::Target { server: &server, server_id: &server_id, met: met.as_ref() };
         let Some(limit) = side::max_payload(&self.config, &place).await else { return };
         // The transport may have moved on in the meantime.
-        if *lock(&self.server_id) == server_id && self.told.swap(limit, Ordering::Relaxed) != limit {
+        if *self.server_id.lock() == server_id && self.told.swap(limit, Ordering::Relaxed) != limit {
             tracing::debug!(%server, max_payload = limit, "the NATS server told the limit of this user");
         }
     }
@@ -147,11 +148,6 @@ impl PayloadLimit {
 /// # Cancel safety
 /// Clients that have not heard yet keep what they knew.
 pub async fn refresh_limits() {
-    let all: Vec<_> = lock(&ALL).iter().filter_map(Weak::upgrade).collect();
+    let all: Vec<_> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
     futures_util::future::join_all(all.iter().map(|limit| limit.refresh())).await;
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing inside the locks can panic half way.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

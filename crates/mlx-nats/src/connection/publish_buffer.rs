@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_nats::message::OutboundMessage;
 use bytes::Bytes;
 use futures_util::SinkExt;
 use mlx_errors::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
 
 use crate::connection::{ConnectionState, Link, PayloadLimit, transports};
 use crate::telemetry::measure;
@@ -44,7 +45,7 @@ impl PublishBuffer {
 
     /// Messages that wait.
     pub(crate) fn len(&self) -> usize {
-        self.lock().parcels.len()
+        self.waiting.lock().parcels.len()
     }
 
     /// Keeps a message until the connection is back; hands it back when it is back already.
@@ -52,7 +53,7 @@ impl PublishBuffer {
     /// # Errors
     /// When the message does not fit: it is not kept, and those kept before it stay. When the client is closed.
     pub(crate) fn keep(&self, parcel: BufferedMessage, link: &Link) -> Result<Option<BufferedMessage>> {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         // Under the lock, under which `release` also declares the connection to be back: nothing is left behind.
         if link.is_up() {
             return Ok(Some(parcel));
@@ -111,11 +112,11 @@ impl PublishBuffer {
 
     /// Gives up what waits, says how many messages that were, and keeps none from now on.
     pub(crate) fn abandon(&self) -> usize {
-        std::mem::replace(&mut *self.lock(), Waiting { ended: true, ..Waiting::default() }).parcels.len()
+        std::mem::replace(&mut *self.waiting.lock(), Waiting { ended: true, ..Waiting::default() }).parcels.len()
     }
 
     fn next_or_declare(&self, link: &Link, epoch: u64) -> Option<BufferedMessage> {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let parcel = waiting.parcels.pop_front();
         match &parcel {
             Some(parcel) => waiting.bytes -= parcel.size(),
@@ -124,11 +125,6 @@ impl PublishBuffer {
             }
         }
         parcel
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing inside the lock can panic half way.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

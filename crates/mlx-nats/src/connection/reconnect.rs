@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{ReconnectToServer, Server, ServerAddr, ServerInfo};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::Backoff;
@@ -74,24 +75,24 @@ impl Dispatcher {
 
     /// Has the next connection made to the server at `place`, and to no other.
     pub(super) fn first(&self, place: usize) {
-        self.lock().first = Some(place);
+        self.state.lock().first = Some(place);
     }
 
     /// Where we are connected, or try to be, and which attempt it is since the last connection.
     pub(crate) fn current(&self) -> (String, u32) {
-        let state = self.lock();
+        let state = self.state.lock();
         let (server, attempt) = state.pool.current();
         (self.shown(server), attempt)
     }
 
     /// The configured server that took us last: whoever else it tells of is shown its credentials.
     pub(crate) fn met(&self) -> Option<ServerAddr> {
-        self.lock().met_server.clone()
+        self.state.lock().met_server.clone()
     }
 
     /// The server of the attempt under way, by the name that is configured.
     pub(super) fn current_addr(&self) -> Option<ServerAddr> {
-        let state = self.lock();
+        let state = self.state.lock();
         let current = state.pool.current().0;
         self.names.get(current).cloned().or_else(|| current.parse().ok())
     }
@@ -140,7 +141,7 @@ impl Dispatcher {
     async fn first_to_answer(&self, choices: &[Choice]) -> Option<ServerAddr> {
         let targets: Vec<Target> = choices.iter().map(|choice| choice.target.clone()).collect();
         let answered = scout::first_to_answer(&targets, self.handshake_first).await;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         match answered.map(|place| choices.get(place)) {
             Ok(Some(Choice { target, failures })) => {
                 let address = &name(&target.addr);
@@ -158,7 +159,7 @@ impl Dispatcher {
     fn answer(&self, servers: &[Server], info: &ServerInfo, signals: &mpsc::UnboundedSender<Signal>) -> Answer {
         let servers: Vec<&Server> = servers.iter().filter(|server| server.addr.port() != NOWHERE).collect();
         let names: Vec<String> = servers.iter().map(|server| name(&server.addr)).collect();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let met = (info.server_id.clone(), info.client_id);
         if met.0.is_empty() {
             // The first connection, which is ours to repeat.
@@ -251,11 +252,6 @@ impl Dispatcher {
             failures: server.failed_attempts,
         };
         usable.iter().map(choice).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing inside the lock can panic half way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,10 +7,11 @@ mod watch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use futures_util::task::AtomicWaker;
 use mlx_errors::{Error, ErrorKind};
+use parking_lot::Mutex;
 
 use self::watch::{Kind, Slot};
 pub(crate) use self::watch::{Waits, Watch};
@@ -92,7 +93,7 @@ impl Refusals {
             suspected: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         let key = table.next;
         table.next += 1;
         table.waiting.insert(key, Arc::clone(&slot));
@@ -106,7 +107,7 @@ impl Refusals {
     pub(crate) fn renewed(&self) {
         self.barrier.renew();
         self.inbox.renewed();
-        self.lock().told.clear();
+        self.table.lock().told.clear();
     }
 
     /// An event of the transport is about to be handled.
@@ -163,7 +164,7 @@ impl Refusals {
         self.publishes.fetch_add(1, Ordering::Relaxed);
         crate::telemetry::measure::publish_refused();
         let told = answered + self.fail(&refused, |slot| slot.is_publisher(&subject));
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         if told > 0 {
             // Each of them published, so that the server refuses as many: the first refusal was enough for all.
             if told > 1 && table.told.len() < TOLD {
@@ -192,7 +193,7 @@ impl Refusals {
             self.inbox.refuse(refused);
         }
         let mut suspects: Vec<_> = {
-            let table = self.lock();
+            let table = self.table.lock();
             table.unsettled.values().filter(|slot| slot.refused.get().is_none()).cloned().collect()
         };
         let Some(latest) = suspects.pop() else { return };
@@ -218,7 +219,7 @@ impl Refusals {
     /// The error of what was published since the last call and refused, which nobody has been told of. To be called when
     /// everything has been heard.
     pub(crate) fn take_unflushed(&self) -> Option<Error> {
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         table.told.clear();
         let (subject, refused, count) = table.unflushed.take()?;
         drop(table);
@@ -229,16 +230,11 @@ impl Refusals {
     }
 
     fn fail(&self, refused: &Refused, concerned: impl Fn(&Slot) -> bool) -> u64 {
-        let slots: Vec<_> = self.lock().waiting.values().filter(|slot| concerned(slot)).cloned().collect();
+        let slots: Vec<_> = self.table.lock().waiting.values().filter(|slot| concerned(slot)).cloned().collect();
         for slot in &slots {
             slot.refuse(refused);
         }
         slots.len() as u64
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        // Nothing inside the lock can panic half way.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -268,7 +264,7 @@ mod tests {
         refusals.heard(r#"Permissions Violation for Subscription to "a" (sid "3")"#);
         assert!(grouped.refused().is_some(), "taken away, with or without a group");
         drop((first, second, other, publisher, grouped));
-        assert!(refusals.lock().waiting.is_empty() && refusals.lock().unsettled.is_empty());
+        assert!(refusals.table.lock().waiting.is_empty() && refusals.table.lock().unsettled.is_empty());
     }
 
     #[test]

@@ -204,7 +204,7 @@ async fn cancel(client: &Client, sequence: u64, cancel: &InferenceCancel, begun:
     } else {
         let cancelled = Error::new(ErrorKind::Cancelled { tokens: 0 });
         let code = ErrorCode::StreamCancelled.as_str().to_owned();
-        StreamingResponse::Error { request_id, error: cancelled.to_string(), code }
+        StreamingResponse::Error { request_id, error: cancelled.to_string(), code, retryable: None }
     };
     client.publish(&subjects::response(request_id), &end).await
 }

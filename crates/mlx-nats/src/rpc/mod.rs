@@ -7,6 +7,6 @@ mod serve;
 
 pub use request::RequestOptions;
 pub(crate) use request::check_answer;
-pub use request_many::RequestManyOptions;
+pub use request_many::{RequestManyOptions, Responses};
 pub(crate) use serve::{Begin, EndpointSpec, Permit, answer_error, deadline, isolated};
 pub use serve::{Request, ServeOptions, Service};

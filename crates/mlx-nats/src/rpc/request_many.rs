@@ -1,23 +1,28 @@
 //! One question, many answers.
 
-use std::pin::pin;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use mlx_errors::{Error, ErrorKind, Result};
+use futures_util::{Stream, StreamExt, stream};
+use mlx_errors::{Error, ErrorKind, Result, Violations};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
 use crate::client::Client;
-use crate::pubsub::SubscribeOptions;
+use crate::pubsub::{RawSubscription, SubscribeOptions};
 use crate::rpc::check_answer;
+use crate::telemetry::measure::Exchange;
 use crate::telemetry::trace::Span;
 use crate::wire::address::RequestTo;
 use crate::wire::codec;
 use crate::wire::inbox::Answer;
+use crate::wire::refused::Refused;
 
-/// When enough answers have been gathered: at the first of these limits.
+/// When enough answers have come: at the first of these limits.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct RequestManyOptions {
@@ -38,18 +43,15 @@ mlx_errors::setters! {
 }
 
 impl Client {
-    /// Asks everyone who listens, and gathers the answers in the order of their arrival: each one decoded, or the error
-    /// that its sender answered with.
+    /// Asks everyone who listens, and brings the answers as they come, until `requestTimeoutMs` has passed.
     ///
     /// ```no_run
-    /// use std::time::Duration;
-    /// use mlx_nats::RequestManyOptions;
-    /// use mlx_types::{Timestamp, RequestId, messages::HealthCheck, subjects};
+    /// use futures_util::StreamExt;
+    /// use mlx_types::{messages::HealthCheck, subjects};
     ///
     /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
-    /// let check = HealthCheck::new();
-    /// let options = RequestManyOptions::default().stall(Duration::from_millis(200));
-    /// for report in client.request_many(&subjects::HEALTH_CHECK, &check, options).await? {
+    /// let mut reports = client.request_many(&subjects::HEALTH_CHECK, &HealthCheck::new()).await?;
+    /// while let Some(report) = reports.next().await {
     ///     println!("{:?}", report?.status);
     /// }
     /// # Ok(())
@@ -57,42 +59,88 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::NoResponders`] at once when nobody listens, [`ErrorKind::Timeout`] when nobody answers,
-    /// [`ErrorKind::Disconnected`] when the connection drops meanwhile, and those of [`publish`](Client::publish).
+    /// Those of [`publish`](Client::publish). What happens once the question is out is told by the stream.
     ///
     /// # Cancel safety
-    /// A dropped future leaves nothing behind; the request may have been sent.
-    pub async fn request_many<S, Q, R>(&self, to: S, payload: &Q, options: RequestManyOptions) -> Result<Vec<Result<R>>>
+    /// A dropped future leaves nothing behind; the question may have been sent.
+    pub async fn request_many<S, Q, R>(&self, to: S, payload: &Q) -> Result<Responses<R>>
     where
         S: RequestTo<Q, R>,
         Q: Serialize + ?Sized,
         R: DeserializeOwned,
     {
-        let span = Span::request(to.name().as_str());
-        let gathering = self.collect_many(to, payload, options, &span);
-        span.around(self.measure().request(gathering)).await
+        self.request_many_with(to, payload, RequestManyOptions::default()).await
     }
 
-    async fn collect_many<S, Q, R>(
+    /// [`request_many`](Client::request_many) with options: when there are answers enough.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use futures_util::StreamExt;
+    /// use mlx_nats::RequestManyOptions;
+    /// use mlx_types::messages::{HealthCheck, HealthReport};
+    /// use mlx_types::subjects;
+    ///
+    /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+    /// // Who has not answered 200 ms after another one did is not waited for.
+    /// let options = RequestManyOptions::default().stall(Duration::from_millis(200));
+    /// let reports = client.request_many_with(&subjects::HEALTH_CHECK, &HealthCheck::new(), options).await?;
+    /// let all: Vec<mlx_nats::Result<HealthReport>> = reports.collect().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`request_many`](Client::request_many).
+    pub async fn request_many_with<S, Q, R>(
         &self,
         to: S,
         payload: &Q,
         options: RequestManyOptions,
-        span: &Span,
-    ) -> Result<Vec<Result<R>>>
+    ) -> Result<Responses<R>>
     where
         S: RequestTo<Q, R>,
         Q: Serialize + ?Sized,
         R: DeserializeOwned,
     {
         let name = to.name();
-        let json = codec::encode(name.as_str(), payload, S::check_request)?;
-        let subject = name.for_publish()?;
+        let mut span = Span::request(name.as_str());
+        let mut exchange = self.measure().exchange();
+        let asked = async {
+            let json = codec::encode(name.as_str(), payload, S::check_request)?;
+            let subject = name.for_publish()?;
+            self.ask_many(&subject, json, &options, &span).await.map(|waiting| (subject, waiting))
+        };
+        match span.around(asked).await {
+            Ok((subject, waiting)) => Ok(Responses {
+                subject,
+                // An option from the start: who wants no answer waits for none.
+                waiting: (options.max_responses != Some(0)).then_some(waiting),
+                check: S::check_reply,
+                exchange,
+                span,
+                payload: PhantomData,
+            }),
+            Err(error) => {
+                exchange.ended(Some(&error));
+                span.end(Some(&error));
+                Err(error)
+            }
+        }
+    }
+
+    async fn ask_many(
+        &self,
+        subject: &async_nats::Subject,
+        json: bytes::Bytes,
+        options: &RequestManyOptions,
+        span: &Span,
+    ) -> Result<Messages> {
         let during = format!("request on `{subject}`");
         let epoch = self.link().live(|| during.clone())?;
         // An inbox of its own, because that of single requests forgets each one at its first answer.
         let inbox = self.nats().new_inbox();
-        let mut answers = self.subscribe_raw(inbox.clone().into(), &SubscribeOptions::default()).await?;
+        let answers = self.subscribe_raw(inbox.clone().into(), &SubscribeOptions::default()).await?;
         // Should the server refuse the request, nothing else would say so.
         let (question, _) = self.inbox().wait_on(subject.clone());
         let refusal = async move {
@@ -101,42 +149,145 @@ impl Client {
                 _ => std::future::pending().await,
             }
         };
-        let mut refusal = pin!(refusal);
         self.send(subject.clone(), Some(inbox), span.headers(), json).await?;
+        let timeout = options.timeout.unwrap_or_else(|| self.request_timeout());
+        let waiting = Waiting {
+            client: self.clone(),
+            subject: subject.clone(),
+            during,
+            answers,
+            refusal: Box::pin(refusal),
+            epoch,
+            stall: options.stall,
+            timeout,
+            began: Instant::now(),
+            until: timeout,
+            came: 0,
+            left: options.max_responses.unwrap_or(usize::MAX),
+            has_read: false,
+        };
+        Ok(Box::pin(stream::unfold(Some(waiting), |waiting| async move {
+            let mut waiting = waiting?;
+            let item = waiting.next().await?;
+            let goes_on = item.is_ok() && waiting.left > 0;
+            Some((item, goes_on.then_some(waiting)))
+        })))
+    }
+}
 
-        let limit = options.timeout.unwrap_or_else(|| self.request_timeout());
-        // Both limits count from here: later moments may be beyond what a clock can tell.
-        let began = Instant::now();
-        let mut until = limit;
-        let mut gathered = Vec::new();
-        let mut has_read = false;
-        while options.max_responses.is_none_or(|max| gathered.len() < max) {
+/// The answers to one question as messages; after an error comes nothing more.
+type Messages = Pin<Box<dyn Stream<Item = Result<async_nats::Message>> + Send>>;
+
+/// The answers to one question, in the order of their arrival, from [`Client::request_many`].
+///
+/// An item is an answer, or the error that its sender answered with; others may follow. The stream ends at the limit that is
+/// met first, cleanly where anyone had answered by then. Otherwise its last item is [`ErrorKind::Timeout`]. Where nobody
+/// listens, that is [`ErrorKind::NoResponders`], and comes at once; where the connection drops, [`ErrorKind::Disconnected`].
+///
+/// The limits count from the question on, also while nobody reads. Dropping the stream leaves nothing behind.
+#[must_use = "answers are only told to whoever reads them"]
+pub struct Responses<R> {
+    subject: async_nats::Subject,
+    /// Gone once the stream has ended.
+    waiting: Option<Messages>,
+    check: fn(&R) -> Result<(), Violations>,
+    exchange: Exchange,
+    span: Span,
+    payload: PhantomData<fn() -> R>,
+}
+
+impl<R> Responses<R> {
+    fn end(&mut self, error: Option<&Error>) {
+        self.waiting = None;
+        self.exchange.ended(error);
+        self.span.end(error);
+    }
+}
+
+impl<R: DeserializeOwned> Stream for Responses<R> {
+    type Item = Result<R>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let Some(waiting) = &mut this.waiting else {
+            this.end(None);
+            return Poll::Ready(None);
+        };
+        Poll::Ready(match ready!(waiting.as_mut().poll_next(context)) {
+            Some(Ok(message)) => match check_answer::<R>(&this.subject, &message) {
+                Ok(()) => Some(codec::decode(&this.subject, &message.payload, this.check)),
+                Err(error) => {
+                    if matches!(error.kind(), ErrorKind::NoResponders { .. }) {
+                        this.end(Some(&error));
+                    }
+                    Some(Err(error))
+                }
+            },
+            Some(Err(error)) => {
+                this.end(Some(&error));
+                Some(Err(error))
+            }
+            None => {
+                this.end(None);
+                None
+            }
+        })
+    }
+}
+
+impl<R> std::fmt::Debug for Responses<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ended = self.waiting.is_none();
+        f.debug_struct("Responses")
+            .field("subject", &self.subject.as_str())
+            .field("ended", &ended)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A question that is out.
+struct Waiting {
+    client: Client,
+    subject: async_nats::Subject,
+    during: String,
+    answers: RawSubscription,
+    refusal: Pin<Box<dyn Future<Output = Refused> + Send>>,
+    /// Of the connection that it went out on.
+    epoch: u64,
+    stall: Option<Duration>,
+    timeout: Duration,
+    /// All limits count from here: later moments may be beyond what a clock can tell.
+    began: Instant,
+    until: Duration,
+    came: usize,
+    left: usize,
+    has_read: bool,
+}
+
+impl Waiting {
+    async fn next(&mut self) -> Option<Result<async_nats::Message>> {
+        loop {
+            let link = self.client.link();
             let answer = tokio::select! {
-                answer = timeout(until.saturating_sub(began.elapsed()), answers.next()) => answer,
-                refused = &mut refusal => return Err(refused.publish(&subject)),
-                () = self.link().lost(epoch) => return Err(self.link().down(&during)),
+                answer = timeout(self.until.saturating_sub(self.began.elapsed()), self.answers.next()) => answer,
+                refused = &mut self.refusal => return Some(Err(refused.publish(&self.subject))),
+                () = link.lost(self.epoch) => return Some(Err(link.down(&self.during))),
             };
             let Ok(answer) = answer else {
                 // Once more, for what has come while this process slept.
-                if !has_read && self.has_read_late(began, until).await {
-                    has_read = true;
+                if !self.has_read && self.client.has_read_late(self.began, self.until).await {
+                    self.has_read = true;
                     continue;
                 }
-                break;
+                let late = ErrorKind::Timeout { subject: self.subject.to_string(), timeout: self.timeout };
+                return (self.came == 0).then(|| Err(Error::new(late)));
             };
-            let Some(message) = answer else { return Err(answers.end(&during, self.link())) };
-            match check_answer::<R>(&subject, &message) {
-                Ok(()) => gathered.push(codec::decode(&subject, &message.payload, S::check_reply)),
-                Err(error) if matches!(error.kind(), ErrorKind::NoResponders { .. }) => return Err(error),
-                Err(error) => gathered.push(Err(error)),
+            let Some(message) = answer else { return Some(Err(self.answers.end(&self.during, link))) };
+            (self.came, self.left) = (self.came + 1, self.left - 1);
+            if let Some(stall) = self.stall {
+                self.until = self.timeout.min(self.began.elapsed().saturating_add(stall));
             }
-            if let Some(stall) = options.stall {
-                until = limit.min(began.elapsed().saturating_add(stall));
-            }
+            return Some(Ok(message));
         }
-        if gathered.is_empty() && options.max_responses != Some(0) {
-            return Err(Error::new(ErrorKind::Timeout { subject: subject.to_string(), timeout: limit }));
-        }
-        Ok(gathered)
     }
 }

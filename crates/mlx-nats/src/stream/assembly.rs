@@ -44,8 +44,8 @@ impl Assembly {
                 }
                 Step::Done(finish_reason)
             }
-            StreamingResponse::Error { error, code, .. } => {
-                let remote = RemoteError::from_parts(error, Some(code));
+            StreamingResponse::Error { error, code, retryable, .. } => {
+                let remote = RemoteError::from_parts(error, Some(code)).with_retryable(retryable);
                 // The worker's connection dropped. That is no different from ours: only who has had no token may retry.
                 if remote.known_code() == ErrorCode::StreamDisconnected {
                     return Step::Failed(ErrorKind::StreamDisconnected { tokens: self.received });
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn s4_a_worker_whose_connection_dropped_may_be_asked_again_only_before_the_first_token() {
         let (error, code) = ("gone".to_owned(), ErrorCode::StreamDisconnected.as_str().to_owned());
-        let end = StreamingResponse::Error { request_id: RequestId::new(), error, code };
+        let end = StreamingResponse::Error { request_id: RequestId::new(), error, code, retryable: None };
         let mut assembly = Assembly::default();
         for tokens in 0..2 {
             let Step::Failed(kind) = assembly.accept(end.clone()) else { panic!("no end") };

@@ -1,12 +1,13 @@
 //! Calling off requests whose answer nobody reads any more.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mlx_errors::Result;
 use mlx_types::messages::{CancelMode, InferenceCancel};
 use mlx_types::{RequestId, WorkerId};
+use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::responder::is_disconnection;
@@ -72,7 +73,7 @@ pub(super) fn cancel_in_background(
 
 /// Takes note that a request is made again, and not to be called off any more.
 pub(crate) fn asked_again(request_id: RequestId, worker_id: WorkerId) {
-    lock().remove(&(request_id, Some(worker_id)));
+    WAITING.lock().remove(&(request_id, Some(worker_id)));
 }
 
 fn report(cancelled: &Result<()>) {
@@ -86,22 +87,17 @@ struct Waiting(Asked);
 
 impl Waiting {
     fn enter(asked: Asked) -> Self {
-        lock().insert(asked);
+        WAITING.lock().insert(asked);
         Self(asked)
     }
 
     fn stands(&self) -> bool {
-        lock().contains(&self.0)
+        WAITING.lock().contains(&self.0)
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        lock().remove(&self.0);
+        WAITING.lock().remove(&self.0);
     }
-}
-
-fn lock() -> MutexGuard<'static, BTreeSet<Asked>> {
-    // Every change is a single step, so a poisoned list is whole.
-    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
 }

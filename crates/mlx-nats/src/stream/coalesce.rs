@@ -1,11 +1,12 @@
 //! Tokens that go out in one frame because an earlier frame is still being written.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use mlx_errors::{Error, Result};
 use mlx_types::RequestId;
 use mlx_types::messages::StreamingResponse;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Tokens in one frame at the most.
@@ -55,7 +56,7 @@ impl Coalescer {
             // Made before the look, so that room made in between is noticed.
             let emptied = self.emptied.notified();
             {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 if let Some(error) = state.error.take() {
                     return Err(error);
                 }
@@ -84,13 +85,13 @@ impl Coalescer {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.tokens.is_empty() && state.under_way.is_none()
     }
 
     /// The next frame to send: the same one until [`sent`](Self::sent) says that it was.
     pub(super) fn next(&self) -> Option<Arc<StreamingResponse>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.under_way.is_some() {
             return state.under_way.clone();
         }
@@ -119,12 +120,12 @@ impl Coalescer {
 
     /// The frame under way is out.
     pub(super) fn sent(&self) {
-        self.lock().under_way = None;
+        self.state.lock().under_way = None;
     }
 
     /// A frame could not be sent: the stream has a gap now, and no more of it makes sense.
     pub(super) fn fail(&self, error: Error) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.tokens.clear();
         state.under_way = None;
         state.error.get_or_insert(error);
@@ -132,12 +133,7 @@ impl Coalescer {
     }
 
     pub(super) fn take_error(&self) -> Option<Error> {
-        self.lock().error.take()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing inside the lock can panic half way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().error.take()
     }
 }
 

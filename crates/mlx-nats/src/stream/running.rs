@@ -4,12 +4,13 @@
 //! steps, inside this process.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::RequestId;
 use mlx_types::messages::CancelMode;
+use parking_lot::Mutex;
 
 use super::sink::OutgoingStream;
 
@@ -52,7 +53,7 @@ struct Early {
 impl Running {
     /// Enters a stream, which may have been cancelled already.
     pub(crate) fn enter(self: &Arc<Self>, id: RequestId, stream: &Arc<OutgoingStream>) -> Result<Entry> {
-        let mut table = self.lock();
+        let mut table = self.0.lock();
         if table.streams.contains_key(&id) {
             return Err(Error::new(ErrorKind::DuplicateRequest { request: id.to_string() }));
         }
@@ -68,11 +69,11 @@ impl Running {
     }
 
     pub(super) fn has(&self, id: RequestId) -> bool {
-        self.lock().streams.contains_key(&id)
+        self.0.lock().streams.contains_key(&id)
     }
 
     pub(super) fn cancel(&self, id: RequestId, mode: CancelMode, mark: Option<Arc<str>>, now: Instant) {
-        let mut table = self.lock();
+        let mut table = self.0.lock();
         match table.streams.get(&id) {
             Some(Stream { begun_again: Some(begun), .. })
                 if mark.is_none() && now.saturating_duration_since(*begun) < LAST_STEPS => {}
@@ -83,10 +84,6 @@ impl Running {
             None if mark.is_none() && table.ended.has(id, now) => {}
             None => table.early.put(id, Early { mode, mark }, now),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,7 +103,7 @@ pub(crate) struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let mut table = self.running.lock();
+        let mut table = self.running.0.lock();
         table.streams.remove(&self.id);
         table.ended.put(self.id, (), Instant::now());
     }

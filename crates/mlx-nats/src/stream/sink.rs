@@ -302,6 +302,7 @@ impl OutgoingStream {
             request_id: self.request_id,
             error: remote.message().to_owned(),
             code: remote.code().to_owned(),
+            retryable: remote.said_retryable(),
         };
         self.publish(&frame).await
     }

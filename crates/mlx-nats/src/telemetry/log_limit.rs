@@ -1,7 +1,8 @@
 //! Lines of log that a peer can cause: at most one a second of each kind, with the count of all.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// At most one line in this time.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -24,7 +25,7 @@ impl LogLimit {
     /// Counts an occasion. Where it may be logged, how many there were so far, this one included.
     pub(crate) fn count(&self, now: Instant) -> Option<u64> {
         // Nothing inside the lock can panic half way.
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         state.occasions += 1;
         if state.last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
             return None;

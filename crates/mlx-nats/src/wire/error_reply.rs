@@ -1,8 +1,8 @@
 //! Tells a reply that is an error from one that is an answer.
 //!
 //! Headers say it plainly. Without them the body decides: an object with a member `error` is an error, whatever else is in
-//! it, unless the type that was asked for has a member of that name itself. Then only one with nothing but `error` and
-//! `code` is.
+//! it, unless the type that was asked for has a member of that name itself. Then only one with nothing but `error`, `code` and
+//! `retryable` is.
 
 use std::cell::Cell;
 use std::fmt;
@@ -22,8 +22,9 @@ pub(crate) fn remote_error<R: DeserializeOwned>(message: &async_nats::Message) -
     if code.is_some() || text.is_some() || headers::first(message, headers::SERVICE_ERROR_CODE).is_some() {
         let body = body();
         let said = text.map(str::to_owned).or_else(|| body.as_ref().and_then(ErrorBody::message));
-        let code = code.map(str::to_owned).or_else(|| body.and_then(|body| body.code()));
-        return Some(RemoteError::from_parts(said.unwrap_or_else(|| NO_MESSAGE.to_owned()), code));
+        let code = code.map(str::to_owned).or_else(|| body.as_ref().and_then(ErrorBody::code));
+        let error = RemoteError::from_parts(said.unwrap_or_else(|| NO_MESSAGE.to_owned()), code);
+        return Some(error.with_retryable(body.and_then(|body| body.retryable())));
     }
     // Reading every answer twice would cost more than the rest of taking it.
     if !may_be_error(&message.payload) {
@@ -40,18 +41,20 @@ pub(crate) fn remote_error<R: DeserializeOwned>(message: &async_nats::Message) -
             return None;
         }
     }
-    Some(RemoteError::from_parts(said, body.code()))
+    Some(RemoteError::from_parts(said, body.code()).with_retryable(body.retryable()))
 }
 
 const NO_MESSAGE: &str = "no message";
 
-/// The body of an error reply, in the forms that peers give it: `{"error": "text"}`, with `code` beside it or not, and
+/// The body of an error reply, in the forms that peers give it: `{"error": "text"}`, with `code` and `retryable` beside it or not, and
 /// `{"error": {"message": "text", "code": ...}}`.
 #[derive(Deserialize)]
 struct ErrorBody {
     error: Value,
     #[serde(default)]
     code: Value,
+    #[serde(default)]
+    retryable: Value,
     #[serde(flatten)]
     rest: serde_json::Map<String, Value>,
 }
@@ -68,6 +71,10 @@ impl ErrorBody {
             },
             _ => None,
         }
+    }
+
+    fn retryable(&self) -> Option<bool> {
+        self.retryable.as_bool()
     }
 
     fn code(&self) -> Option<String> {

@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::refused::Refused;
@@ -109,7 +110,7 @@ impl Inbox {
 
     fn enter(self: &Arc<Self>, asked: Option<async_nats::Subject>) -> (Waiter, String) {
         let (sender, answer) = oneshot::channel();
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let token = waiting.next_token;
         waiting.next_token += 1;
         match &waiting.refused {
@@ -122,7 +123,7 @@ impl Inbox {
 
     /// Nobody who waits now will be answered: each waiter resolves to `None`.
     pub(crate) fn fail_pending(&self) {
-        let abandoned = std::mem::take(&mut self.lock().senders);
+        let abandoned = std::mem::take(&mut self.waiting.lock().senders);
         // Dropped outside the lock, because dropping a sender wakes its waiter.
         drop(abandoned);
     }
@@ -139,7 +140,7 @@ impl Inbox {
 
     /// The server refused the subscription: nobody who waits, or will wait, is answered.
     pub(crate) fn refuse(&self, refused: &Refused) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         waiting.refused = Some(refused.clone());
         let abandoned = std::mem::take(&mut waiting.senders);
         drop(waiting);
@@ -152,7 +153,7 @@ impl Inbox {
 
     /// The error of whoever needs an answer, where the server lets none through.
     pub(crate) fn check(&self) -> mlx_errors::Result<()> {
-        let refused = self.lock().refused.clone();
+        let refused = self.waiting.lock().refused.clone();
         refused.map_or(Ok(()), |refused| Err(self.refusal_error(&refused)))
     }
 
@@ -168,14 +169,14 @@ impl Inbox {
 
     /// Another connection, on which the server may decide differently.
     pub(crate) fn renewed(&self) {
-        self.lock().refused = None;
+        self.waiting.lock().refused = None;
     }
 
     /// The refusal of the subscription, as soon as there is one.
     pub(crate) async fn refused(&self) -> Refused {
         loop {
             let refusal = self.refusal.notified();
-            if let Some(refused) = &self.lock().refused {
+            if let Some(refused) = &self.waiting.lock().refused {
                 return refused.clone();
             }
             refusal.await;
@@ -184,7 +185,7 @@ impl Inbox {
 
     /// The server refused what was published on `subject`: ends the waits for an answer to it, and says how many.
     pub(crate) fn publish_refused(&self, subject: &str, refused: &Refused) -> u64 {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let tokens: Vec<u64> = if let Some(token) = self.token(subject) {
             vec![token]
         } else {
@@ -231,7 +232,7 @@ impl Inbox {
     async fn hand_out(&self, subscriber: &mut async_nats::Subscriber) {
         while let Some(message) = subscriber.next().await {
             self.proven.store(true, Ordering::Release);
-            let pending = self.token(&message.subject).and_then(|token| self.lock().senders.remove(&token));
+            let pending = self.token(&message.subject).and_then(|token| self.waiting.lock().senders.remove(&token));
             if let Some(pending) = pending {
                 // An error means that the waiter went away this very moment, which is its right.
                 let _ = pending.sender.send(Answer::Message(message));
@@ -241,14 +242,9 @@ impl Inbox {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing inside the lock can leave the table half changed, so a poisoned one is as good as new.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.lock().senders.len()
+        self.waiting.lock().senders.len()
     }
 }
 
@@ -275,7 +271,7 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         // Whoever answers takes the place away with it.
         if self.waits {
-            self.inbox.lock().senders.remove(&self.token);
+            self.inbox.waiting.lock().senders.remove(&self.token);
         }
     }
 }

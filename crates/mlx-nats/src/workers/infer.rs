@@ -1,11 +1,12 @@
 //! A request to one worker.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::{InferenceRequest, Message, StreamingResponse};
-use mlx_types::{WorkerId, subjects};
+use mlx_types::{SessionId, WorkerId, subjects};
 use tokio::time::Instant;
 
 use crate::client::Client;
@@ -36,6 +37,8 @@ pub struct InferOptions {
     pub deadline: Option<SystemTime>,
     /// Headers to send along.
     pub headers: Headers,
+    /// The conversation that the request belongs to, in the place of the request's own.
+    pub session: Option<SessionId>,
 }
 
 mlx_errors::setters! {
@@ -44,6 +47,7 @@ mlx_errors::setters! {
         inter_token_timeout: option Duration,
         deadline: option SystemTime,
         headers: set Headers,
+        session: option SessionId,
     }
 }
 
@@ -87,7 +91,11 @@ impl Client {
         let workers = self.workers().await?;
         let worker_id = workers.said(worker_id);
         let subject = subjects::worker_inference(worker_id);
-        let json = codec::encode(subject.as_str(), request, InferenceRequest::check)?;
+        let request = match options.session {
+            Some(session) => Cow::Owned(request.clone().session_id(session)),
+            None => Cow::Borrowed(request),
+        };
+        let json = codec::encode(subject.as_str(), request.as_ref(), InferenceRequest::check)?;
         let started = Instant::now();
         let mut headers = options.headers;
         let time_left =

@@ -1,10 +1,11 @@
 //! The table kept up to date by the bus, shared by everyone who asks.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::{WorkerId, subjects};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{broadcast, watch};
 use tokio::time::timeout;
 
@@ -220,7 +221,7 @@ impl Workers {
 impl Shared {
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         // Every change of the table is a single step, so a poisoned one is whole.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 
     pub(super) fn go_blind(&self, error: Error) {

@@ -79,6 +79,7 @@ enum Member {
     FinishReason,
     Error,
     Code,
+    Retryable,
     Epoch,
     #[serde(other)]
     Unknown,
@@ -98,6 +99,7 @@ impl Member {
             Self::FinishReason => "finishReason",
             Self::Error => "error",
             Self::Code => "code",
+            Self::Retryable => "retryable",
             Self::Epoch => "epoch",
             Self::Unknown => "",
         }
@@ -111,7 +113,7 @@ impl Member {
             Self::Tokens => kind == Kind::Tokens,
             Self::Index => matches!(kind, Kind::Token | Kind::Tokens),
             Self::TotalTokens | Self::LatencyMs | Self::FinishReason => kind == Kind::Done,
-            Self::Error | Self::Code => kind == Kind::Error,
+            Self::Error | Self::Code | Self::Retryable => kind == Kind::Error,
             Self::Unknown => false,
         }
     }
@@ -165,6 +167,8 @@ struct Draft {
     error: Option<String>,
     code: Option<String>,
     #[expect(clippy::option_option, reason = "as above")]
+    retryable: Option<Option<bool>>,
+    #[expect(clippy::option_option, reason = "as above")]
     epoch: Option<Option<Epoch>>,
 }
 
@@ -183,6 +187,7 @@ impl Draft {
             Member::FinishReason => set(&mut self.finish_reason, name, map),
             Member::Error => set(&mut self.error, name, map),
             Member::Code => set(&mut self.code, name, map),
+            Member::Retryable => set(&mut self.retryable, name, map),
             Member::Epoch => set(&mut self.epoch, name, map),
             Member::Unknown => map.next_value::<IgnoredAny>().map(drop),
         }
@@ -212,6 +217,7 @@ impl Draft {
                 request_id,
                 error: required(self.error, Member::Error)?,
                 code: required(self.code, Member::Code)?,
+                retryable: self.retryable.flatten(),
             },
         };
         Ok(Frame { response, epoch })
@@ -249,7 +255,7 @@ mod tests {
         Token { request_id: RequestId, token: String, index: u64 },
         Tokens { request_id: RequestId, tokens: Vec<String>, index: u64 },
         Done { request_id: RequestId, total_tokens: u64, latency_ms: f64, finish_reason: Option<FinishReason> },
-        Error { request_id: RequestId, error: String, code: String },
+        Error { request_id: RequestId, error: String, code: String, retryable: Option<bool> },
     }
 
     impl From<Derived> for StreamingResponse {
@@ -260,7 +266,9 @@ mod tests {
                 Derived::Done { request_id, total_tokens, latency_ms, finish_reason } => {
                     Self::Done { request_id, total_tokens, latency_ms, finish_reason }
                 }
-                Derived::Error { request_id, error, code } => Self::Error { request_id, error, code },
+                Derived::Error { request_id, error, code, retryable } => {
+                    Self::Error { request_id, error, code, retryable }
+                }
             }
         }
     }
@@ -278,6 +286,7 @@ mod tests {
             "token" | "error" | "code" => vec![json!("text"), json!(""), json!(5), json!(null)],
             "tokens" => vec![json!(["a", "b"]), json!([]), json!([1]), json!("a")],
             "latencyMs" => vec![json!(1.5), json!(2), json!("2"), json!(null)],
+            "retryable" => vec![json!(true), json!(false), json!(null), json!(1)],
             "finishReason" => vec![json!("stop"), json!("novel"), json!(null), json!(1)],
             "index" | "totalTokens" => vec![json!(0), json!(u64::MAX), json!(-1), json!(1.5), json!(null)],
             _ => vec![json!({ "deep": [null] })],
@@ -293,6 +302,7 @@ mod tests {
             "finishReason",
             "error",
             "code",
+            "retryable",
             "novelty",
             "type",
             "index",
@@ -307,7 +317,7 @@ mod tests {
             usize::try_from(state % limit as u64).unwrap()
         };
         for _ in 0..60_000 {
-            let mut left: Vec<&str> = names[..[10, 11, 15][below(3)]].to_vec();
+            let mut left: Vec<&str> = names[..[11, 12, 16][below(3)]].to_vec();
             let mut members = Vec::new();
             while !left.is_empty() {
                 let name = left.swap_remove(below(left.len()));

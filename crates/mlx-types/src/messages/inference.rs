@@ -168,6 +168,9 @@ pub enum StreamingResponse {
         error: String,
         /// A stable code, for programs.
         code: String,
+        /// Whether the same request may succeed if it is made again; unset where the code alone says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retryable: Option<bool>,
     },
 }
 

@@ -1,13 +1,14 @@
 //! What happened of late: who came, who went, and what became of the bus.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt;
 use mlx_errors::Result;
 use mlx_nats::WorkerEvent;
 use mlx_types::{Timestamp, WorkerId, subjects};
+use parking_lot::Mutex;
 
 use super::Front;
 use super::registry::name_of;
@@ -40,28 +41,24 @@ pub struct Event {
 impl News {
     /// The latest ones, newest first.
     pub fn latest(&self) -> Vec<Event> {
-        self.lock().events.iter().cloned().collect()
+        self.0.lock().events.iter().cloned().collect()
     }
 
     /// Since when the bus has been away, if it is.
     pub fn bus_gone_since(&self) -> Option<Timestamp> {
-        self.lock().bus_gone_since
+        self.0.lock().bus_gone_since
     }
 
     fn bus(&self, connected: bool) {
-        self.lock().bus_gone_since = (!connected).then(Timestamp::now);
+        self.0.lock().bus_gone_since = (!connected).then(Timestamp::now);
         let (kind, what) = if connected { ("good", "back") } else { ("bad", "gone") };
         self.tell(kind, format!("the message bus is {what}"));
     }
 
     fn tell(&self, kind: &'static str, text: String) {
-        let events = &mut self.lock().events;
+        let events = &mut self.0.lock().events;
         events.push_front(Event { at: Timestamp::now(), kind, text });
         events.truncate(REMEMBERED);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Told> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

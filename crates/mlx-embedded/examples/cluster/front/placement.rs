@@ -1,11 +1,12 @@
 //! Which worker gets a request: the least loaded one that has the model, by what it says and by what we have sent it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use mlx_nats::WorkerInfo;
 use mlx_types::WorkerId;
 use mlx_types::messages::WorkerStatus;
+use parking_lot::Mutex;
 
 /// The requests that each worker has, as far as can be known here.
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ struct Seat {
 impl Placement {
     /// Chooses one of `workers` for a request, and counts the request until what is returned is dropped.
     pub fn choose<'a>(self: &Arc<Self>, workers: impl Iterator<Item = &'a WorkerInfo>) -> Option<Place> {
-        let mut seats = self.lock();
+        let mut seats = self.seats.lock();
         let best = workers
             .filter(|worker| worker.status != WorkerStatus::Offline)
             .min_by_key(|worker| seats.rank(worker))?
@@ -48,28 +49,24 @@ impl Placement {
 
     /// Notes a heartbeat. It counts our own requests too, which are known better here: only the others' are kept.
     pub fn heard(&self, worker: WorkerId, active: u64) {
-        let mut seats = self.lock();
+        let mut seats = self.seats.lock();
         let seat = seats.by_worker.entry(worker).or_default();
         seat.others = active.saturating_sub(seat.ours);
     }
 
     /// Forgets a worker that is gone.
     pub fn forget(&self, worker: WorkerId) {
-        self.lock().by_worker.retain(|id, seat| *id != worker || seat.ours > 0);
+        self.seats.lock().by_worker.retain(|id, seat| *id != worker || seat.ours > 0);
     }
 
     /// Requests of ours that a worker has now.
     pub fn ours(&self, worker: WorkerId) -> u64 {
-        self.lock().by_worker.get(&worker).map_or(0, |seat| seat.ours)
+        self.seats.lock().by_worker.get(&worker).map_or(0, |seat| seat.ours)
     }
 
     /// Requests of anybody that a worker has, as far as is known.
     pub fn all(&self, worker: WorkerId) -> u64 {
-        self.lock().by_worker.get(&worker).map_or(0, |seat| seat.ours + seat.others)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Seats> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seats.lock().by_worker.get(&worker).map_or(0, |seat| seat.ours + seat.others)
     }
 }
 
@@ -95,7 +92,7 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(seat) = self.placement.lock().by_worker.get_mut(&self.worker) {
+        if let Some(seat) = self.placement.seats.lock().by_worker.get_mut(&self.worker) {
             seat.ours -= 1;
         }
     }
@@ -162,6 +159,6 @@ mod tests {
         assert_eq!(placement.ours(gone.worker_id), 1);
         drop(place);
         placement.forget(gone.worker_id);
-        assert!(placement.lock().by_worker.is_empty());
+        assert!(placement.seats.lock().by_worker.is_empty());
     }
 }

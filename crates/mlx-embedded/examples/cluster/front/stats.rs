@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mlx_types::WorkerId;
+use parking_lot::Mutex;
 
 use super::meter::Meter;
 
@@ -76,7 +76,7 @@ impl Figures {
 impl Stats {
     /// A request came to its end.
     pub fn ended(&self, outcome: Outcome) {
-        let mut figures = self.lock();
+        let mut figures = self.0.lock();
         let label = outcome.label();
         // A peer chooses the codes of its errors, but not how many of them are kept apart.
         let known = figures.requests.contains_key(&label) || figures.requests.len() < OUTCOMES;
@@ -85,12 +85,12 @@ impl Stats {
 
     /// An attempt is made again elsewhere.
     pub fn retried(&self) {
-        self.lock().retries += 1;
+        self.0.lock().retries += 1;
     }
 
     /// A first token came, so long after the request.
     pub fn first_token(&self, after: Duration) {
-        let mut figures = self.lock();
+        let mut figures = self.0.lock();
         figures.first_token_count += 1;
         figures.first_token_sum += after;
         let bounds = FIRST_TOKEN_BOUNDS.iter().zip(&mut figures.first_tokens);
@@ -101,29 +101,25 @@ impl Stats {
 
     /// A token came from a worker.
     pub fn token(&self, worker: WorkerId, now: Instant) {
-        let mut figures = self.lock();
+        let mut figures = self.0.lock();
         figures.tokens.count(now);
         figures.by_worker.entry(worker).or_default().count(now);
     }
 
     /// A worker said how many tokens a second it makes.
     pub fn reported(&self, worker: WorkerId, rate: f64, now: Instant) {
-        self.lock().reported.insert(worker, (rate, now));
+        self.0.lock().reported.insert(worker, (rate, now));
     }
 
     /// Forgets a worker that is gone.
     pub fn forget(&self, worker: WorkerId) {
-        let mut figures = self.lock();
+        let mut figures = self.0.lock();
         figures.by_worker.remove(&worker);
         figures.reported.remove(&worker);
     }
 
     /// The values now.
     pub fn figures(&self) -> Figures {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Figures> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().clone()
     }
 }

@@ -51,13 +51,13 @@ impl Watch {
 
     /// The server has it: a refusal that names no subject does not mean this one any more.
     pub(crate) fn settle(&self) {
-        self.refusals.lock().unsettled.remove(&self.key);
+        self.refusals.table.lock().unsettled.remove(&self.key);
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut table = self.refusals.lock();
+        let mut table = self.refusals.table.lock();
         table.unsettled.remove(&self.key);
         table.waiting.remove(&self.key);
     }

@@ -6,14 +6,15 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
 use mlx_errors::Error;
+use parking_lot::Mutex;
 use tokio::task::coop::consume_budget;
 
 use super::chunks::{CHUNK, Chunks};
@@ -65,7 +66,7 @@ impl Queue {
 
     /// Messages that did not fit so far.
     pub(super) fn dropped(&self) -> u64 {
-        self.lock().dropped
+        self.state.lock().dropped
     }
 
     /// A message of so many bytes was taken out of the reader's own queue.
@@ -80,7 +81,7 @@ impl Queue {
         dropped: &mut u64,
         context: &mut Context<'_>,
     ) -> Poll<Found> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         *dropped = state.dropped;
         if !state.messages.is_empty() {
             std::mem::swap(own, &mut state.messages);
@@ -98,7 +99,7 @@ impl Queue {
 
     /// Asks for a change. When the subscription has ended, the change is dropped unanswered.
     pub(super) fn ask(&self, change: Change) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if !state.closed {
             state.changes.push_back(change);
         }
@@ -109,12 +110,12 @@ impl Queue {
     fn poll_change(&self, context: &mut Context<'_>) -> Poll<Change> {
         // Before the look: what is asked for after it wakes.
         self.mover.register(context.waker());
-        self.lock().changes.pop_front().map_or(Poll::Pending, Poll::Ready)
+        self.state.lock().changes.pop_front().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Hands messages to the reader, and returns a change that was asked for, since the lock is held anyway.
     fn push(&self, batch: &mut VecDeque<async_nats::Message>, subject: &str, events: &Events) -> Option<Change> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let room = self.capacity.saturating_sub(state.messages.len());
         let room = self.fitting(batch.iter().take(room));
         let excess = batch.len().saturating_sub(room);
@@ -142,7 +143,7 @@ impl Queue {
 
     /// Why the subscription has ended, where the server ended it; told once.
     pub(super) fn take_refused(&self) -> Option<Error> {
-        self.lock().refused.take()
+        self.state.lock().refused.take()
     }
 
     /// How many of a batch the bound of bytes lets in, which are counted as waiting then. One at the least where nothing
@@ -164,7 +165,7 @@ impl Queue {
     }
 
     fn close(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.closed = true;
         let reader = state.reader.take();
         // Whoever waits for one hears that the subscription has ended.
@@ -174,11 +175,6 @@ impl Queue {
         if let Some(reader) = reader {
             reader.wake();
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing inside the lock can panic half way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -201,7 +197,7 @@ pub(super) async fn forward(mut source: RawSubscription, queue: Arc<Queue>, link
                 let subject = source.subject.clone();
                 let change = queue.push(&mut batch, &subject, link.events());
                 if !more {
-                    queue.lock().refused = source.refused();
+                    queue.state.lock().refused = source.refused();
                     return;
                 }
                 // A flood must not keep the readers of the same thread from their turn.

@@ -2,11 +2,12 @@
 //! no lock unless it fails.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use mlx_errors::{Error, ErrorKind, Violations};
+use parking_lot::Mutex;
 
 use crate::client::is_name_char;
 
@@ -76,7 +77,7 @@ impl Endpoint {
     fn failed(&self, error: &Error) {
         self.errors.fetch_add(1, Ordering::Relaxed);
         let text = public_text(error);
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        *self.last_error.lock() = text;
     }
 
     pub(super) fn stats(&self) -> Counters {
@@ -85,7 +86,7 @@ impl Endpoint {
             requests: self.requests.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
             nanos: self.nanos.load(Ordering::Relaxed),
-            last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            last_error: self.last_error.lock().clone(),
         }
     }
 }

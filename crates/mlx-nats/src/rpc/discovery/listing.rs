@@ -1,11 +1,12 @@
 //! The services that a client lists, and the task that answers for them.
 
 use std::num::NonZeroU8;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use futures_util::StreamExt;
 use futures_util::stream::select_all;
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use time::format_description::well_known::Iso8601;
 use time::format_description::well_known::iso8601::{Config, TimePrecision};
@@ -87,7 +88,7 @@ impl Listing {
     /// Lists a service until what is returned is dropped.
     pub(crate) fn list(self: Arc<Self>, endpoint: Endpoint) -> Listed {
         let endpoint = Arc::new(endpoint);
-        self.node.lock().push(Arc::clone(&endpoint));
+        self.node.endpoints.lock().push(Arc::clone(&endpoint));
         Listed { listing: self, endpoint }
     }
 }
@@ -101,7 +102,7 @@ impl Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.listing.node.lock().retain(|endpoint| !Arc::ptr_eq(endpoint, &self.endpoint));
+        self.listing.node.endpoints.lock().retain(|endpoint| !Arc::ptr_eq(endpoint, &self.endpoint));
     }
 }
 
@@ -126,12 +127,7 @@ impl Node {
     }
 
     pub(super) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Endpoint>>> {
-        // Nothing inside the lock can panic half way.
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+        self.endpoints.lock().clone()
     }
 
     #[cfg(test)]

@@ -52,6 +52,7 @@ fn error_headers(remote: &RemoteError) -> Result<Headers> {
     let line = remote.message().split(['\r', '\n']).next().unwrap_or_default().trim();
     headers.set(headers::SERVICE_ERROR, line)?;
     headers.set(headers::SERVICE_ERROR_CODE, remote.known_code().http_status().to_string())?;
-    headers.set(headers::ERROR_CODE, remote.code())?;
+    // A code that came from elsewhere and fits in no header is in the body.
+    let _ = headers.set(headers::ERROR_CODE, remote.code());
     Ok(headers)
 }

@@ -22,9 +22,20 @@ impl Measure {
         exchange
     }
 
+    pub(crate) fn exchange(&self) -> Exchange {
+        Exchange
+    }
+
     pub(crate) fn stream(&self, _started: Instant) -> StreamMeasure {
         StreamMeasure
     }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Exchange;
+
+impl Exchange {
+    pub(crate) fn ended(&mut self, _error: Option<&Error>) {}
 }
 
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
 //! The `metrics` facade.
 
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -66,12 +67,17 @@ impl Measure {
 
     /// Runs one exchange of a request and its answer.
     pub(crate) fn request<T>(&self, exchange: impl Future<Output = Result<T>>) -> impl Future<Output = Result<T>> {
-        let pending = Pending { handles: &self.0, started: Instant::now(), outcome: DROPPED };
+        let pending = Pending { handles: &*self.0, started: Instant::now(), outcome: DROPPED };
         // Not an async block: one that awaits what it was given holds it twice.
         exchange.map(move |answer| {
             pending.ended(answer.as_ref().err());
             answer
         })
+    }
+
+    /// An exchange of which the caller says when it has ended.
+    pub(crate) fn exchange(&self) -> Exchange {
+        Exchange(Some(Pending { handles: Arc::clone(&self.0), started: Instant::now(), outcome: DROPPED }))
     }
 
     /// A token stream that was asked for at `started`.
@@ -82,22 +88,34 @@ impl Measure {
 }
 
 /// A request under way. Counted when it is dropped, so that one whose future is dropped counts as well.
-struct Pending<'a> {
-    handles: &'a Handles,
+struct Pending<H: Deref<Target = Handles>> {
+    handles: H,
     started: Instant,
     outcome: &'static str,
 }
 
-impl Pending<'_> {
+impl<H: Deref<Target = Handles>> Pending<H> {
     fn ended(mut self, error: Option<&Error>) {
         self.outcome = outcome(error);
     }
 }
 
-impl Drop for Pending<'_> {
+impl<H: Deref<Target = Handles>> Drop for Pending<H> {
     fn drop(&mut self) {
         self.handles.request_duration.record(self.started.elapsed());
         count(table::REQUESTS, &self.handles.requests_ok, self.outcome);
+    }
+}
+
+/// A request under way that has many answers.
+pub(crate) struct Exchange(Option<Pending<Arc<Handles>>>);
+
+impl Exchange {
+    /// The end, of which the first one counts.
+    pub(crate) fn ended(&mut self, error: Option<&Error>) {
+        if let Some(pending) = self.0.take() {
+            pending.ended(error);
+        }
     }
 }
 
