@@ -185,7 +185,7 @@ async fn c13_beyond_the_limit_the_caller_is_told_at_once_and_a_panic_stays_in_it
     let (started, mut running) = tokio::sync::mpsc::unbounded_channel();
     let id = WorkerId::new();
     let service = worker
-        .serve_with(&subjects::HEALTH_CHECK, ServeOptions::default().limit(1), move |_check| {
+        .serve_with(&subjects::HEALTH_CHECK, ServeOptions::default().max_concurrent(1), move |_check| {
             let (release, released) = tokio::sync::oneshot::channel::<bool>();
             started.send(release).unwrap();
             async move {

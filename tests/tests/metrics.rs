@@ -114,7 +114,7 @@ async fn requests_are_counted_by_outcome_and_timed() {
     let client = server.client().await;
     let echo = |asked: mlx_nats::Request<Value>| async move { Ok(asked.payload) };
     let _fine = client.serve("lab.echo", echo).await.unwrap();
-    let full = ServeOptions::default().limit(0);
+    let full = ServeOptions::default().max_concurrent(0);
     let _full = client.serve_with("lab.full", full, echo).await.unwrap();
     let _silent = client.subscribe::<_, Value>("lab.silent").await.unwrap();
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 async fn c13_who_has_an_answer_finds_its_place_free() {
     let server = TestServer::start().await;
     let worker = server.client().await;
-    let options = ServeOptions::default().limit(1);
+    let options = ServeOptions::default().max_concurrent(1);
     let echo = |text: Request<String>| async move {
         tokio::task::yield_now().await; // so that it is answered on a task of its own
         Ok(text.payload)

@@ -105,7 +105,7 @@ pub(super) async fn respond(context: &Context) -> Result<()> {
         return Ok(());
     }
     let client = context.ours().await?;
-    let options = ServeOptions::default().limit(LIMIT);
+    let options = ServeOptions::default().max_concurrent(LIMIT);
     let handler = move |check: Request<HealthCheck>| async move { Ok(answer(&check)) };
     let _service = client.serve_with(&subjects::HEALTH_CHECK, options, handler).await?;
     context.listen(&control).await

@@ -12,7 +12,7 @@ use crate::findings::Findings;
 use crate::path::{Step, dotted};
 use crate::source::Sources;
 use crate::suggest;
-use crate::tree::{Data, Entry, Node, Place};
+use crate::tree::{Data, Entry, Node, Position};
 use crate::yaml;
 
 /// What every variable that sets a key begins with.
@@ -47,14 +47,14 @@ impl Environment {
         budget: &mut Budget,
         findings: &mut Findings,
     ) -> Node {
-        let mut layer = Node::new(Data::Map(Vec::new()), Place::default());
+        let mut layer = Node::new(Data::Map(Vec::new()), Position::default());
         let keys = keys(root);
         for (name, value) in self.0.range(PREFIX.to_owned()..).take_while(|(name, _)| name.starts_with(PREFIX)) {
             let known = keys.get(name.as_str());
             if known.is_none() && !name.contains("__") {
                 continue;
             }
-            let place = Place { source: sources.add_variable(name), ..Place::default() };
+            let place = Position { source: sources.add_variable(name), ..Position::default() };
             let fault = match (known, value) {
                 (None, _)
                     if keys.keys().any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with("__"))) =>
@@ -140,7 +140,7 @@ fn value_node(
     value: &str,
     field: &Field,
     name: &str,
-    place: Place,
+    place: Position,
     sources: &Sources,
     budget: &mut Budget,
 ) -> Result<Node, String> {
@@ -161,7 +161,7 @@ fn value_node(
     }
 }
 
-fn attribute(node: &mut Node, name: &Arc<str>, place: Place) {
+fn attribute(node: &mut Node, name: &Arc<str>, place: Position) {
     node.place = place;
     node.variable = Some(Arc::clone(name));
     match &mut node.data {

@@ -15,7 +15,7 @@ use crate::findings::Findings;
 use crate::path::steps;
 use crate::path::{Step, dotted, shown};
 use crate::source::Sources;
-use crate::tree::{Data, Node, Place, State};
+use crate::tree::{Data, Node, Position, State};
 use crate::{redact, scalar, suggest};
 
 /// Keys that are looked up among those that exist, in one load: who has more has the wrong file.
@@ -271,7 +271,7 @@ fn holds_faulty_list(node: &Node) -> bool {
 }
 
 /// Adds a violation with its place, and says where a value came from that has none in a file.
-fn offer(findings: &mut Findings, sources: &Sources, place: Place, violation: impl FnOnce() -> Violation) {
+fn offer(findings: &mut Findings, sources: &Sources, place: Position, violation: impl FnOnce() -> Violation) {
     findings.offer(place, || {
         let mut violation = violation();
         violation.location = sources.location(place);
@@ -282,7 +282,7 @@ fn offer(findings: &mut Findings, sources: &Sources, place: Place, violation: im
     });
 }
 
-fn unknown_key(section: &[Step], key: &str, near: Option<&str>, place: Place, sources: &Sources) -> Violation {
+fn unknown_key(section: &[Step], key: &str, near: Option<&str>, place: Position, sources: &Sources) -> Violation {
     let path = [section, &[Step::Key(key.to_owned())]].concat();
     let meant = near.map(str::to_owned).or_else(|| known_key(section, key));
     let mut violation = Violation::new(shown(&path), "unknownKey", "there is no such key");

@@ -5,9 +5,9 @@ use std::collections::BinaryHeap;
 
 use mlx_errors::{Violation, Violations};
 
-use crate::tree::Place;
+use crate::tree::Position;
 
-/// As many are told. Whoever has more of them has one mistake that repeats itself, or the wrong file.
+/// How many are reported. More than this is one mistake repeated, or the wrong file.
 const MAX_FINDINGS: usize = 100;
 
 /// The first violations of a load, in the order of the file.
@@ -20,7 +20,7 @@ pub(crate) struct Findings {
 
 #[derive(Debug)]
 struct Finding {
-    place: Place,
+    place: Position,
     /// The order in which they were found, where they have one place.
     number: usize,
     violation: Violation,
@@ -28,12 +28,12 @@ struct Finding {
 
 impl Findings {
     /// Takes a violation.
-    pub(crate) fn push(&mut self, place: Place, violation: Violation) {
+    pub(crate) fn push(&mut self, place: Position, violation: Violation) {
         self.offer(place, || violation);
     }
 
     /// Takes a violation, which is made only if it is among the first so far.
-    pub(crate) fn offer(&mut self, place: Place, violation: impl FnOnce() -> Violation) {
+    pub(crate) fn offer(&mut self, place: Position, violation: impl FnOnce() -> Violation) {
         let number = self.found;
         self.found += 1;
         if self.first.len() < MAX_FINDINGS {
@@ -90,7 +90,7 @@ mod tests {
     fn f6_the_first_by_their_place_are_told_and_the_others_are_counted() {
         let mut findings = Findings::default();
         for line in (1..=250).rev() {
-            let place = Place { line, ..Place::default() };
+            let place = Position { line, ..Position::default() };
             findings.offer(place, || Violation::new("", "rule", line.to_string()));
         }
         let told: Vec<String> = findings.into_violations().iter().map(|told| told.message.clone()).collect();

@@ -12,7 +12,7 @@ use crate::env::{self, Environment};
 use crate::findings::Findings;
 use crate::path::{Step, shown};
 use crate::source::Sources;
-use crate::tree::{Data, Node, Place};
+use crate::tree::{Data, Node, Position};
 
 /// References inside the default of a reference.
 const MAX_DEPTH: usize = 16;
@@ -63,7 +63,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn text(&mut self, text: &str, place: Place) -> (Data, Option<Arc<str>>) {
+    fn text(&mut self, text: &str, place: Position) -> (Data, Option<Arc<str>>) {
         if self.is_over {
             return (Data::Broken, None);
         }
@@ -172,7 +172,7 @@ impl Resolver<'_> {
         Violation::new(shown(&self.path), rule, message)
     }
 
-    fn report(&mut self, violation: Violation, place: Place) {
+    fn report(&mut self, violation: Violation, place: Position) {
         let sources = self.sources;
         self.findings.offer(place, || violation.location(sources.location(place)));
     }
@@ -209,12 +209,12 @@ fn split(from: &str) -> (Option<&str>, &str) {
 }
 
 /// The place of a part of a scalar, where the scalar is written as it reads; the scalar's own place otherwise.
-fn at_offset(place: Place, text: &str, offset: usize) -> Place {
+fn at_offset(place: Position, text: &str, offset: usize) -> Position {
     let written = place.end_column.saturating_sub(place.column);
     let quotes = written.saturating_sub(text.chars().count());
     if place.line != place.end_line || written < text.chars().count() || !matches!(quotes, 0 | 2) {
         return place;
     }
     let before = text.get(..offset).map_or(0, |before| before.chars().count());
-    Place { column: place.column + quotes / 2 + before, ..place }
+    Position { column: place.column + quotes / 2 + before, ..place }
 }

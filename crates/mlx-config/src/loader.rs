@@ -21,7 +21,7 @@ use crate::path::{Step, dotted, steps};
 use crate::redact;
 use crate::reference;
 use crate::source::{self, Origin, Sources};
-use crate::tree::{Data, Entry, Node, Place};
+use crate::tree::{Data, Entry, Node, Position};
 use crate::yaml;
 
 /// Loads a configuration from several sources.
@@ -116,13 +116,13 @@ impl Loader {
         let mut sources = Sources::default();
         let mut budget = Budget::default();
         let mut findings = Findings::default();
-        let mut tree = Node::new(Data::Map(Vec::new()), Place { source: usize::MAX, ..Place::default() });
+        let mut tree = Node::new(Data::Map(Vec::new()), Position { source: usize::MAX, ..Position::default() });
         for layer in self.read(&mut sources, environment, &mut budget, &mut findings)? {
             tree.merge(layer);
         }
         tree.merge(environment.layer(&ROOT, &mut sources, &mut budget, &mut findings));
         for (path, value) in &self.overrides {
-            let place = Place { source: sources.add_override(), ..Place::default() };
+            let place = Position { source: sources.add_override(), ..Position::default() };
             match steps(path) {
                 Some(steps) => insert(&mut tree, &steps, from_value(value, place)),
                 None => findings.push(place, Violation::new(path, "path", "not a path of keys, as in `nats.mode`")),
@@ -274,7 +274,7 @@ fn warnings(environment: &Environment, tree: &Node, sources: &Sources) -> Violat
     warnings.into()
 }
 
-fn from_value(value: &Value, place: Place) -> Node {
+fn from_value(value: &Value, place: Position) -> Node {
     let data = match value {
         Value::Null => Data::Null,
         Value::Bool(flag) => Data::Bool(*flag),

@@ -252,7 +252,7 @@ fn is_plain(line: &str, colon: usize) -> bool {
         || (is_hexadecimal && in_brackets)
 }
 
-/// `scheme://user:password@host`, of which whoever draws the line hides what is in front of the `@`.
+/// `scheme://user:password@host`, of which the part before the `@` is hidden when the line is drawn.
 fn is_url_of_the_usual_form(line: &str, word: usize) -> bool {
     let rest = line.get(word..).unwrap_or_default();
     let is_quoted = line.get(..word).is_some_and(|before| before.ends_with(['"', '\'']));
@@ -311,7 +311,7 @@ mod tests {
             ("host: ${A:-b}", "host: ${A:-b}"),
             ("serverUrl: nats://u:${A:-CANARY}", "serverUrl: *********************"),
             ("serverUrl: nats://u:CANARY", "serverUrl: ***************"),
-            ("serverUrl: nats://u:CANARY@h/x", "serverUrl: nats://u:CANARY@h/x"), // hidden by whoever draws it
+            ("serverUrl: nats://u:CANARY@h/x", "serverUrl: nats://u:CANARY@h/x"), // hidden when it is drawn
             ("user: |\n  a\n  b\nmode: both", "user: |\n  a\n  b\nmode: both"),
             ("b: &base {}\nc: *base", "b: &base {}\nc: *base"),
             ("# CANARY\n", "# ******\n"),

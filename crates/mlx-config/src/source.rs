@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use mlx_errors::{Error, ErrorKind, Location, Result, Violation};
 
 use crate::suggest;
-use crate::tree::Place;
+use crate::tree::Position;
 
 /// Where the value of a key comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Sources {
     }
 
     /// The place in a file; none for what came from elsewhere.
-    pub(crate) fn location(&self, place: Place) -> Option<Location> {
+    pub(crate) fn location(&self, place: Position) -> Option<Location> {
         match self.0.get(place.source) {
             Some(Source::Text { name }) if place.line > 0 => {
                 Some(Location::new(name.clone(), place.line, place.column))
@@ -75,7 +75,7 @@ impl Sources {
     }
 
     /// Says where a value that has no place in a file came from.
-    pub(crate) fn attribution(&self, place: Place) -> Option<String> {
+    pub(crate) fn attribution(&self, place: Position) -> Option<String> {
         match self.0.get(place.source)? {
             Source::Text { .. } => None,
             Source::Variable(name) => Some(format!("set by the environment variable `{name}`")),
@@ -83,7 +83,7 @@ impl Sources {
         }
     }
 
-    pub(crate) fn origin(&self, place: Place) -> Origin {
+    pub(crate) fn origin(&self, place: Position) -> Origin {
         match self.0.get(place.source) {
             Some(Source::Text { name }) => Origin::File(Location::new(name.clone(), place.line, place.column)),
             Some(Source::Variable(name)) => Origin::Environment(name.clone()),
@@ -133,7 +133,7 @@ pub(crate) fn text(bytes: Vec<u8>, name: &Path) -> Result<String> {
         Error::new(ErrorKind::ConfigSyntax { violations: vec![violation].into() })
     })?;
     let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
-    // A line may end in a carriage return alone; whoever counts lines from here on looks for line feeds.
+    // A line may end in a carriage return alone; what counts lines from here on looks for line feeds.
     let alone = |text: &str| text.contains('\r') && text.replace("\r\n", "").contains('\r');
     Ok(if alone(&text) { text.replace("\r\n", "\n").replace('\r', "\n") } else { text })
 }

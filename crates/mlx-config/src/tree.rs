@@ -12,7 +12,7 @@ use crate::path::Step;
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) data: Data,
-    pub(crate) place: Place,
+    pub(crate) place: Position,
     /// The environment variable that the value came from; such a value is never shown.
     pub(crate) variable: Option<Arc<str>>,
     pub(crate) state: State,
@@ -23,7 +23,7 @@ pub(crate) struct Node {
 pub(crate) enum State {
     #[default]
     Sound,
-    /// Of a key that does not exist, which has been told: it is left out.
+    /// The key does not exist. That has been reported, and the value is left out.
     Unknown,
     /// It has been told that the value is wrong: it is left out, and so is what depends on it.
     Faulty,
@@ -49,12 +49,12 @@ pub(crate) struct Entry {
     pub(crate) key: String,
     /// The key that was meant, where `key` does not exist.
     pub(crate) meant: Option<Box<str>>,
-    pub(crate) key_place: Place,
+    pub(crate) key_place: Position,
     pub(crate) node: Node,
 }
 
 impl Entry {
-    pub(crate) fn new(key: String, key_place: Place, node: Node) -> Self {
+    pub(crate) fn new(key: String, key_place: Position, node: Node) -> Self {
         Self { key, meant: None, key_place, node }
     }
 
@@ -66,7 +66,7 @@ impl Entry {
 
 /// Where a node begins and ends: the index of its source, lines and columns from 1; line 0 where there are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct Position {
     pub(crate) source: usize,
     pub(crate) line: usize,
     pub(crate) column: usize,
@@ -75,7 +75,7 @@ pub(crate) struct Place {
 }
 
 impl Node {
-    pub(crate) fn new(data: Data, place: Place) -> Self {
+    pub(crate) fn new(data: Data, place: Position) -> Self {
         Self { data, place, variable: None, state: State::Sound }
     }
 

@@ -10,7 +10,7 @@ use crate::findings::Findings;
 use crate::path::{Step, shown};
 use crate::scalar;
 use crate::source::Sources;
-use crate::tree::{Data, Entry, Node, Place};
+use crate::tree::{Data, Entry, Node, Position};
 
 /// Deeper than any configuration, and far from the end of the stack.
 const MAX_DEPTH: usize = 64;
@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
         match root {
             Some(node) if !matches!(node.data, Data::Null) => Ok(node),
             _ => {
-                let start = Place { source: self.source, line: 1, column: 1, end_line: 1, end_column: 1 };
+                let start = Position { source: self.source, line: 1, column: 1, end_line: 1, end_column: 1 };
                 let mut violation = self.fatal(start, "the document is empty");
                 violation.suggestion = Some("write `{}` to run on the defaults".to_owned());
                 Err(violation)
@@ -171,7 +171,7 @@ impl<'a> Reader<'a> {
 
     fn map(&mut self) -> Result<Vec<Entry>, Box<Violation>> {
         let mut entries: Vec<Entry> = Vec::new();
-        let mut seen: HashMap<String, Place> = HashMap::new();
+        let mut seen: HashMap<String, Position> = HashMap::new();
         loop {
             let (event, span) = self.next()?;
             let key_place = self.place(span);
@@ -204,7 +204,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn alias(&mut self, anchor: usize, place: Place) -> Result<Node, Box<Violation>> {
+    fn alias(&mut self, anchor: usize, place: Position) -> Result<Node, Box<Violation>> {
         let Some(node) = self.anchors.get(&anchor) else {
             return Err(self.fatal(place, "the alias stands inside of what it refers to"));
         };
@@ -215,18 +215,18 @@ impl<'a> Reader<'a> {
     }
 
     /// The key that an alias stands for.
-    fn key_of(&self, anchor: usize, place: Place) -> Result<String, Box<Violation>> {
+    fn key_of(&self, anchor: usize, place: Position) -> Result<String, Box<Violation>> {
         match self.anchors.get(&anchor).map(|node| &node.data) {
             Some(Data::Text(text)) => Ok(text.clone()),
             _ => Err(self.fatal(place, "a key must be a plain text")),
         }
     }
 
-    fn within(&self, place: Place, taken: Result<(), Exceeded>) -> Result<(), Box<Violation>> {
+    fn within(&self, place: Position, taken: Result<(), Exceeded>) -> Result<(), Box<Violation>> {
         taken.map_err(|exceeded| self.fatal(place, &exceeded.message()))
     }
 
-    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, place: Place) -> Data {
+    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, place: Position) -> Data {
         match tag {
             Some(tag) if tag.is_yaml_core_schema() && tag.suffix == "str" => Data::Text(text.to_owned()),
             Some(_) => {
@@ -238,18 +238,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn refuse_tag(&mut self, tag: Option<&Tag>, place: Place) {
+    fn refuse_tag(&mut self, tag: Option<&Tag>, place: Position) {
         if tag.is_some() {
             self.report(place, "tag", "tags other than `!!str` are not supported");
         }
     }
 
-    fn report(&mut self, place: Place, rule: &str, message: &str) {
+    fn report(&mut self, place: Position, rule: &str, message: &str) {
         let (path, sources) = (&self.path, self.sources);
         self.findings.offer(place, || Violation::new(shown(path), rule, message).location(sources.location(place)));
     }
 
-    fn fatal(&self, place: Place, message: &str) -> Box<Violation> {
+    fn fatal(&self, place: Position, message: &str) -> Box<Violation> {
         let location = self.sources.location(place);
         Box::new(Violation::new(shown(&self.path), "syntax", message).location(location))
     }
@@ -263,7 +263,7 @@ impl<'a> Reader<'a> {
             line = lines;
             column = written.lines().last().map_or(0, |last| last.chars().count()).max(1);
         }
-        let place = Place { source: self.source, line, column, end_line: line, end_column: column };
+        let place = Position { source: self.source, line, column, end_line: line, end_column: column };
         let mut violation = self.fatal(place, error.info());
         violation.suggestion = self.hint(line, error.info());
         violation
@@ -293,8 +293,8 @@ impl<'a> Reader<'a> {
         Some(hint.to_owned())
     }
 
-    fn place(&self, span: Span) -> Place {
-        Place {
+    fn place(&self, span: Span) -> Position {
+        Position {
             source: self.source,
             line: span.start.line(),
             column: span.start.col() + 1,

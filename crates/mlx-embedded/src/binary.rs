@@ -147,7 +147,7 @@ impl Finder {
 }
 
 impl fmt::Debug for Finder {
-    /// Of the environment, which may hold secrets, only what is read.
+    /// Shows only the variables that are read: the environment may hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let read: BTreeMap<_, _> = [BINARY_VARIABLE, PATH_VARIABLE]
             .into_iter()

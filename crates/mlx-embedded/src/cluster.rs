@@ -94,9 +94,9 @@ impl EmbeddedCluster {
         (index < self.servers.len()).then(|| self.servers.remove(index))
     }
 
-    /// Ends all servers in good order, or by force those that are not gone within `deadline`.
-    pub async fn stop(self, deadline: Duration) -> Result<()> {
-        join_all(self.servers.into_iter().map(|server| server.stop(deadline))).await.into_iter().collect()
+    /// Ends all servers in good order, or by force those that are not gone within `timeout`.
+    pub async fn stop(self, timeout: Duration) -> Result<()> {
+        join_all(self.servers.into_iter().map(|server| server.stop(timeout))).await.into_iter().collect()
     }
 
     async fn start_on(ports: &[u16], config: &NatsConfig) -> Result<Self> {

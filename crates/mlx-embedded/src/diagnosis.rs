@@ -33,10 +33,10 @@ pub(crate) async fn ended(settings: &Settings, status: Option<ExitStatus>, lines
 }
 
 /// The error for a server that was not ready in time and was killed.
-pub(crate) fn too_slow(limit: Duration, waited_for: &str, lines: &LastLines) -> Error {
+pub(crate) fn too_slow(timeout: Duration, waited_for: &str, lines: &LastLines) -> Error {
     let reason = format!(
         "it was not ready within {} ms ({waited_for}); `nats.embedded.startTimeoutMs` gives it more time",
-        limit.as_millis()
+        timeout.as_millis()
     );
     Error::new(ErrorKind::ServerStart { reason, exit: None, last_lines: lines.last(LINES_TOLD) })
 }

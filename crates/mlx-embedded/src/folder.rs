@@ -29,7 +29,7 @@ impl PrivateFolder {
     fn create_in(parent: &Path) -> io::Result<Self> {
         let folder =
             tempfile::Builder::new().prefix(PREFIX).permissions(Permissions::from_mode(0o700)).tempdir_in(parent)?;
-        // Locked before it gets its name: whoever sees the name finds it locked.
+        // Locked before it gets its name, so that nobody sees it unlocked.
         let unnamed = folder.path().join("lock.new");
         let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unnamed)?;
         lock.lock()?;

@@ -15,17 +15,19 @@ const ANSWER_LIMIT: u64 = 64 << 20;
 
 /// An answer: its status, for example 200, and its body.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
 }
 
-/// Asks `address` for `path`, for at most `limit`.
-pub(crate) async fn get(address: SocketAddr, path: &str, limit: Duration) -> io::Result<Answer> {
-    tokio::time::timeout(limit, exchange(address, path)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+/// Asks `address` for `path`, for at most `timeout`.
+pub(crate) async fn get(address: SocketAddr, path: &str, timeout: Duration) -> io::Result<HttpResponse> {
+    tokio::time::timeout(timeout, exchange(address, path))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-async fn exchange(address: SocketAddr, path: &str) -> io::Result<Answer> {
+async fn exchange(address: SocketAddr, path: &str) -> io::Result<HttpResponse> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
     let mut answer = Vec::new();
@@ -33,7 +35,7 @@ async fn exchange(address: SocketAddr, path: &str) -> io::Result<Answer> {
     parse(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer, or not all of it"))
 }
 
-fn parse(answer: &[u8]) -> Option<Answer> {
+fn parse(answer: &[u8]) -> Option<HttpResponse> {
     const END_OF_HEAD: &[u8] = b"\r\n\r\n";
     let end = answer.windows(END_OF_HEAD.len()).position(|window| window == END_OF_HEAD)?;
     let (head, body) = answer.split_at_checked(end + END_OF_HEAD.len())?;
@@ -47,7 +49,7 @@ fn parse(answer: &[u8]) -> Option<Answer> {
     if length.is_some_and(|length| length != body.len()) {
         return None;
     }
-    Some(Answer { status, body: body.to_vec() })
+    Some(HttpResponse { status, body: body.to_vec() })
 }
 
 #[cfg(test)]

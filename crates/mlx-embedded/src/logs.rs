@@ -9,13 +9,13 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tracing::{debug, error, info, trace, warn};
 
-/// Lines kept for whoever asks what happened last.
+/// How many of the last lines are kept.
 const KEPT_LINES: usize = 100;
 
 /// Bytes of a line that are looked at; the rest is dropped.
 const LINE_LIMIT: u64 = 16 * 1024;
 
-/// The last lines, shared between the reader and whoever asks.
+/// The last lines, shared between the task that reads them and those who ask for them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LastLines(Arc<Mutex<VecDeque<String>>>);
 

@@ -10,7 +10,7 @@ use crate::EmbeddedServer;
 
 /// Starts the embedded server and connects to it, or connects to the external one, as `config` says.
 ///
-/// Of a whole `ClusterConfig` all is in force; see [`Client::connect`].
+/// A whole `ClusterConfig` is put in force: timeouts, discovery, durable requests. See [`Client::connect`].
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -34,6 +34,15 @@ pub async fn connect(config: &impl ConnectConfig) -> Result<Node> {
 }
 
 /// [`connect`] with options for the client, in place of those that the configuration gives.
+///
+/// ```no_run
+/// # async fn example(config: mlx_types::ClusterConfig) -> mlx_errors::Result<()> {
+/// use mlx_nats::ClientOptions;
+///
+/// let node = mlx_embedded::connect_with(&config, ClientOptions::from(&config).name("controller")).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub async fn connect_with(config: &impl ConnectConfig, options: ClientOptions) -> Result<Node> {
     let config = config.nats();
     let (client, server) = match config.mode {
@@ -57,7 +66,18 @@ pub async fn connect_with(config: &impl ConnectConfig, options: ClientOptions) -
 }
 
 /// A connected node. Dropping it kills the embedded server; the connection closes with the last handle of its client.
-/// [`shutdown`](Self::shutdown) ends both in good order, whoever holds a handle.
+/// [`shutdown`](Self::shutdown) ends both in good order, even while others hold handles.
+///
+/// ```no_run
+/// # async fn example(config: mlx_types::ClusterConfig) -> mlx_errors::Result<()> {
+/// use std::time::Duration;
+///
+/// let node = mlx_embedded::connect(&config).await?;
+/// node.client().publish("lab.test", "hello").await?;
+/// node.shutdown(Duration::from_secs(5)).await?; // the client first, then the server, if it is this node's
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropping the node kills its embedded server: keep it for as long as that is needed"]
 #[derive(Debug)]
 pub struct Node {
@@ -78,15 +98,15 @@ impl Node {
         self.server.as_ref()
     }
 
-    /// Sends what is under way, closes the connection, and stops the embedded server, all within `deadline`.
+    /// Sends what is under way, closes the connection, and stops the embedded server, all within `timeout`.
     ///
     /// # Errors
-    /// The first of the two that did not end cleanly; both have ended all the same.
-    pub async fn shutdown(self, deadline: Duration) -> Result<()> {
+    /// The error of the first of the two that did not end cleanly. Both have ended.
+    pub async fn shutdown(self, timeout: Duration) -> Result<()> {
         let began = Instant::now();
-        let closed = self.client.shutdown(deadline).await;
+        let closed = self.client.shutdown(timeout).await;
         let stopped = match self.server {
-            Some(server) => server.stop(deadline.saturating_sub(began.elapsed())).await,
+            Some(server) => server.stop(timeout.saturating_sub(began.elapsed())).await,
             None => Ok(()),
         };
         closed.and(stopped)

@@ -18,7 +18,7 @@ use crate::monitoring::{Connections, Health, JetStreamStats, ServerStats, Subscr
 use crate::process::OrphanGuard;
 use crate::ready::Endpoints;
 use crate::settings::{Cluster, Settings};
-use crate::supervisor::{Farewell, Launcher, Order, ServerState, Shared, supervise};
+use crate::supervisor::{Command, Farewell, Launcher, ServerState, Shared, supervise};
 use crate::{Binary, Finder, monitoring, thread};
 
 /// How long a drop may block for a process to be killed. It takes a few ms.
@@ -48,7 +48,7 @@ const FOR_EVER: Duration = Duration::from_hours(30 * 365 * 24);
 #[must_use = "dropping the server kills it: keep it for as long as it is needed"]
 #[derive(Debug)]
 pub struct EmbeddedServer {
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
     endpoints: Endpoints,
     url: NatsUrl,
@@ -63,6 +63,17 @@ pub struct EmbeddedServer {
 
 impl EmbeddedServer {
     /// Starts a server and waits until it answers; see [`Builder`] for what can be chosen beyond the configuration.
+    ///
+    /// ```no_run
+    /// # async fn example() -> mlx_errors::Result<()> {
+    /// use mlx_embedded::EmbeddedServer;
+    /// use mlx_types::config::NatsConfig;
+    ///
+    /// let server = EmbeddedServer::start(&NatsConfig::default()).await?; // on 127.0.0.1, at `nats.embedded.port`
+    /// println!("{}", server.client_url());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// `CONFIG_VALIDATION_ERROR` for a configuration that breaks a rule, a bind wider than loopback without credentials
@@ -128,11 +139,28 @@ impl EmbeddedServer {
     /// The server as a whole: connections, subscriptions, memory, messages, slow consumers (`/varz`).
     ///
     /// This and the other questions fail with `EMBEDDED_SERVER_ERROR` if monitoring is off, or does not answer within 5 s.
+    ///
+    /// ```no_run
+    /// # async fn example(server: mlx_embedded::EmbeddedServer) -> mlx_errors::Result<()> {
+    /// let stats = server.varz().await?;
+    /// println!("{} connections, {} slow consumers", stats.connections, stats.slow_consumers);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn varz(&self) -> Result<ServerStats> {
         monitoring::ask(self.endpoints.monitoring, "/varz").await
     }
 
     /// Its connections (`/connz`).
+    ///
+    /// ```no_run
+    /// # async fn example(server: mlx_embedded::EmbeddedServer) -> mlx_errors::Result<()> {
+    /// for connection in server.connz().await?.connections {
+    ///     println!("{} from {}", connection.name, connection.ip);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn connz(&self) -> Result<Connections> {
         monitoring::ask(self.endpoints.monitoring, "/connz?limit=1024").await
     }
@@ -148,6 +176,14 @@ impl EmbeddedServer {
     }
 
     /// Whether it is fit for work (`/healthz`).
+    ///
+    /// ```no_run
+    /// # async fn example(server: mlx_embedded::EmbeddedServer) -> mlx_errors::Result<()> {
+    /// let health = server.healthz().await?;
+    /// println!("{} {}", health.status, health.error);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn healthz(&self) -> Result<Health> {
         monitoring::ask(self.endpoints.monitoring, "/healthz").await
     }
@@ -156,6 +192,13 @@ impl EmbeddedServer {
     /// level. Connections whose credentials are no longer valid are closed. All others stay; but where there is a token, the
     /// server may close those too, and the clients come back by themselves. The clients of this process know of another
     /// largest payload when this returns.
+    ///
+    /// ```no_run
+    /// # async fn example(mut server: mlx_embedded::EmbeddedServer, config: mlx_types::config::NatsConfig) -> mlx_errors::Result<()> {
+    /// server.reload(&config.user("ann").password("a new one")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// If `config` breaks a rule, changes what a running server cannot change, or is refused by the server; it then
@@ -167,27 +210,41 @@ impl EmbeddedServer {
     pub async fn reload(&mut self, config: &NatsConfig) -> Result<()> {
         check(config)?;
         let task =
-            reload(self.orders.downgrade(), Arc::clone(&self.reloading), Arc::clone(&self.config), config.clone());
+            reload(self.commands.downgrade(), Arc::clone(&self.reloading), Arc::clone(&self.config), config.clone());
         // Not on the runtime of the caller, which may end with it.
         let reloaded = thread::handle()?.spawn(task.with_current_subscriber()).await;
         reloaded.unwrap_or_else(|_| Err(not_running()))
     }
 
-    /// Ends the server in good order, or by force if it is not gone within `deadline`. Returns when it is gone.
+    /// Ends the server in good order, or by force if it is not gone within `timeout`. Returns when it is gone.
     ///
     /// One that has failed or ended before is no error.
     ///
+    /// ```no_run
+    /// # async fn example(server: mlx_embedded::EmbeddedServer) -> mlx_errors::Result<()> {
+    /// server.stop(std::time::Duration::from_secs(5)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     /// Dropping the future kills the server.
-    pub async fn stop(self, deadline: Duration) -> Result<()> {
-        self.end(Farewell::None, deadline).await
+    pub async fn stop(self, timeout: Duration) -> Result<()> {
+        self.end(Farewell::None, timeout).await
     }
 
     /// [`stop`](Self::stop) with a warning first ("lame duck"): new clients are turned away, and those connected are told
     /// that this server is about to go, so that they move to another one of their cluster. Those that are still there a
     /// second later are disconnected one by one, at the least one a second and all within half a minute.
-    pub async fn stop_lame_duck(self, deadline: Duration) -> Result<()> {
-        self.end(Farewell::LameDuck, deadline).await
+    ///
+    /// ```no_run
+    /// # async fn example(server: mlx_embedded::EmbeddedServer) -> mlx_errors::Result<()> {
+    /// server.stop_lame_duck(std::time::Duration::from_secs(40)).await?; // clients move to another server of the cluster
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn stop_lame_duck(self, timeout: Duration) -> Result<()> {
+        self.end(Farewell::LameDuck, timeout).await
     }
 
     /// Keeps `folder` for as long as it runs.
@@ -195,12 +252,12 @@ impl EmbeddedServer {
         self.folder = Some(folder);
     }
 
-    async fn end(self, farewell: Farewell, deadline: Duration) -> Result<()> {
+    async fn end(self, farewell: Farewell, timeout: Duration) -> Result<()> {
         let (done, stopped) = oneshot::channel();
         // A `Duration` may go further than an `Instant`.
-        let deadline = Instant::now() + deadline.min(FOR_EVER);
-        if self.orders.send(Order::Stop { farewell, deadline, done }).await.is_ok() {
-            // An error means that it was gone before the order came.
+        let deadline = Instant::now() + timeout.min(FOR_EVER);
+        if self.commands.send(Command::Stop { farewell, deadline, done }).await.is_ok() {
+            // An error means that it was gone before the command came.
             let _ = stopped.await;
         }
         Ok(())
@@ -209,30 +266,30 @@ impl EmbeddedServer {
 
 impl Drop for EmbeddedServer {
     fn drop(&mut self) {
-        kill(&self.orders);
+        kill(&self.commands);
     }
 }
 
-/// Has the server take on `config`, and then whoever asks for it find it in `current`.
+/// Puts `config` in force at the server, then stores it in `current`.
 async fn reload(
-    orders: mpsc::WeakSender<Order>,
+    commands: mpsc::WeakSender<Command>,
     reloading: Arc<tokio::sync::Mutex<()>>,
     current: Arc<Mutex<NatsConfig>>,
     config: NatsConfig,
 ) -> Result<()> {
     let _alone = reloading.lock().await;
     // Weak, so that the last handle is still the one that ends the server.
-    let give = async |order| match orders.upgrade() {
-        Some(orders) => orders.send(order).await.map_err(|_| not_running()),
+    let give = async |command| match commands.upgrade() {
+        Some(commands) => commands.send(command).await.map_err(|_| not_running()),
         None => Err(not_running()),
     };
     let (done, settings) = oneshot::channel();
-    give(Order::Settings { done }).await?;
+    give(Command::Settings { done }).await?;
     let settings = Box::new(settings.await.map_err(|_| not_running())?.reloaded(&config).map_err(|keys| {
         failed(format!("a running server cannot change {}; stop it and start another", keys.join(", ")))
     })?);
     let (done, outcome) = oneshot::channel();
-    give(Order::Reload { settings, log_level: config.embedded.log_level, done }).await?;
+    give(Command::Reload { settings, log_level: config.embedded.log_level, done }).await?;
     outcome.await.map_err(|_| not_running())??;
     *current.lock() = config;
     // The server tells nobody of another limit.
@@ -244,16 +301,29 @@ fn not_running() -> Error {
     failed("it is not running, so that it cannot reload its settings".to_owned())
 }
 
-/// Kills what the supervisor at the other end of `orders` runs, and waits for it.
-fn kill(orders: &mpsc::Sender<Order>) {
+/// Kills what the supervisor at the other end of `commands` runs, and waits for it.
+fn kill(commands: &mpsc::Sender<Command>) {
     let (done, killed) = std::sync::mpsc::sync_channel(1);
     // A full channel or none at all: the supervisor ends by itself as soon as the last sender is gone.
-    if orders.try_send(Order::Kill { done }).is_ok() {
+    if commands.try_send(Command::Kill { done }).is_ok() {
         let _ = killed.recv_timeout(DROP_LIMIT);
     }
 }
 
 /// A server to be started.
+///
+/// ```no_run
+/// # async fn example(config: mlx_types::config::NatsConfig) -> mlx_errors::Result<()> {
+/// use mlx_embedded::{EmbeddedServer, Finder};
+///
+/// let server = EmbeddedServer::builder(&config)
+///     .finder(Finder::default().setting(std::path::PathBuf::from("/opt/nats/nats-server")))
+///     .generate_credentials()
+///     .start()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Builder {
     config: NatsConfig,
@@ -310,7 +380,7 @@ impl Builder {
         check(&config)?;
         let finder = finder.unwrap_or_else(|| Finder::from_process(config.embedded.binary.clone()));
         let shared = Arc::new(Shared::new());
-        let (orders, received) = mpsc::channel(8);
+        let (commands, received) = mpsc::channel(8);
         let (found, binary) = oneshot::channel();
         let (started, endpoints) = oneshot::channel();
         let task = {
@@ -334,7 +404,7 @@ impl Builder {
         // Events go where those of the caller go, and not only where those of the supervising thread do.
         thread::handle()?.spawn(task.with_current_subscriber());
 
-        // A caller that goes away takes `orders` with it, which ends the task.
+        // A caller that goes away takes `commands` with it, which ends the task.
         let lost = || failed("its supervisor was lost".to_owned());
         let ready = async { endpoints.await.map_err(|_| lost())? };
         let beside = async {
@@ -346,7 +416,7 @@ impl Builder {
         let binary = binary.await.map_err(|_| lost())?;
         let url = client_url(&config, endpoints.client)?;
         let (config, reloading) = (Arc::new(Mutex::new(config)), Arc::default());
-        Ok((EmbeddedServer { orders, shared, endpoints, url, config, reloading, binary, folder: None }, beside))
+        Ok((EmbeddedServer { commands, shared, endpoints, url, config, reloading, binary, folder: None }, beside))
     }
 }
 

@@ -33,6 +33,22 @@ const RELIEF: Duration = Duration::from_secs(5);
 const LINES_TOLD: usize = 10;
 
 /// What an embedded server is doing.
+///
+/// ```no_run
+/// # async fn example(server: mlx_embedded::EmbeddedServer) -> mlx_errors::Result<()> {
+/// use mlx_embedded::ServerState;
+///
+/// let mut state = server.watch_state();
+/// while state.changed().await.is_ok() {
+///     match &*state.borrow_and_update() {
+///         ServerState::Degraded(trouble) => eprintln!("{trouble}"),
+///         ServerState::Failed(error) => eprintln!("{error}"),
+///         state => println!("{state:?}"),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ServerState {
@@ -106,10 +122,10 @@ impl Shared {
 }
 
 /// What a handle asks of its supervisor. When every handle is gone, so is the server.
-pub(crate) enum Order {
+pub(crate) enum Command {
     /// End in good order by the deadline.
     Stop { farewell: Farewell, deadline: Instant, done: oneshot::Sender<()> },
-    /// End now; whoever asks is blocked until it is done.
+    /// End now; the caller is blocked until it is done.
     Kill { done: std::sync::mpsc::SyncSender<()> },
     /// Take on these settings.
     Reload { settings: Box<Settings>, log_level: EmbeddedLogLevel, done: oneshot::Sender<Result<()>> },
@@ -125,7 +141,7 @@ pub(crate) enum Farewell {
     LameDuck,
 }
 
-/// An order to end, or nobody left to give one.
+/// A command to end, or nobody left to give one.
 enum End {
     Stop { farewell: Farewell, deadline: Instant, done: oneshot::Sender<()> },
     Kill { done: std::sync::mpsc::SyncSender<()> },
@@ -146,22 +162,22 @@ impl End {
 pub(crate) async fn supervise(
     mut launcher: Launcher,
     restart: RestartConfig,
-    mut orders: mpsc::Receiver<Order>,
+    mut commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
     started: oneshot::Sender<Result<Endpoints>>,
 ) {
     let first = tokio::select! {
         first = launcher.launch() => Ok(first),
-        end = until_end(&mut orders) => Err(end),
+        end = until_end(&mut commands) => Err(end),
     };
     let ending = match first {
         Ok(Ok(endpoints)) => {
             shared.set(ServerState::Ready);
-            // Nobody waiting means that the handle is gone, which the next order tells.
+            // Nobody waiting means that the handle is gone, which the next command tells.
             let _ = started.send(Ok(endpoints));
             let limit = restart.unresponsive_after_ms.into();
             let budget = Budget::new(&restart);
-            Supervisor { launcher: &mut launcher, budget, limit, orders: &mut orders, shared: &shared }.run().await
+            Supervisor { launcher: &mut launcher, budget, limit, commands: &mut commands, shared: &shared }.run().await
         }
         Ok(Err(error)) => {
             launcher.kill().await;
@@ -178,8 +194,8 @@ pub(crate) async fn supervise(
     let killed = match &ending {
         End::Stop { farewell, deadline, .. } => tokio::select! {
             () = launcher.stop(*farewell, *deadline) => None,
-            // Whoever asked does not want to wait for it any more.
-            end = until_end(&mut orders) => Some(end),
+            // The caller no longer waits.
+            end = until_end(&mut commands) => Some(end),
         },
         End::Kill { .. } | End::Abandoned => None,
     };
@@ -201,10 +217,10 @@ enum Lost {
 }
 
 /// What a question to a server came to.
-struct Answer {
+struct HealthAnswer {
     /// It answered a client.
     came: bool,
-    /// What is wrong with it all the same.
+    /// What is wrong although it answered.
     trouble: Option<String>,
     /// It could not write, and there is room now.
     has_room: bool,
@@ -216,10 +232,10 @@ async fn ask(
     monitoring: Option<SocketAddr>,
     store: Option<PathBuf>,
     trouble: Option<String>,
-) -> Answer {
+) -> HealthAnswer {
     tokio::time::sleep(pulse::INTERVAL).await; // the rhythm of the questions
     let came = tokio::time::timeout(pulse::SLOW, question).await.unwrap_or(false);
-    let mut answer = Answer { came, trouble, has_room: false };
+    let mut answer = HealthAnswer { came, trouble, has_room: false };
     if !came {
         return answer;
     }
@@ -245,7 +261,7 @@ struct Supervisor<'a> {
     budget: Budget,
     /// How long it may be silent.
     limit: Duration,
-    orders: &'a mut mpsc::Receiver<Order>,
+    commands: &'a mut mpsc::Receiver<Command>,
     shared: &'a Shared,
 }
 
@@ -303,22 +319,22 @@ impl Supervisor<'_> {
                     }
                     question = Box::pin(self.question());
                 }
-                order = self.orders.recv() => match order {
+                command = self.commands.recv() => match command {
                     None => return Err(End::Abandoned),
-                    Some(Order::Stop { farewell, deadline, done }) => return Err(End::Stop { farewell, deadline, done }),
-                    Some(Order::Kill { done }) => return Err(End::Kill { done }),
-                    Some(Order::Settings { done }) => drop(done.send(self.launcher.settings().clone())),
-                    Some(Order::Reload { settings, log_level, done }) => tokio::select! {
+                    Some(Command::Stop { farewell, deadline, done }) => return Err(End::Stop { farewell, deadline, done }),
+                    Some(Command::Kill { done }) => return Err(End::Kill { done }),
+                    Some(Command::Settings { done }) => drop(done.send(self.launcher.settings().clone())),
+                    Some(Command::Reload { settings, log_level, done }) => tokio::select! {
                         outcome = self.launcher.reload(*settings, log_level) => drop(done.send(outcome)),
-                        // Whoever ends a server that does not answer is not to wait for its answer.
-                        end = until_end(self.orders) => return Err(end),
+                        // Ending a server that does not answer must not wait for its answer.
+                        end = until_end(self.commands) => return Err(end),
                     },
                 },
             }
         }
     }
 
-    fn question(&self) -> impl Future<Output = Answer> + use<> {
+    fn question(&self) -> impl Future<Output = HealthAnswer> + use<> {
         let store = self.launcher.settings().jetstream.as_ref().map(|jetstream| jetstream.store_dir.clone());
         let monitoring = self.shared.listening_now().and_then(|endpoints| endpoints.monitoring);
         ask(self.launcher.question(), monitoring, store, self.shared.trouble().clone())
@@ -364,7 +380,7 @@ impl Supervisor<'_> {
             };
             let outcome = tokio::select! {
                 outcome = again => outcome,
-                end = until_end(self.orders) => return Err(end),
+                end = until_end(self.commands) => return Err(end),
             };
             match outcome {
                 Ok(_) => {
@@ -385,14 +401,14 @@ impl Supervisor<'_> {
 }
 
 /// Until it has to end, turning away what needs a running server.
-async fn until_end(orders: &mut mpsc::Receiver<Order>) -> End {
+async fn until_end(commands: &mut mpsc::Receiver<Command>) -> End {
     loop {
-        match orders.recv().await {
+        match commands.recv().await {
             None => return End::Abandoned,
-            Some(Order::Stop { farewell, deadline, done }) => return End::Stop { farewell, deadline, done },
-            Some(Order::Kill { done }) => return End::Kill { done },
-            Some(Order::Settings { done }) => drop(done),
-            Some(Order::Reload { done, .. }) => {
+            Some(Command::Stop { farewell, deadline, done }) => return End::Stop { farewell, deadline, done },
+            Some(Command::Kill { done }) => return End::Kill { done },
+            Some(Command::Settings { done }) => drop(done),
+            Some(Command::Reload { done, .. }) => {
                 let reason = "it is not running, so that it cannot reload its settings".to_owned();
                 let _ = done.send(Err(Error::new(ErrorKind::EmbeddedServer { reason })));
             }

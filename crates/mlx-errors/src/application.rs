@@ -9,7 +9,7 @@ use crate::{Error, ErrorCode, ErrorKind, RemoteError, redact};
 
 /// An error of an application's own: its code, its message, and whether asking again may help.
 ///
-/// A handler answers with it, and whoever asked gets the three as they are, as a [`RemoteError`]. All of it is public; what is
+/// A handler answers with it, and the requester gets all three unchanged, as a [`RemoteError`]. All of it is public; what is
 /// not belongs into a cause, which stays in the log:
 ///
 /// ```

@@ -128,7 +128,7 @@ codes! {
         remedy: "Read the reason in the message; where JetStream is off, set `nats.embedded.jetstream.enabled: true`, or `jetstream` in the external server's own configuration.";
     /// A durable request with this id was asked before, and waits no longer.
     RequestTaken = "REQUEST_TAKEN", retryable: false, status: 409,
-        remedy: "Give the request a new id to have it run again; the first run's answer went to whoever asked first.";
+        remedy: "Give the request a new id to have it run again; the first run's answer went to the first requester.";
     /// A durable request was given up and kept as a dead letter.
     RequestDead = "REQUEST_DEAD", retryable: false, status: 502,
         remedy: "Read its dead letter, on the subject in the message: it holds the request and the reason. Workers that die of a request are the usual one.";

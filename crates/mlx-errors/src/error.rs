@@ -15,6 +15,16 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// One word wide, so that `Result<T>` stays cheap on paths that succeed. `Display` tells this error alone;
 /// what caused it is [`source()`](StdError::source) and is not repeated.
+///
+/// ```
+/// use mlx_errors::{Error, ErrorCode, ErrorKind};
+///
+/// let cause = std::io::Error::other("connection reset");
+/// let error = Error::with_source(ErrorKind::Disconnected { during: "flush".into() }, cause);
+/// assert_eq!((error.code(), error.is_retryable()), (ErrorCode::NatsDisconnected, true));
+/// // The whole chain, for people:
+/// assert!(mlx_errors::report(&error).to_string().contains("connection reset"));
+/// ```
 pub struct Error(Box<Inner>);
 
 const _: () = {

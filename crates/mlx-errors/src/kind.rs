@@ -9,6 +9,19 @@ use crate::{ApplicationError, ErrorCode, RemoteError, Violations, redact};
 /// What went wrong. The cause, where there is one, is on the [`Error`](crate::Error) around it.
 ///
 /// Serialises to its fields alone; the JSON form of a whole error is that of [`Error`](crate::Error).
+///
+/// ```
+/// use mlx_errors::{Error, ErrorKind};
+///
+/// fn advice(error: &Error) -> String {
+///     match error.kind() {
+///         ErrorKind::NoResponders { subject } => format!("start a worker that serves {subject}"),
+///         ErrorKind::Overloaded { limit } => format!("all {limit} places are taken: try again"),
+///         _ if error.is_retryable() => "try again".to_owned(),
+///         _ => error.code().remedy().to_owned(), // what a person can do, for every code
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error, serde::Serialize)]
 #[serde(untagged, rename_all_fields = "camelCase")]
 #[non_exhaustive]

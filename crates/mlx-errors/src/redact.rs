@@ -47,7 +47,7 @@ pub fn redact(text: &str) -> Cow<'_, str> {
 ///
 /// The name's last word decides, in any case; `tokens` and `firstTokenTimeoutMs` are none.
 pub fn is_secret_name(name: &str) -> bool {
-    const LAST_WORDS: [&[u8]; 11] = [
+    const TRAILING_WORDS: [&[u8]; 11] = [
         b"password",
         b"passwd",
         b"passphrase",
@@ -63,7 +63,7 @@ pub fn is_secret_name(name: &str) -> bool {
     let name = name.as_bytes();
     // Most names end in another letter, which settles it.
     matches!(name.last().map(u8::to_ascii_lowercase), Some(b'd' | b'e' | b't' | b'n' | b's' | b'y'))
-        && LAST_WORDS.iter().any(|word| {
+        && TRAILING_WORDS.iter().any(|word| {
             name.len()
                 .checked_sub(word.len())
                 .and_then(|at| name.get(at..))

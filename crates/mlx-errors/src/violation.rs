@@ -9,6 +9,19 @@ use crate::printable::Printable;
 use crate::redact;
 
 /// A rule that a document breaks.
+///
+/// ```
+/// use mlx_errors::{Location, Violation};
+///
+/// let violation = Violation::new("nats.embedded.port", "range", "is not a port")
+///     .found("99".to_owned())
+///     .expected("1024 to 65535".to_owned())
+///     .location(Location::new("cluster.yaml", 4, 11));
+/// assert_eq!(
+///     violation.to_string(),
+///     "cluster.yaml:4:11: nats.embedded.port: is not a port; found 99, expected 1024 to 65535"
+/// );
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

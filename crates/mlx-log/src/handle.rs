@@ -16,7 +16,7 @@ const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// Keeps the log going. Hold it in `main`: dropping it writes what is queued, waiting for up to 5 s.
 ///
-/// Lines logged after that are written at once by whoever logs them, so none is lost, but each of them waits for the
+/// Lines logged after that are written at once by the thread that logs them, so none is lost, but each of them waits for the
 /// output. [`std::process::exit`] drops nothing: call [`LogHandle::flush`] before it.
 #[must_use = "the last lines are written when the guard is dropped"]
 #[derive(Debug)]
@@ -45,6 +45,18 @@ impl Drop for LogGuard {
 }
 
 /// Changes a running log. Cheap to clone.
+///
+/// ```no_run
+/// # fn example() -> mlx_errors::Result<()> {
+/// use mlx_log::{Level, LogConfig};
+///
+/// let guard = mlx_log::init(&LogConfig::default())?;
+/// let log = guard.handle();
+/// log.set_level(Level::Debug); // from any thread, at any time
+/// log.set_directives("mlx_nats=debug", Level::Info)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct LogHandle {
     pub(crate) filter: Arc<Filter>,

@@ -105,7 +105,7 @@ where
     }
 }
 
-/// The net below types that do not show their secrets: credentials of URLs, whoever put them into the line.
+/// A last safeguard: removes credentials of URLs from a line, in whichever way they got there.
 fn hide_credentials(line: &mut Vec<u8>) {
     let url = memmem::find(line, b"://").and_then(|at| line.get(at..));
     if url.is_some_and(|url| memchr(b'@', url).is_some())

@@ -5,7 +5,7 @@
 pub const ACCEPT: &str = "Mlx-Accept";
 /// In [`ACCEPT`]: frames of several tokens.
 pub const ACCEPT_TOKENS: &str = "tokens";
-/// In [`ACCEPT`]: plain frames that say which incarnation sends them. Whoever reads any other kind reads these too.
+/// In [`ACCEPT`]: plain frames that say which incarnation sends them. A reader of any other kind reads these too.
 pub const ACCEPT_EPOCH: &str = "epoch";
 /// On a request: its absolute deadline, in milliseconds since the Unix epoch.
 pub const DEADLINE: &str = "Mlx-Deadline";

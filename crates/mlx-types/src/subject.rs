@@ -69,6 +69,14 @@ impl<M> Subject<M> {
 /// Subjects to listen on, with wildcards perhaps, whose messages are `M`.
 ///
 /// `*` stands for one token, `>` for all that follow and so comes last.
+///
+/// ```
+/// use mlx_types::{Pattern, messages::HealthCheck};
+///
+/// let all = Pattern::<HealthCheck>::new("lab.*.health")?;
+/// assert!(Pattern::<HealthCheck>::new("lab.>.health").is_err()); // a `>` is the last token
+/// # Ok::<(), mlx_errors::Error>(())
+/// ```
 pub struct Pattern<M> {
     text: Cow<'static, str>,
     payload: PhantomData<fn() -> M>,
@@ -113,6 +121,14 @@ impl<M> From<Subject<M>> for Pattern<M> {
 }
 
 /// A subject on which a `Q` is asked and an `R` answered.
+///
+/// ```
+/// use mlx_types::RequestSubject;
+/// use mlx_types::messages::{HealthCheck, HealthReport};
+///
+/// // Asked with a `HealthCheck`, and answered with a `HealthReport`; anything else does not compile.
+/// const HEALTH: RequestSubject<HealthCheck, HealthReport> = RequestSubject::from_static("lab.health");
+/// ```
 pub struct RequestSubject<Q, R> {
     request: Subject<Q>,
     reply: PhantomData<fn() -> R>,

@@ -11,6 +11,14 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// When a message was made: milliseconds since the Unix epoch, greater than 0.
+///
+/// ```
+/// use mlx_types::Timestamp;
+///
+/// let sent = Timestamp::from_millis(1_700_000_000_000).expect("not zero");
+/// assert!(sent < Timestamp::now());
+/// assert_eq!(serde_json::to_string(&sent).unwrap(), "1700000000000");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(NonZeroU64);
@@ -104,6 +112,15 @@ impl JsonSchema for Epoch {
 }
 
 /// A span of time in whole milliseconds, greater than 0.
+///
+/// ```
+/// use std::time::Duration;
+/// use mlx_types::Millis;
+///
+/// let interval = Millis::new(5_000).expect("not zero");
+/// assert_eq!(interval.as_duration(), Duration::from_secs(5));
+/// assert_eq!(Millis::new(0), None);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Millis(NonZeroU64);

@@ -14,7 +14,7 @@ use mlx_types::messages::InferenceRequest;
 use tokio::task::JoinHandle;
 
 /// Longer than any request or stream of a healthy cluster, and shorter than what would be called hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What became of all requests and streams.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct Told {
     pub(crate) refused: u64,
     pub(crate) streams_complete: u64,
     pub(crate) streams_interrupted: u64,
-    /// Neither answered nor refused within [`PATIENCE`].
+    /// Neither answered nor refused within [`TIMEOUT`].
     pub(crate) unreported: u64,
 }
 
@@ -89,7 +89,7 @@ async fn requests(client: Client, counts: Arc<Counts>) {
         if counts.stop.load(Ordering::SeqCst) {
             return;
         }
-        let outcome = tokio::time::timeout(PATIENCE, client.request::<_, _, u64>("lab.double", &number)).await;
+        let outcome = tokio::time::timeout(TIMEOUT, client.request::<_, _, u64>("lab.double", &number)).await;
         let counter = match outcome {
             Ok(Ok(answer)) => {
                 assert_eq!(answer, 2 * number);
@@ -106,7 +106,7 @@ async fn requests(client: Client, counts: Arc<Counts>) {
 async fn streams(client: Client, worker: WorkerId, counts: Arc<Counts>) {
     const TOKENS: u64 = 30;
     while !counts.stop.load(Ordering::SeqCst) {
-        let outcome = tokio::time::timeout(PATIENCE, ask(&client, worker, TOKENS)).await;
+        let outcome = tokio::time::timeout(TIMEOUT, ask(&client, worker, TOKENS)).await;
         let counter = match outcome {
             Ok((TOKENS, None)) => &counts.streams_complete,
             Ok((_, Some(_))) => &counts.streams_interrupted,

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long the commands of a block may take: some compile a crate and much of what it depends on.
-const PATIENCE: Duration = Duration::from_mins(8);
+const TIMEOUT: Duration = Duration::from_mins(8);
 
 /// How long somebody waits after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(20);
@@ -42,12 +42,12 @@ impl Terminal {
 
     /// Waits for the end of the commands.
     pub(crate) fn end(&mut self) -> ExitStatus {
-        self.wait("its end", PATIENCE, Self::ended)
+        self.wait("its end", TIMEOUT, Self::ended)
     }
 
     /// Waits until `is_there` finds what it looks for in what was printed.
     pub(crate) fn prints(&mut self, is_there: impl Fn(&str) -> bool) {
-        self.wait("what it is to print", PATIENCE, |terminal| {
+        self.wait("what it is to print", TIMEOUT, |terminal| {
             let ended = terminal.ended();
             let there = is_there(&terminal.printed());
             assert!(there || ended.is_none(), "it ended ({}) and printed:\n{}", ended.unwrap(), terminal.printed());

@@ -17,7 +17,7 @@ const SUBJECT: &str = "lab.sequence";
 const BATCH: u64 = 50;
 
 /// How long a confirmation may take; longer than a stall, so that some batches survive one.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends one batch after another. When the sender's flush and the reader's say that nothing happened in between, every
 /// number has to be there, once and in order; otherwise the loss was told, and the batch does not count.
@@ -31,7 +31,7 @@ pub async fn check(cluster: Arc<Cluster>, mut over: watch::Receiver<bool>) {
         let batch = next..next + BATCH;
         next = batch.end;
         let confirmed = match send(sender, batch.clone()).await {
-            Ok(()) => reader.flush(PATIENCE).await,
+            Ok(()) => reader.flush(TIMEOUT).await,
             Err(error) => Err(error),
         };
         match confirmed {
@@ -50,7 +50,7 @@ async fn send(sender: &Client, batch: std::ops::Range<u64>) -> mlx_errors::Resul
         sender.publish(SUBJECT, &number).await?;
         tokio::time::sleep(Duration::from_millis(5)).await; // so that faults hit batches in their middle
     }
-    sender.flush(PATIENCE).await
+    sender.flush(TIMEOUT).await
 }
 
 /// Everything of the batch, behind what is left of those that do not count.

@@ -67,7 +67,7 @@ pub(crate) async fn run(
         *seen.lock().unwrap().entry(*request).or_default() += 1;
         async move { Ok(*request) }
     };
-    let options = ServeOptions::default().limit(1000);
+    let options = ServeOptions::default().max_concurrent(1000);
     let _echo = answerer.client.serve_with::<_, u64, u64, _, _>("storm-echo", options, echo).await.unwrap();
     let worker = WorkerId::new();
     let options = InferenceOptions::default().max_concurrent(1000);

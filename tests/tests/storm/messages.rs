@@ -15,7 +15,7 @@ use mlx_tests::ledger::{Book, Item, Reader, Window};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
-use crate::node::{Node, PATIENCE};
+use crate::node::{Node, TIMEOUT};
 
 pub(crate) const GROUP: &str = "storm-group";
 
@@ -74,7 +74,7 @@ pub(crate) async fn publish(id: usize, node: Node, mut random: fastrand::Rng, ov
                 break;
             }
         }
-        let flushed = node.client.flush(PATIENCE).await;
+        let flushed = node.client.flush(TIMEOUT).await;
         if let (Ok(()), Some(epoch)) = (&flushed, node.epoch()) {
             book.flushed(epoch);
             if last {

@@ -11,7 +11,7 @@ use mlx_types::config::NatsConfig;
 use tokio::sync::watch;
 
 /// How long a request, a flush or a silent stream may take. Far longer than a stall lasts before it is found.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
@@ -32,8 +32,8 @@ impl Node {
         config.request_timeout_ms = millis(5000);
         change(&mut config);
         let options = ClientOptions::default()
-            .first_token_timeout(PATIENCE)
-            .inter_token_timeout(PATIENCE)
+            .first_token_timeout(TIMEOUT)
+            .inter_token_timeout(TIMEOUT)
             .offline_timeout(LIMIT * 10);
         let client = Client::connect_with(&config, options).await.unwrap();
         Self { client, proxy: Arc::new(proxy) }
@@ -65,7 +65,7 @@ impl Node {
             loop {
                 let last = *finished.borrow();
                 let began = Instant::now();
-                let flushed = self.client.flush(PATIENCE).await.map_err(|error| error.code());
+                let flushed = self.client.flush(TIMEOUT).await.map_err(|error| error.code());
                 if self.epoch() != Some(epoch) {
                     break;
                 }

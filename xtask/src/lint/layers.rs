@@ -36,13 +36,13 @@ fn faults(members: &[Member]) -> Vec<String> {
     let ours: BTreeSet<&str> = members.iter().map(|member| member.name.as_str()).collect();
     let mut faults = Vec::new();
     for member in members {
-        let Some(from) = Place::of(&member.name) else {
+        let Some(from) = Position::of(&member.name) else {
             faults.push(format!("`{}` has no layer: give it one in {}", member.name, file!()));
             continue;
         };
         for (name, kind) in member.dependencies.iter().filter(|(name, _)| ours.contains(name.as_str())) {
             // A dependency without a place is reported as a member of its own.
-            let Some(to) = Place::of(name) else { continue };
+            let Some(to) = Position::of(name) else { continue };
             // With it, the tests of a crate have its features.
             let is_for_own_tests = *name == member.name && *kind == DependencyKind::Development;
             if !from.may_depend_on(to) && !is_for_own_tests {
@@ -60,12 +60,12 @@ fn faults(members: &[Member]) -> Vec<String> {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum Position {
     Layer(usize),
     Top,
 }
 
-impl Place {
+impl Position {
     fn of(name: &str) -> Option<Self> {
         match LAYERS.iter().position(|layer| *layer == name) {
             Some(index) => Some(Self::Layer(index + 1)),

@@ -88,13 +88,13 @@ impl Stamp {
     }
 }
 
-/// Runs `path --version`, for at most `limit`.
-fn ask(path: &Path, limit: Duration) -> Result<Version, Unusable> {
+/// Runs `path --version`, for at most `timeout`.
+fn ask(path: &Path, timeout: Duration) -> Result<Version, Unusable> {
     let mut child = spawn(path)?;
-    let answer = read_answer(&mut child, limit);
+    let answer = read_answer(&mut child, timeout);
     // Whatever it answered, it is not left behind.
     end(&mut child);
-    parse(&answer.ok_or(Unusable::Silent(limit))?)
+    parse(&answer.ok_or(Unusable::Silent(timeout))?)
 }
 
 fn spawn(path: &Path) -> Result<Child, Unusable> {
@@ -112,9 +112,9 @@ fn spawn(path: &Path) -> Result<Child, Unusable> {
     })
 }
 
-/// What the child prints until it closes its output; `None` after `limit`.
-fn read_answer(child: &mut Child, limit: Duration) -> Option<String> {
-    let deadline = Instant::now() + limit;
+/// What the child prints until it closes its output; `None` after `timeout`.
+fn read_answer(child: &mut Child, timeout: Duration) -> Option<String> {
+    let deadline = Instant::now() + timeout;
     let stdout = child.stdout.take()?;
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {

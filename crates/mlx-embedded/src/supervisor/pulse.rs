@@ -27,7 +27,7 @@ pub(super) enum Condition {
 }
 
 impl Pulse {
-    /// Of a server that answered just now, and may be silent for as long as `limit`.
+    /// A server that answered just now, and may be silent for `limit`.
     pub(super) fn new(limit: Duration, now: Instant) -> Self {
         Self { limit, answered: now, looked: now }
     }
@@ -35,7 +35,7 @@ impl Pulse {
     /// Takes what a question came to.
     pub(super) fn look(&mut self, answered: bool, now: Instant) -> Condition {
         let gap = now.saturating_duration_since(self.looked);
-        // Whoever asks was itself asleep, and so perhaps was the server: that time is nobody's silence.
+        // This process slept, and perhaps the server did too: that time does not count as silence.
         if gap > 2 * (INTERVAL + SLOW) {
             self.answered += gap;
         }

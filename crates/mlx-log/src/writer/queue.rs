@@ -171,7 +171,7 @@ impl Queue {
         })
     }
 
-    /// Ends the writer once it has written everything. Lines that come later are written by whoever logs them.
+    /// Ends the writer once it has written everything. Later lines are written by the thread that logs them.
     pub(crate) fn close(&self, timeout: Duration) -> Result<(), Unwritten> {
         let mut state = self.state.lock();
         state.closing = true;

@@ -18,7 +18,7 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// For whoever has no configuration, and perhaps only a URL.
+    /// Makes a client from code alone, without a configuration file.
     ///
     /// ```no_run
     /// # async fn example() -> mlx_nats::Result<()> {
@@ -73,7 +73,7 @@ impl ClientBuilder {
     /// Connects; see [`Client::connect`].
     ///
     /// # Errors
-    /// [`ErrorKind::ConfigValidation`] for a URL that is none, and those of [`Client::connect`].
+    /// [`ErrorKind::ConfigValidation`] for an invalid URL, and those of [`Client::connect`].
     ///
     /// # Cancel safety
     /// Dropping the future gives the attempt up and leaves nothing behind.

@@ -22,8 +22,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 impl Client {
     /// Connects to the server, or to one of the servers, of `config`, and proves the connection by a round trip.
     ///
-    /// Of a whole `ClusterConfig` everything is in force that a client does: how long streams may be silent, when a worker is
-    /// offline, durable requests. Who has only a URL writes [`Client::builder`].
+    /// A whole `ClusterConfig` is put in force: timeouts of streams, when a worker is offline, durable requests. If you have only a
+    /// URL, use [`Client::builder`].
     ///
     /// In embedded mode without a URL that is the address at which the embedded server listens; it has to be running
     /// already (`mlx_embedded::connect` starts it).
@@ -136,7 +136,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// Those of [`connect`](Self::connect), of the last attempt within `limit`. Refused credentials, and a refused inbox, are not
+    /// Those of [`connect`](Self::connect), of the last attempt within `timeout`. Refused credentials, and a refused inbox, are not
     /// tried again.
     ///
     /// # Cancel safety
@@ -144,7 +144,7 @@ impl Client {
     pub async fn connect_when_ready(
         config: &impl ConnectConfig,
         options: ClientOptions,
-        limit: Duration,
+        timeout: Duration,
     ) -> Result<Self> {
         let config = config.nats();
         let began = Instant::now();
@@ -152,7 +152,7 @@ impl Client {
         let mut attempt = 0;
         loop {
             // No attempt takes longer than what is left.
-            let left = limit.saturating_sub(began.elapsed()).min(config.connect_timeout_ms.as_duration());
+            let left = timeout.saturating_sub(began.elapsed()).min(config.connect_timeout_ms.as_duration());
             let config = config.clone().connect_timeout_ms(Millis::at_least_one(left));
             let error = match Self::connect_with(&config, options.clone()).await {
                 Ok(client) => return Ok(client),
@@ -162,7 +162,7 @@ impl Client {
             let pause = backoff.delay(attempt, fastrand::f64()).min(LONGEST_RETRY);
             // A permission that is missing will not come by waiting for a server.
             let refused = !error.is_retryable() || matches!(error.kind(), ErrorKind::Subscription { .. });
-            if refused || began.elapsed() + pause > limit {
+            if refused || began.elapsed() + pause > timeout {
                 return Err(error);
             }
             tracing::debug!(attempt, error = &error as &dyn std::error::Error, "no NATS server yet");

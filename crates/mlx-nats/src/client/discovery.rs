@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use mlx_errors::{Error, ErrorKind, Result, Violation};
 
-/// What a client says of itself to whoever asks which services there are: `nats micro ls`, `info` and `stats`.
+/// How a client presents itself in service discovery: what `nats micro ls`, `info` and `stats` show.
 ///
 /// Everything in it, and each service's subject, counters and last error (its public message and code), is told to anyone
-/// who may ask on `$SRV.>`. Where that is nobody's business, or the server does not permit it, set
+/// who may ask on `$SRV.>`. To keep that private, or where the server does not permit it, set
 /// [`ClientOptions::discovery`](crate::ClientOptions::discovery) to `None`.
 ///
 /// ```

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::client::Client;
 use crate::connection::{received_bytes, transports};
-use crate::wire::inbox::{Answer, Waiter};
+use crate::wire::inbox::{Reply, Waiter};
 
 /// What an answer without a payload takes on the wire beside its subject, and a ping beside it. With both, there is no room
 /// for a refusal in what is left.
@@ -25,10 +25,10 @@ const LATE: Duration = Duration::from_millis(250);
 const READING_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Client {
-    /// For a wait of `limit` since `began` that is over: whether it ended so late that what was waited for may have come and
+    /// For a wait of `timeout` since `began` that is over: whether it ended so late that what was waited for may have come and
     /// not been read. Then it has been read by now, as far as the server answers.
-    pub(crate) async fn has_read_late(&self, began: Instant, limit: Duration) -> bool {
-        if began.elapsed().saturating_sub(limit) <= LATE {
+    pub(crate) async fn has_read_late(&self, began: Instant, timeout: Duration) -> bool {
+        if began.elapsed().saturating_sub(timeout) <= LATE {
             return false;
         }
         // A server that does not answer has nothing to say either. In a box, since hardly any wait comes to this.
@@ -38,24 +38,24 @@ impl Client {
 
     /// A message to ourselves and back: what was sent before has been handled by the server. What it had to say against it
     /// may not have been heard yet.
-    pub(crate) async fn round_trip(&self, during: &str, limit: Duration) -> Result<()> {
-        self.bounded_round_trip(None, during, limit).await
+    pub(crate) async fn round_trip(&self, during: &str, timeout: Duration) -> Result<()> {
+        self.bounded_round_trip(None, during, timeout).await
     }
 
     /// The same, after which all has been heard that the server said since `before` bytes had been received.
-    pub(crate) async fn hear_since(&self, before: u64, during: &str, limit: Duration) -> Result<()> {
-        self.bounded_round_trip(Some(before), during, limit).await
+    pub(crate) async fn hear_since(&self, before: u64, during: &str, timeout: Duration) -> Result<()> {
+        self.bounded_round_trip(Some(before), during, timeout).await
     }
 
     /// The same, after which all has been heard that the server ever said.
-    pub(crate) async fn hear_all(&self, during: &str, limit: Duration) -> Result<()> {
-        self.bounded_round_trip(Some(self.refusals().barrier().proven()), during, limit).await
+    pub(crate) async fn hear_all(&self, during: &str, timeout: Duration) -> Result<()> {
+        self.bounded_round_trip(Some(self.refusals().barrier().proven()), during, timeout).await
     }
 
-    async fn bounded_round_trip(&self, before: Option<u64>, during: &str, limit: Duration) -> Result<()> {
-        match timeout(limit, self.unbounded_round_trip(before, during)).await {
+    async fn bounded_round_trip(&self, before: Option<u64>, during: &str, timeout: Duration) -> Result<()> {
+        match tokio::time::timeout(timeout, self.unbounded_round_trip(before, during)).await {
             Ok(done) => done,
-            Err(_) => Err(Error::new(ErrorKind::Timeout { subject: during.to_owned(), timeout: limit })),
+            Err(_) => Err(Error::new(ErrorKind::Timeout { subject: during.to_owned(), timeout })),
         }
     }
 
@@ -70,15 +70,15 @@ impl Client {
             () = self.link().lost(epoch) => None,
         };
         match answer {
-            Some(Answer::Message(_)) => {
+            Some(Reply::Message(_)) => {
                 if let Some(before) = before {
                     self.hear_out(before, quiet).await;
                 }
             }
             // That the server refuses the message to ourselves is an answer as good as the message, and comes behind whatever
             // else it refused.
-            Some(Answer::Refused(_)) => {}
-            Some(Answer::NoInbox(refused)) => return Err(self.inbox().refusal_error(&refused)),
+            Some(Reply::Refused(_)) => {}
+            Some(Reply::NoInbox(refused)) => return Err(self.inbox().refusal_error(&refused)),
             None => return Err(self.link().down(during)),
         }
         // The transport may be on another connection already, of which the link has not heard yet.
@@ -102,7 +102,7 @@ impl Client {
     }
 
     /// Sent again while nothing comes back: the transport's queue of refusals is bounded, and drops what does not fit.
-    async fn message_to_self(&self, mut waiter: Waiter, subject: String) -> Option<Answer> {
+    async fn message_to_self(&self, mut waiter: Waiter, subject: String) -> Option<Reply> {
         let subject = async_nats::Subject::from(subject);
         let mut pause = AGAIN;
         loop {

@@ -32,7 +32,7 @@ impl Client {
 
     /// What happens to the connection from now on, one event after another; the first tells how it stands.
     ///
-    /// For logs and dashboards. Who wants to act on the state as it is had better [watch](Self::watch_state) it.
+    /// For logs and dashboards. To react to the current state, use [`watch_state`](Self::watch_state).
     ///
     /// ```no_run
     /// use futures_util::StreamExt;
@@ -73,17 +73,17 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Timeout`] after `limit`, [`ErrorKind::Closed`] when the client is closed for good.
+    /// [`ErrorKind::Timeout`] after `timeout`, [`ErrorKind::Closed`] when the client is closed for good.
     ///
     /// # Cancel safety
     /// Waiting changes nothing.
-    pub async fn wait_connected(&self, limit: Duration) -> Result<()> {
+    pub async fn wait_connected(&self, timeout: Duration) -> Result<()> {
         let mut state = self.watch_state();
         let settled = state.wait_for(|state| state.is_connected() || state.is_closed());
-        match timeout(limit, settled).await {
+        match tokio::time::timeout(timeout, settled).await {
             Ok(Ok(state)) if state.is_connected() => Ok(()),
             Ok(_) => Err(self.inner.link.down("waiting for the connection")),
-            Err(_) => Err(Error::new(ErrorKind::Timeout { subject: "the NATS connection".to_owned(), timeout: limit })),
+            Err(_) => Err(Error::new(ErrorKind::Timeout { subject: "the NATS connection".to_owned(), timeout })),
         }
     }
 
@@ -100,16 +100,16 @@ impl Client {
     /// # Errors
     /// [`ErrorKind::Disconnected`] when the connection dropped or was replaced meanwhile, so that what was published
     /// before may be lost; [`ErrorKind::Publish`] when the server refused something published since the last flush, of
-    /// which nobody was told yet; [`ErrorKind::Timeout`] after `limit`.
+    /// which nobody was told yet; [`ErrorKind::Timeout`] after `timeout`.
     ///
     /// # Cancel safety
     /// A dropped future leaves nothing behind.
-    pub async fn flush(&self, limit: Duration) -> Result<()> {
-        self.hear_all("the end of a flush", limit).await?;
+    pub async fn flush(&self, timeout: Duration) -> Result<()> {
+        self.hear_all("the end of a flush", timeout).await?;
         self.inner.refusals.take_unflushed().map_or(Ok(()), Err)
     }
 
-    /// Publishes that the server has refused since the client was made, for want of a permission.
+    /// How many publishes the server has refused, because of missing permissions, since the client was made.
     ///
     /// A publish does not wait for the server, so that its refusal comes after `Ok`: as a
     /// [`ConnectionEvent::ServerError`], in this count, and as the error of the next [`flush`](Self::flush), unless it was a
@@ -131,7 +131,7 @@ impl Client {
         self.inner.publish_buffer.as_ref().map_or(0, |publish_buffer| publish_buffer.len())
     }
 
-    /// Takes no more work, sends what is under way, and closes the connection, within `deadline`.
+    /// Takes no more work, sends what is under way, and closes the connection, within `timeout`.
     ///
     /// Subscriptions end after their last message. What is published while this runs goes out, or fails as
     /// [`ErrorKind::Closed`]. What `nats.publishWhileDisconnected: buffer` keeps while there is no connection is lost, and
@@ -146,24 +146,24 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Timeout`] when the server did not take everything in time; the client is closed all the same.
+    /// [`ErrorKind::Timeout`] when the server did not take everything in time. The client is closed even then.
     ///
     /// # Cancel safety
     /// When the future is dropped, the client may be closed or not.
-    pub async fn shutdown(&self, deadline: Duration) -> Result<()> {
+    pub async fn shutdown(&self, timeout: Duration) -> Result<()> {
         let connected = self.inner.link.live(|| "shutdown".to_owned()).is_ok();
-        let flushed = if connected { self.round_trip("the end of the shutdown", deadline).await } else { Ok(()) };
+        let flushed = if connected { self.round_trip("the end of the shutdown", timeout).await } else { Ok(()) };
         // Another call of this may be faster, and has flushed as much.
         let shut_down = ConnectionState::Closed { reason: CloseReason::ShutDown };
         let flushed = flushed.or_else(|error| if self.state() == shut_down { Ok(()) } else { Err(error) });
         let _ = self.inner.signals.send(Signal::ShutDown);
         let mut state = self.watch_state();
         // The manager answers at once; should it be gone already, so is the connection.
-        let _ = timeout(deadline, state.wait_for(ConnectionState::is_closed)).await;
+        let _ = tokio::time::timeout(timeout, state.wait_for(ConnectionState::is_closed)).await;
         if connected {
             // What was published in the meantime, too, is with the socket when the process ends behind this. An error means
             // that the transport has ended, which it does behind a flush of its own.
-            let _ = timeout(deadline, self.nats().flush()).await;
+            let _ = tokio::time::timeout(timeout, self.nats().flush()).await;
         }
         flushed
     }

@@ -39,16 +39,16 @@ const RESERVED: &str = "_R_.";
 /// The markers of one client.
 #[derive(Debug)]
 pub(crate) struct Barrier {
-    /// Of the first kind.
+    /// The subject of markers of the first kind.
     marker: async_nats::Subject,
-    /// Of the second: a subject of the client's own inbox, and what the reply subjects begin with.
+    /// Where markers of the second kind are published, a subject of the client's own inbox, and what their reply subjects begin with.
     target: async_nats::Subject,
     reserved: String,
     /// Who has asked so far, and up to whom all have their answer: one marker is for everyone who asked before it was sent.
     /// With one for each, a few hundred at once would not fit the transport's queue of events.
     asked: AtomicU64,
     answered: AtomicU64,
-    /// Held by whoever has a marker under way, for all.
+    /// Held by the caller whose marker is under way, for all.
     leading: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     changed: Notify,

@@ -13,7 +13,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(250);
 /// A tick that comes later than this by more than a tick tells of a sleep; one that is a little late, of a busy machine.
 const LATE: Duration = Duration::from_millis(500);
 
-/// Sleep noticed so far. Runs while someone ticks it; whoever looks at it in between notices a gap as well.
+/// Sleep noticed so far. Runs while it is ticked; a look at it in between notices a gap as well.
 #[derive(Debug, Default)]
 pub(crate) struct SleepClock(Mutex<State>);
 

@@ -207,7 +207,7 @@ async fn put_first_to_answer_last(
     let targets: Vec<Target> = places.iter().filter_map(target).collect();
     let asking = scout::first_to_answer(&targets, config.tls.handshake_first);
     let answered = tokio::time::timeout_at(deadline, asking).await;
-    // From the end: names behind their addresses, and before all of them whoever has answered.
+    // From the end: names behind their addresses, and before all of them the one that has answered.
     places.reverse();
     if let Ok(Ok(place)) = answered
         && let Some(first) = places.len().checked_sub(place + 1)
@@ -287,7 +287,7 @@ fn event_forwarder(
     refusals: Arc<Refusals>,
 ) -> impl Fn(Event) -> std::future::Ready<()> + Send + Sync + 'static {
     move |event| {
-        // At once, and not by way of the manager: whoever waits on what was refused is about to look.
+        // At once, and not by way of the manager: the call that waits on what was refused is about to look.
         refusals.hear();
         let answered = match &event {
             Event::Connected => {

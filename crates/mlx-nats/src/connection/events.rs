@@ -128,7 +128,7 @@ impl fmt::Debug for ConnectionEvents {
 pub(crate) struct Events(OnceLock<broadcast::Sender<ConnectionEvent>>);
 
 impl Events {
-    /// Tells whoever listens.
+    /// Tells all listeners.
     pub(crate) fn tell(&self, event: impl FnOnce() -> ConnectionEvent) {
         if let Some(listeners) = self.0.get()
             && listeners.receiver_count() > 0

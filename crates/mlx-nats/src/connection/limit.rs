@@ -77,13 +77,13 @@ impl PayloadLimit {
         reply: Option<&str>,
         headers: Option<&Headers>,
         payload: &[u8],
-        limit: Duration,
+        timeout: Duration,
     ) -> Delivery {
         let (server, server_id) = (self.dispatcher.current().0, self.server_id.lock().clone());
         let message = side::Message { subject, reply, headers, payload };
         let met = self.dispatcher.met();
         let place = side::Target { server: &server, server_id: &server_id, met: met.as_ref() };
-        side::send(&self.config, &place, &message, limit).await
+        side::send(&self.config, &place, &message, timeout).await
     }
 
     /// Takes note of what the server says: after the refusal of a payload it is asked on every connection.

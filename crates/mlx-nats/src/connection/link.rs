@@ -121,14 +121,14 @@ impl Link {
             if current == state || current.is_closed() {
                 return false;
             }
-            // The word is written first, so that whoever is woken by the value finds it.
+            // The word is written first, so that those woken by the value find it.
             self.live_epoch.store(epoch, Ordering::Release);
             current.clone_from(state);
             true
         })
     }
 
-    /// What nobody is left to shut down has ended all the same: says so, where it has not been said.
+    /// Marks the client closed when its last handle is dropped, unless it is closed already.
     pub(crate) fn orphaned(&self) {
         let reason = CloseReason::ShutDown;
         if self.set(&ConnectionState::Closed { reason: reason.clone() }) {

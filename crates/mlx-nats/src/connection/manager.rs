@@ -21,11 +21,11 @@ use crate::telemetry::measure::ConnectionMeasure;
 use crate::wire::inbox::Inbox;
 
 /// How long one probe is waited for before the next is sent, in case the server dropped it.
-const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the server's answer to the question for its limit is waited for, when a connection has proved itself.
-const LEAST_PATIENCE: Duration = Duration::from_millis(100);
-const MOST_PATIENCE: Duration = Duration::from_secs(1);
+const MIN_PROOF_TIMEOUT: Duration = Duration::from_millis(100);
+const MAX_PROOF_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Something that takes its time, beside the news.
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -119,7 +119,7 @@ pub(crate) async fn manage(managed: Managed) {
                 }
             }
             (_, state) => {
-                // Published before anyone is failed, so that whoever is woken by the failure sees the reason.
+                // Published before anyone is failed, so that those woken by the failure see the reason.
                 link.set(state);
                 reporter.moved(state, Instant::now());
                 told(&mut measure, state);
@@ -170,7 +170,7 @@ pub(crate) async fn end(nats: &async_nats::Client) {
         }
         let _ = nats.drain().await;
     };
-    let _ = timeout(PROBE_PATIENCE, ending).await;
+    let _ = timeout(PROBE_TIMEOUT, ending).await;
 }
 
 /// What the work under way comes to; never, when there is none.
@@ -187,13 +187,13 @@ async fn prove(nats: async_nats::Client, inbox: Arc<Inbox>, limit: Arc<PayloadLi
     let info = nats.server_info();
     limit.renewed(info.server_id);
     if !info.auth_required && !limit.is_doubted() {
-        // Whoever need not say who he is has no account with limits of its own.
+        // A client without credentials has no account with limits of its own.
         return round_trip(nats, inbox, epoch).await;
     }
     let mut asking = tokio::spawn(async move { limit.refresh().await });
     let epoch = round_trip(nats, inbox, epoch).await;
     // It takes a few round trips more, and goes on by itself where these take longer.
-    let patience = (began.elapsed() * 8).clamp(LEAST_PATIENCE, MOST_PATIENCE);
+    let patience = (began.elapsed() * 8).clamp(MIN_PROOF_TIMEOUT, MAX_PROOF_TIMEOUT);
     let _ = timeout(patience, &mut asking).await;
     epoch
 }
@@ -207,7 +207,7 @@ async fn round_trip(nats: async_nats::Client, inbox: Arc<Inbox>, epoch: u64) -> 
             return std::future::pending().await;
         }
         // A refusal comes from the server too, on this connection: it is alive.
-        if let Ok(Some(_)) = timeout(PROBE_PATIENCE, waiter).await {
+        if let Ok(Some(_)) = timeout(PROBE_TIMEOUT, waiter).await {
             return epoch;
         }
         tracing::warn!("the NATS server took the connection but does not answer on it yet");

@@ -26,12 +26,12 @@ pub(crate) struct BufferedMessage {
 #[derive(Debug)]
 pub(crate) struct PublishBuffer {
     limit: usize,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Contents>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    parcels: VecDeque<BufferedMessage>,
+struct Contents {
+    messages: VecDeque<BufferedMessage>,
     bytes: usize,
     /// Nothing will be sent any more.
     ended: bool,
@@ -45,7 +45,7 @@ impl PublishBuffer {
 
     /// Messages that wait.
     pub(crate) fn len(&self) -> usize {
-        self.waiting.lock().parcels.len()
+        self.waiting.lock().messages.len()
     }
 
     /// Keeps a message until the connection is back; hands it back when it is back already.
@@ -70,7 +70,7 @@ impl PublishBuffer {
             }));
         }
         waiting.bytes = bytes;
-        waiting.parcels.push_back(parcel);
+        waiting.messages.push_back(parcel);
         Ok(None)
     }
 
@@ -112,12 +112,12 @@ impl PublishBuffer {
 
     /// Gives up what waits, says how many messages that were, and keeps none from now on.
     pub(crate) fn abandon(&self) -> usize {
-        std::mem::replace(&mut *self.waiting.lock(), Waiting { ended: true, ..Waiting::default() }).parcels.len()
+        std::mem::replace(&mut *self.waiting.lock(), Contents { ended: true, ..Contents::default() }).messages.len()
     }
 
     fn next_or_declare(&self, link: &Link, epoch: u64) -> Option<BufferedMessage> {
         let mut waiting = self.waiting.lock();
-        let parcel = waiting.parcels.pop_front();
+        let parcel = waiting.messages.pop_front();
         match &parcel {
             Some(parcel) => waiting.bytes -= parcel.size(),
             None => {
@@ -162,7 +162,7 @@ mod tests {
         let closed = ConnectionState::Closed { reason: crate::connection::CloseReason::ShutDown };
         let (link, publish_buffer) = (Link::new(), PublishBuffer::new(100));
         publish_buffer.keep(parcel(1), &link).unwrap();
-        // Closed, but not emptied yet: whoever comes now is told, and what was kept before is counted.
+        // Closed, but not emptied yet: a caller that comes now is told, and what was kept before is counted.
         link.set(&closed);
         assert_eq!(publish_buffer.keep(parcel(1), &link).unwrap_err().code(), ErrorCode::NatsClosed);
         assert_eq!((publish_buffer.abandon(), publish_buffer.len()), (1, 0));

@@ -42,7 +42,7 @@ struct State {
 }
 
 /// What has to be done to answer the transport.
-enum Answer {
+enum NextServer {
     /// This server, after a pause.
     Connect(ServerAddr, Duration),
     /// The first of these to answer, after a pause.
@@ -85,7 +85,7 @@ impl Dispatcher {
         (self.shown(server), attempt)
     }
 
-    /// The configured server that took us last: whoever else it tells of is shown its credentials.
+    /// The configured server that accepted us last. Servers that it tells of are shown its credentials.
     pub(crate) fn met(&self) -> Option<ServerAddr> {
         self.state.lock().met_server.clone()
     }
@@ -113,16 +113,16 @@ impl Dispatcher {
         async move {
             let chosen = async {
                 match answer {
-                    Answer::Connect(addr, pause) => {
+                    NextServer::Connect(addr, pause) => {
                         tokio::time::sleep(pause).await; // what backing off means
                         Some(addr)
                     }
-                    Answer::Any(choices, pause) => {
+                    NextServer::Any(choices, pause) => {
                         tokio::time::sleep(pause).await; // as above
                         // Nowhere, so that the transport asks again at once, and the failure is booked.
                         dispatcher.first_to_answer(&choices).await.or_else(nowhere)
                     }
-                    Answer::End => std::future::pending().await,
+                    NextServer::End => std::future::pending().await,
                 }
             };
             // The transport ends only by failing as often as it may: here without any network, and with a turn for others in
@@ -156,7 +156,7 @@ impl Dispatcher {
         }
     }
 
-    fn answer(&self, servers: &[Server], info: &ServerInfo, signals: &mpsc::UnboundedSender<Signal>) -> Answer {
+    fn answer(&self, servers: &[Server], info: &ServerInfo, signals: &mpsc::UnboundedSender<Signal>) -> NextServer {
         let servers: Vec<&Server> = servers.iter().filter(|server| server.addr.port() != NOWHERE).collect();
         let names: Vec<String> = servers.iter().map(|server| name(&server.addr)).collect();
         let mut state = self.state.lock();
@@ -164,10 +164,10 @@ impl Dispatcher {
         if met.0.is_empty() {
             // The first connection, which is ours to repeat.
             let place = state.first.unwrap_or_default();
-            let Some((server, name)) = servers.get(place).zip(names.get(place)) else { return Answer::End };
+            let Some((server, name)) = servers.get(place).zip(names.get(place)) else { return NextServer::End };
             state.pool.connected(name);
             state.met_server = Some(self.names.get(name).unwrap_or(&server.addr).clone());
-            return Answer::Connect(server.addr.clone(), Duration::ZERO);
+            return NextServer::Connect(server.addr.clone(), Duration::ZERO);
         }
         if state.met != met {
             state.met = met;
@@ -182,7 +182,7 @@ impl Dispatcher {
         }
         if !self.reconnect {
             let _ = signals.send(Signal::Down);
-            return Answer::End;
+            return NextServer::End;
         }
         let candidates: Vec<Candidate<'_>> = servers
             .iter()
@@ -199,7 +199,7 @@ impl Dispatcher {
             Next::Try { attempt, .. } => Some(self.pause(attempt)),
             Next::Refused | Next::GiveUp { .. } => None,
         };
-        // Whoever is gone need not be told.
+        // A client that is gone need not be told.
         if let Some(mut failure) = failure {
             failure.server = self.shown(&failure.server);
             let _ = signals.send(Signal::AttemptFailed { failure, retry_in: pause });
@@ -211,16 +211,16 @@ impl Dispatcher {
                 Some((server, pause)) => {
                     let choices = self.choices(&servers, &names, &state.pool);
                     let answer = if choices.len() > 1 || many {
-                        Answer::Any(choices, pause)
+                        NextServer::Any(choices, pause)
                     } else {
-                        Answer::Connect(server.addr.clone(), pause)
+                        NextServer::Connect(server.addr.clone(), pause)
                     };
                     (Signal::Attempt(attempt), answer)
                 }
-                None => (Signal::Attempt(attempt), Answer::End),
+                None => (Signal::Attempt(attempt), NextServer::End),
             },
-            Next::Refused => (Signal::Refused, Answer::End),
-            Next::GiveUp { attempts } => (Signal::GaveUp { attempts }, Answer::End),
+            Next::Refused => (Signal::Refused, NextServer::End),
+            Next::GiveUp { attempts } => (Signal::GaveUp { attempts }, NextServer::End),
         };
         let _ = signals.send(signal);
         answer

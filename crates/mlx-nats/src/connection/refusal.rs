@@ -9,7 +9,7 @@ use mlx_errors::{ConnectStep, Error, ErrorKind};
 use mlx_types::config::NatsConfig;
 use mlx_types::{NatsUrl, Scheme};
 
-/// What async-nats' `error` means to whoever wrote `config`.
+/// Explains async-nats' `error` to the author of `config`.
 pub(super) fn refused(config: &NatsConfig, shown: &str, error: &async_nats::ConnectError) -> Error {
     let cause = Cause(innermost(error));
     let (step, hint) = match error.kind() {

@@ -79,7 +79,7 @@ impl Refusals {
         self.enter(Kind::Subscription { queue_group, waits }, subject)
     }
 
-    /// Watches for the refusal of what is published on a subject, by whoever publishes there again and again.
+    /// Watches for the refusal of what is published on a subject, by a caller that publishes there again and again.
     pub(crate) fn publisher(self: &Arc<Self>, subject: async_nats::Subject) -> Watch {
         self.enter(Kind::Publisher, subject)
     }

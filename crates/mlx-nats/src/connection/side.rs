@@ -85,17 +85,22 @@ pub(super) async fn max_payload(config: &NatsConfig, place: &Target<'_>) -> Opti
 }
 
 /// Sends `message`, and returns when the server has it.
-pub(super) async fn send(config: &NatsConfig, place: &Target<'_>, message: &Message<'_>, limit: Duration) -> Delivery {
+pub(super) async fn send(
+    config: &NatsConfig,
+    place: &Target<'_>,
+    message: &Message<'_>,
+    timeout: Duration,
+) -> Delivery {
     let sending = async {
         let (mut connection, _) = open(config, place).await?;
         write(&mut connection, message).await?;
         delivered(&mut connection, message.reply).await
     };
-    match timeout(limit, sending).await {
+    match tokio::time::timeout(timeout, sending).await {
         Ok(Ok(delivery)) => delivery,
         Ok(Err(error)) => Delivery::Failed(format!("by a connection of its own, for its size: {error}")),
         Err(_) => {
-            Delivery::Failed(format!("by a connection of its own, for its size: not within {} ms", limit.as_millis()))
+            Delivery::Failed(format!("by a connection of its own, for its size: not within {} ms", timeout.as_millis()))
         }
     }
 }

@@ -8,6 +8,18 @@ use serde::Serialize;
 ///
 /// `Connected` is reached only after the subscriptions are back at the server and a message made the round trip,
 /// never on the word of an open socket.
+///
+/// ```
+/// use mlx_nats::ConnectionState;
+///
+/// fn light(state: &ConnectionState) -> &'static str {
+///     match state {
+///         ConnectionState::Connected { .. } => "green",
+///         ConnectionState::Closed { .. } => "red",
+///         _ => "yellow",
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionState {

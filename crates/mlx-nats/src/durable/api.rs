@@ -18,13 +18,13 @@ use crate::wire::{Headers, codec};
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What JetStream said, where it was no error.
-pub(super) enum Answer<R> {
+pub(super) enum ApiResponse<R> {
     Done(R),
     /// It refused, for a reason that the caller may know how to deal with.
     Refused(async_nats::jetstream::Error),
 }
 
-impl<R> Answer<R> {
+impl<R> ApiResponse<R> {
     /// A refusal as the error of `action`.
     pub(super) fn done(self, action: impl FnOnce() -> String) -> Result<R> {
         match self {
@@ -35,7 +35,7 @@ impl<R> Answer<R> {
 }
 
 /// Asks the API for something, for example `STREAM.INFO.X`.
-pub(super) async fn call<Q, R>(client: &Client, call: &str, payload: &Q) -> Result<Answer<R>>
+pub(super) async fn call<Q, R>(client: &Client, call: &str, payload: &Q) -> Result<ApiResponse<R>>
 where
     Q: Serialize + ?Sized,
     R: DeserializeOwned,
@@ -52,15 +52,15 @@ pub(super) async fn ask<R: DeserializeOwned>(
     headers: Headers,
     json: Bytes,
     action: &str,
-) -> Result<Answer<R>> {
+) -> Result<ApiResponse<R>> {
     let limit = client.request_timeout();
     let deadline = Instant::now() + limit;
     loop {
         let message = client.one_answer(subject, headers.clone(), json.clone(), limit).await?;
         if message.status != Some(async_nats::StatusCode::NO_RESPONDERS) {
             return match codec::decode(subject, &message.payload, |_: &Response<R>| Ok(()))? {
-                Response::Ok(value) => Ok(Answer::Done(value)),
-                Response::Err { error } => Ok(Answer::Refused(error)),
+                Response::Ok(value) => Ok(ApiResponse::Done(value)),
+                Response::Err { error } => Ok(ApiResponse::Refused(error)),
             };
         }
         // A server with JetStream does not answer for it while it recovers, or while a cluster has no leader.

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::api::{self, Answer};
+use super::api::{self, ApiResponse};
 use super::streams::{self, QUEUE};
 use crate::client::Client;
 use crate::pubsub::SubscribeOptions;
@@ -25,6 +25,13 @@ use crate::wire::address::SubscribeTo;
 use crate::wire::{Headers, codec, headers};
 
 /// How to ask through the queue.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use mlx_nats::DurableOptions;
+///
+/// let options = DurableOptions::default().deadline(SystemTime::now() + Duration::from_secs(600));
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct DurableOptions {
@@ -74,6 +81,17 @@ impl Client {
     }
 
     /// [`infer_durable`](Client::infer_durable) with options.
+    ///
+    /// ```no_run
+    /// # async fn example(client: mlx_nats::Client, request: mlx_types::messages::InferenceRequest) -> mlx_nats::Result<()> {
+    /// use std::time::{Duration, SystemTime};
+    /// use mlx_nats::DurableOptions;
+    ///
+    /// let by_tonight = DurableOptions::default().deadline(SystemTime::now() + Duration::from_secs(8 * 3600));
+    /// let tokens = client.infer_durable_with(&request, by_tonight).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn infer_durable_with(&self, request: &InferenceRequest, options: DurableOptions) -> Result<TokenStream> {
         let settings = streams::settings(self)?;
         let subject = subjects::inference_queue(&request.model_id)?;
@@ -131,11 +149,11 @@ impl Client {
     fn patience_and_headers(
         &self,
         request: &InferenceRequest,
-        patience: Duration,
+        timeout: Duration,
         options: &DurableOptions,
     ) -> Result<(Duration, Headers)> {
         let now = SystemTime::now();
-        let deadline = options.deadline.unwrap_or_else(|| now + patience);
+        let deadline = options.deadline.unwrap_or_else(|| now + timeout);
         let Ok(left) = deadline.duration_since(now) else {
             let subject = subjects::inference_queue(&request.model_id)?.to_string();
             return Err(Error::new(ErrorKind::DeadlineExceeded { subject }));
@@ -147,7 +165,7 @@ impl Client {
         if self.options().coalesce {
             headers.set(headers::ACCEPT, headers::ACCEPT_TOKENS)?;
         }
-        Ok((patience.min(left), headers))
+        Ok((timeout.min(left), headers))
     }
 }
 
@@ -172,9 +190,9 @@ async fn keep(
 pub(super) async fn is_waiting(client: &Client, sequence: u64) -> Result<bool> {
     let get = format!("STREAM.MSG.GET.{QUEUE}");
     match api::call::<_, IgnoredAny>(client, &get, &json!({ "seq": sequence })).await? {
-        Answer::Done(_) => Ok(true),
-        Answer::Refused(error) if error.error_code() == ApiCode::NO_MESSAGE_FOUND => Ok(false),
-        refused @ Answer::Refused(_) => refused.done(|| "look for a request".to_owned()).map(|_| false),
+        ApiResponse::Done(_) => Ok(true),
+        ApiResponse::Refused(error) if error.error_code() == ApiCode::NO_MESSAGE_FOUND => Ok(false),
+        refused @ ApiResponse::Refused(_) => refused.done(|| "look for a request".to_owned()).map(|_| false),
     }
 }
 
@@ -187,7 +205,7 @@ fn cancel_boxed(
     Box::pin(async move { cancel(&client, sequence, &cancellation, begun).await })
 }
 
-/// Takes a request out of the queue, and tells whoever took it before. Whoever else waits for an answer that has not
+/// Takes a request out of the queue, and tells the worker that took it before. Any other requester that waits for an answer that has not
 /// begun is told the end of it.
 async fn cancel(client: &Client, sequence: u64, cancel: &InferenceCancel, begun: bool) -> Result<()> {
     if begun {
@@ -195,7 +213,7 @@ async fn cancel(client: &Client, sequence: u64, cancel: &InferenceCancel, begun:
     }
     let delete = format!("STREAM.MSG.DELETE.{QUEUE}");
     // Refused when it is no longer there, which is as good.
-    let _: Answer<IgnoredAny> = api::call(client, &delete, &json!({ "seq": sequence, "no_erase": true })).await?;
+    let _: ApiResponse<IgnoredAny> = api::call(client, &delete, &json!({ "seq": sequence, "no_erase": true })).await?;
     client.publish(&subjects::INFERENCE_CANCEL, cancel).await?;
     let request_id = cancel.request_id;
     let end = if cancel.mode == CancelMode::Stop {

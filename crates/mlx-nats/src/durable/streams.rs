@@ -13,7 +13,7 @@ use mlx_types::subjects::{ANY_INFERENCE_DEAD, ANY_INFERENCE_QUEUE};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::api::{self, Answer};
+use super::api::{self, ApiResponse};
 use crate::client::Client;
 
 /// The stream of requests that wait.
@@ -30,7 +30,7 @@ const DOUBLINGS: u32 = 3;
 
 /// Which connection the streams were last seen on.
 #[derive(Debug, Default)]
-pub(crate) struct Queue(AtomicU64);
+pub(crate) struct WorkQueue(AtomicU64);
 
 /// The settings of the durable hand-over, or the error that it is off.
 pub(super) fn settings(client: &Client) -> Result<&DurableConfig> {
@@ -48,14 +48,14 @@ pub(super) fn settings(client: &Client) -> Result<&DurableConfig> {
 /// One that is there in another form, because other nodes have other settings or somebody altered it, is used as it is.
 pub(super) async fn ensure(client: &Client, settings: &DurableConfig) -> Result<()> {
     let epoch = client.link().live(|| "preparing the request queue".to_owned())?;
-    let known = client.room::<Queue>();
+    let known = client.room::<WorkQueue>();
     let seen = &known.0;
     if seen.load(Ordering::Relaxed) == epoch {
         return Ok(());
     }
     for config in [queue(settings), dead_letters(settings)] {
         let answer = api::call::<_, IgnoredAny>(client, &format!("STREAM.CREATE.{}", config.name), &config).await?;
-        if let Answer::Refused(error) = &answer
+        if let ApiResponse::Refused(error) = &answer
             && error.error_code() == ApiCode::STREAM_NAME_EXIST
         {
             tracing::debug!(stream = config.name, "a stream has other settings than this node's, and keeps them");
@@ -74,10 +74,10 @@ pub(super) async fn ensure(client: &Client, settings: &DurableConfig) -> Result<
 /// [`ErrorKind::JetStream`], with the place on the server's disk.
 pub(super) async fn check_disk(client: &Client) -> Result<()> {
     let info = api::call::<_, Value>(client, &format!("STREAM.INFO.{QUEUE}"), &json!({})).await;
-    let Ok(Answer::Done(info)) = info else { return Ok(()) };
+    let Ok(ApiResponse::Done(info)) = info else { return Ok(()) };
     let config = info.get("config").unwrap_or(&Value::Null);
     match api::call::<_, IgnoredAny>(client, &format!("STREAM.UPDATE.{QUEUE}"), config).await {
-        Ok(Answer::Refused(error)) if error.error_code() == ApiCode::STREAM_UPDATE => {
+        Ok(ApiResponse::Refused(error)) if error.error_code() == ApiCode::STREAM_UPDATE => {
             Err(Error::new(ErrorKind::JetStream {
                 action: "keep a request".to_owned(),
                 reason: error.to_string(),
@@ -90,7 +90,7 @@ pub(super) async fn check_disk(client: &Client) -> Result<()> {
 
 /// Forgets that the streams were seen, because something says that they are not there.
 pub(super) fn forget(client: &Client) {
-    client.room::<Queue>().0.store(0, Ordering::Relaxed);
+    client.room::<WorkQueue>().0.store(0, Ordering::Relaxed);
 }
 
 fn queue(settings: &DurableConfig) -> stream::Config {
@@ -150,14 +150,14 @@ impl Consumer {
         let made = json!({ "stream_name": QUEUE, "config": config });
         let create = format!("CONSUMER.CREATE.{QUEUE}.{name}.{subject}");
         let info = match api::call::<_, consumer::Info>(client, &create, &made).await? {
-            Answer::Done(info) => info,
+            ApiResponse::Done(info) => info,
             // As for the streams: one that cannot be altered is used as it is.
-            Answer::Refused(refusal) => {
+            ApiResponse::Refused(refusal) => {
                 let info = format!("CONSUMER.INFO.{QUEUE}.{name}");
                 match api::call::<_, consumer::Info>(client, &info, &json!({})).await? {
-                    Answer::Done(info) => info,
-                    Answer::Refused(_) => {
-                        let refusal = Answer::<consumer::Info>::Refused(refusal);
+                    ApiResponse::Done(info) => info,
+                    ApiResponse::Refused(_) => {
+                        let refusal = ApiResponse::<consumer::Info>::Refused(refusal);
                         refusal.done(|| format!("create a consumer for `{subject}`"))?
                     }
                 }

@@ -365,7 +365,7 @@ fn said(end: Result<()>) {
     }
 }
 
-/// Who asks, where a request that is invalid otherwise says that.
+/// The id of a request, read even from one that is invalid otherwise.
 fn asked(message: &Message) -> Option<RequestId> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]

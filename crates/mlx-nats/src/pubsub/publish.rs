@@ -238,7 +238,7 @@ impl Client {
     fn sent(&self, subject: &async_nats::Subject, bytes: usize, sent: Sent) -> Result<()> {
         sent.map_err(|error| self.unsent(subject, &error))?;
         // The transport takes messages until it has ended, and drops what comes behind the order to end. That is given after
-        // the client is declared closed: whoever finds it open here came before.
+        // the client is declared closed: a caller that finds it open here came before.
         if !self.link().is_up() {
             self.unless_closed(subject)?;
         }

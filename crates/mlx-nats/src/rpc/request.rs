@@ -13,10 +13,19 @@ use crate::client::Client;
 use crate::telemetry::trace::Span;
 use crate::wire::address::RequestTo;
 use crate::wire::error_reply::remote_error;
-use crate::wire::inbox::Answer;
+use crate::wire::inbox::Reply;
 use crate::wire::{Headers, codec, headers};
 
 /// How to ask.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use mlx_nats::RequestOptions;
+///
+/// let options = RequestOptions::default()
+///     .timeout(Duration::from_secs(2)) // how long this side waits
+///     .deadline(SystemTime::now() + Duration::from_secs(2)); // tells the other side, too
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RequestOptions {
@@ -119,29 +128,31 @@ impl Client {
         subject: &async_nats::Subject,
         headers: Headers,
         json: Bytes,
-        limit: Duration,
+        timeout: Duration,
     ) -> Result<async_nats::Message> {
         let epoch = self.link().live(|| format!("request on `{subject}`"))?;
         let (mut waiter, reply) = self.inbox().wait_on(subject.clone());
-        let late = |_| Error::new(ErrorKind::Timeout { subject: subject.to_string(), timeout: limit });
+        let late = |_| Error::new(ErrorKind::Timeout { subject: subject.to_string(), timeout });
         let started = Instant::now();
         // One after the other rather than as one future, which would hold what is sent a second time.
-        timeout(limit, self.send(subject.clone(), Some(reply), Some(headers), json)).await.map_err(late)??;
+        tokio::time::timeout(timeout, self.send(subject.clone(), Some(reply), Some(headers), json))
+            .await
+            .map_err(late)??;
         // The table may have been emptied between the look at the state and the wait: then nobody will answer.
         let answer = if self.link().is_live(epoch) {
-            match timeout(limit.saturating_sub(started.elapsed()), &mut waiter).await {
+            match tokio::time::timeout(timeout.saturating_sub(started.elapsed()), &mut waiter).await {
                 Ok(answer) => answer,
                 // It may lie in the socket, since before this process slept.
-                Err(elapsed) if !self.has_read_late(started, limit).await => return Err(late(elapsed)),
+                Err(elapsed) if !self.has_read_late(started, timeout).await => return Err(late(elapsed)),
                 Err(elapsed) => waiter.now_or_never().ok_or_else(|| late(elapsed))?,
             }
         } else {
             None
         };
         let message = match answer {
-            Some(Answer::Message(message)) => message,
-            Some(Answer::Refused(refused)) => return Err(refused.publish(subject)),
-            Some(Answer::NoInbox(refused)) => return Err(self.inbox().refusal_error(&refused)),
+            Some(Reply::Message(message)) => message,
+            Some(Reply::Refused(refused)) => return Err(refused.publish(subject)),
+            Some(Reply::NoInbox(refused)) => return Err(self.inbox().refusal_error(&refused)),
             None => return Err(self.link().down(&format!("request on `{subject}`"))),
         };
         self.measure().received(&message);

@@ -19,10 +19,17 @@ use crate::telemetry::measure::Exchange;
 use crate::telemetry::trace::Span;
 use crate::wire::address::RequestTo;
 use crate::wire::codec;
-use crate::wire::inbox::Answer;
+use crate::wire::inbox::Reply;
 use crate::wire::refused::Refused;
 
 /// When enough answers have come: at the first of these limits.
+///
+/// ```
+/// use std::time::Duration;
+/// use mlx_nats::RequestManyOptions;
+///
+/// let options = RequestManyOptions::default().max_responses(3).timeout(Duration::from_secs(1));
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct RequestManyOptions {
@@ -82,7 +89,7 @@ impl Client {
     /// use mlx_types::subjects;
     ///
     /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
-    /// // Who has not answered 200 ms after another one did is not waited for.
+    /// // Ends 200 ms after the last answer.
     /// let options = RequestManyOptions::default().stall(Duration::from_millis(200));
     /// let reports = client.request_many_with(&subjects::HEALTH_CHECK, &HealthCheck::new(), options).await?;
     /// let all: Vec<mlx_nats::Result<HealthReport>> = reports.collect().await;
@@ -145,13 +152,13 @@ impl Client {
         let (question, _) = self.inbox().wait_on(subject.clone());
         let refusal = async move {
             match question.await {
-                Some(Answer::Refused(refused)) => refused,
+                Some(Reply::Refused(refused)) => refused,
                 _ => std::future::pending().await,
             }
         };
         self.send(subject.clone(), Some(inbox), span.headers(), json).await?;
         let timeout = options.timeout.unwrap_or_else(|| self.request_timeout());
-        let waiting = Waiting {
+        let waiting = PendingResponses {
             client: self.clone(),
             subject: subject.clone(),
             during,
@@ -185,6 +192,18 @@ type Messages = Pin<Box<dyn Stream<Item = Result<async_nats::Message>> + Send>>;
 /// listens, that is [`ErrorKind::NoResponders`], and comes at once; where the connection drops, [`ErrorKind::Disconnected`].
 ///
 /// The limits count from the question on, also while nobody reads. Dropping the stream leaves nothing behind.
+///
+/// ```no_run
+/// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+/// use futures_util::StreamExt;
+///
+/// let mut names = client.request_many::<_, _, String>("lab.who", "?").await?;
+/// while let Some(name) = names.next().await {
+///     println!("{}", name?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "answers are only told to whoever reads them"]
 pub struct Responses<R> {
     subject: async_nats::Subject,
@@ -246,13 +265,13 @@ impl<R> std::fmt::Debug for Responses<R> {
 }
 
 /// A question that is out.
-struct Waiting {
+struct PendingResponses {
     client: Client,
     subject: async_nats::Subject,
     during: String,
     answers: RawSubscription,
     refusal: Pin<Box<dyn Future<Output = Refused> + Send>>,
-    /// Of the connection that it went out on.
+    /// The epoch of the connection that the question went out on.
     epoch: u64,
     stall: Option<Duration>,
     timeout: Duration,
@@ -264,7 +283,7 @@ struct Waiting {
     has_read: bool,
 }
 
-impl Waiting {
+impl PendingResponses {
     async fn next(&mut self) -> Option<Result<async_nats::Message>> {
         loop {
             let link = self.client.link();

@@ -25,14 +25,21 @@ use crate::wire::address::ServeTo;
 use crate::wire::{Headers, codec, headers};
 
 /// Requests that a service handles at once, unless set otherwise.
-const DEFAULT_LIMIT: usize = 64;
+const DEFAULT_MAX_CONCURRENT: usize = 64;
 
 /// How to serve.
+///
+/// ```
+/// use mlx_nats::ServeOptions;
+///
+/// // At most two requests at once, shared with the others of the group, and not shown by `nats micro`.
+/// let options = ServeOptions::default().max_concurrent(2).queue_group("sums").discoverable(false);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServeOptions {
     /// Requests handled at once; further ones are answered `OVERLOADED` straight away. 64 by default.
-    pub limit: usize,
+    pub max_concurrent: usize,
     /// The queue group: each request goes to one member of it. Unset by default: every server answers.
     pub queue_group: Option<String>,
     /// List the service for `nats micro` and the like, where the client does that at all (see
@@ -42,7 +49,7 @@ pub struct ServeOptions {
 
 mlx_errors::setters! {
     ServeOptions {
-        limit: set usize,
+        max_concurrent: set usize,
         queue_group: text,
         discoverable: set bool,
     }
@@ -50,7 +57,7 @@ mlx_errors::setters! {
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { limit: DEFAULT_LIMIT, queue_group: None, discoverable: true }
+        Self { max_concurrent: DEFAULT_MAX_CONCURRENT, queue_group: None, discoverable: true }
     }
 }
 
@@ -153,7 +160,7 @@ impl Client {
     ///
     /// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
     /// // At most two at once here; what the queue group gives to others does not count.
-    /// let options = ServeOptions::default().limit(2).queue_group("sums");
+    /// let options = ServeOptions::default().max_concurrent(2).queue_group("sums");
     /// let sum = |numbers: Request<Vec<u64>>| async move { Ok(numbers.iter().sum::<u64>()) };
     /// let service = client.serve_with("lab.sum", options, sum).await?;
     /// # Ok(())

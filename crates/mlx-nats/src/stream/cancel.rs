@@ -27,7 +27,7 @@ static WAITING: Mutex<BTreeSet<Asked>> = Mutex::new(BTreeSet::new());
 /// A request, and of whom; not known of a queued one, which its queue tells from a later one.
 type Asked = (RequestId, Option<WorkerId>);
 
-/// Has the request dropped by whoever may be at it, in the background; when the connection is down, as soon as it is back.
+/// Cancels the request at the worker, in the background; if the connection is down, as soon as it is back.
 pub(super) fn cancel_in_background(
     client: &Client,
     route: Route,
@@ -43,7 +43,7 @@ pub(super) fn cancel_in_background(
         runtime.spawn(async move { report(&cancellation.await) });
         return;
     }
-    let waiting = Waiting::enter((request_id, route.worker_id()));
+    let waiting = PendingCancel::enter((request_id, route.worker_id()));
     let mut state = client.watch_state();
     // What waits must not keep the client open; with its last handle, the watched state ends.
     let inner = Arc::downgrade(&client.inner);
@@ -83,9 +83,9 @@ fn report(cancelled: &Result<()>) {
 }
 
 /// A place in the list, given up when it is dropped.
-struct Waiting(Asked);
+struct PendingCancel(Asked);
 
-impl Waiting {
+impl PendingCancel {
     fn enter(asked: Asked) -> Self {
         WAITING.lock().insert(asked);
         Self(asked)
@@ -96,7 +96,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for PendingCancel {
     fn drop(&mut self) {
         WAITING.lock().remove(&self.0);
     }

@@ -33,12 +33,12 @@ pub(super) struct Coalescer {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Of the first token that waits.
+    /// The index of the first token that waits.
     index: u64,
     tokens: VecDeque<String>,
-    /// Taken, but not known to be sent: kept until it is, because whoever sends it may be dropped while it waits.
+    /// Taken, but not known to be sent: kept until it is, because its sender may be dropped while it waits.
     under_way: Option<Arc<StreamingResponse>>,
-    /// A frame that could not be sent, for whoever puts the next token.
+    /// The error of a frame that could not be sent, returned with the next token.
     error: Option<Error>,
 }
 
@@ -66,7 +66,7 @@ impl Coalescer {
                         state.index = index;
                     }
                     state.tokens.extend(token.take());
-                    // Whoever sends them looks again before it waits, so that the others need not tell.
+                    // The sender looks again before it waits, so that the others need not wake it.
                     if first {
                         self.filled.notify_one();
                     }

@@ -16,7 +16,7 @@ pub(crate) enum Departure {
     Dead,
 }
 
-/// Whoever follows the workers.
+/// The table of workers, as streams see it.
 pub(crate) trait Lifelines: Send + Sync {
     /// Resolves when the worker leaves, falls silent or comes back as another process. From now on its silence counts,
     /// even if it was never heard of.

@@ -51,6 +51,22 @@ pub struct TokenFrame {
 }
 
 /// What a stream came to.
+///
+/// ```no_run
+/// # async fn example(client: mlx_nats::Client, worker: mlx_types::WorkerId) -> mlx_nats::Result<()> {
+/// use futures_util::StreamExt;
+/// use mlx_types::messages::InferenceRequest;
+///
+/// let mut tokens = client.infer(worker, &InferenceRequest::new("llama-3", "Hello")).await?;
+/// while let Some(token) = tokens.next().await {
+///     print!("{}", token?.text);
+/// }
+/// if let Some(summary) = tokens.summary() {
+///     println!("{} tokens in {:?}, {:?} to the first", summary.tokens, summary.duration, summary.time_to_first_token);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct StreamSummary {
@@ -94,7 +110,7 @@ pub struct TokenStream {
     /// Who answers, once it is known.
     worker_id: Option<WorkerId>,
     request_id: RequestId,
-    /// Of the request, for errors.
+    /// The subject of the request, for errors.
     subject: String,
     /// Until the end.
     frames: Option<RawSubscription>,
@@ -177,8 +193,15 @@ impl TokenStream {
 
     /// Tells the worker to drop the request now, and ends the stream as cancelled.
     ///
+    /// ```no_run
+    /// # async fn example(mut tokens: mlx_nats::TokenStream) -> mlx_nats::Result<()> {
+    /// tokens.kill().await?; // the worker drops the request, and sends nothing more
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// Those of [`publish`](Client::publish); the stream has ended all the same.
+    /// Those of [`publish`](Client::publish); the stream has ended even then.
     ///
     /// # Cancel safety
     /// When the future is dropped, the stream has ended, but the worker may not have been told.
@@ -262,7 +285,7 @@ impl TokenStream {
         );
     }
 
-    /// Tells whoever may be at it, and takes the request out of its queue where it waits in one.
+    /// Cancels the request at the worker, and takes it out of its queue if it waits in one.
     fn cancellation(&self, mode: CancelMode) -> impl Future<Output = Result<()>> + Send + 'static {
         let cancel = InferenceCancel::new(self.request_id, mode);
         self.route.cancel(self.client.clone(), cancel, self.mark.clone(), self.first_token.is_some())

@@ -36,6 +36,12 @@ static FAILED: LogLimit = LogLimit::new();
 static UNTOLD: LogLimit = LogLimit::new();
 
 /// How to serve inference.
+///
+/// ```
+/// use mlx_nats::InferenceOptions;
+///
+/// let options = InferenceOptions::default().max_concurrent(4); // what the model server takes at once
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct InferenceOptions {
@@ -129,7 +135,7 @@ impl Client {
             name: "inference".to_owned(),
             metadata: BTreeMap::from([("workerId".to_owned(), worker_id.to_string())]),
             begin: Begin::Spawned,
-            options: ServeOptions { limit: options.max_concurrent, ..ServeOptions::default() },
+            options: ServeOptions::default().max_concurrent(options.max_concurrent),
         };
         let mut service = self.run_service(spec, answer, overloaded).await?;
         if let Some(presence) = &presence {
@@ -145,7 +151,7 @@ impl Client {
 pub struct InferenceService {
     service: Service,
     _canceller: AbortOnDrop,
-    /// Kept to the end of the last stream: whoever drains is there.
+    /// Kept until the last stream has ended, so that a draining worker still answers.
     _presence: Option<Presence>,
 }
 
@@ -158,6 +164,13 @@ impl InferenceService {
     /// Resolves when the service ends by itself: when its client is closed, or, with the error, when the server takes its
     /// subscription away.
     ///
+    /// ```no_run
+    /// # async fn example(mut service: mlx_nats::InferenceService) -> mlx_nats::Result<()> {
+    /// service.ended().await?; // only when the server took a subscription away, or the client is closed
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Subscription`], which names the permission that is missing; told once.
     ///
@@ -167,15 +180,15 @@ impl InferenceService {
         self.service.ended().await
     }
 
-    /// Takes no more requests, and waits up to `deadline` for the streams under way.
+    /// Takes no more requests, and waits up to `timeout` for the streams under way.
     ///
     /// # Errors
     /// [`ErrorKind::Timeout`] when some did not end in time; they are dropped.
     ///
     /// # Cancel safety
     /// Dropping the future drops the service: the streams under way end with it.
-    pub async fn stop(self, deadline: Duration) -> Result<()> {
-        self.service.stop(deadline).await
+    pub async fn stop(self, timeout: Duration) -> Result<()> {
+        self.service.stop(timeout).await
     }
 }
 
@@ -199,7 +212,7 @@ where
     let request_id = request.request_id;
     let coalesce = client.options().coalesce && offers_tokens(message);
     let stream = OutgoingStream::new(client.clone(), request_id, coalesce);
-    // Only for whoever reads more than the plain frames, which stay as they always were.
+    // Only for requesters that read more than the plain frames, which stay as they always were.
     let reads_more = headers::first(message, headers::ACCEPT).is_some();
     let stream = if reads_more { stream.of(own.epoch) } else { stream };
     let stream = Arc::new(stream.asked_by(message.reply.as_ref()));
@@ -303,7 +316,7 @@ async fn refuse(client: &Client, running: &Running, message: async_nats::Message
         return; // the same request once more: an error would end the stream that answers it
     }
     let stream = OutgoingStream::new(client.clone(), asked.request_id, false).asked_by(None);
-    // On a task of its own, since whoever asked without a reply inbox may not listen yet, and others wait behind it.
+    // On a task of its own, since a requester without a reply inbox may not listen yet, and others wait behind it.
     let remote = Error::from(error.to_remote());
     client.runtime().spawn(async move {
         if let Err(error) = stream.failed(&remote).await
@@ -314,7 +327,7 @@ async fn refuse(client: &Client, running: &Running, message: async_nats::Message
     });
 }
 
-/// Who asks: read leniently, because a request that is invalid otherwise may still say that.
+/// The request's id, read leniently: a request that is invalid otherwise may still have it.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Asked {

@@ -1,4 +1,4 @@
-//! How a request goes to whoever answers it, and how it is called back.
+//! How a request is sent to the worker, and how it is cancelled.
 
 use std::sync::Arc;
 

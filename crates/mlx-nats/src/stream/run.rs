@@ -40,7 +40,7 @@ impl Run {
         true
     }
 
-    /// Whether whoever answers says its incarnation.
+    /// Whether the worker tells its incarnation.
     pub(super) fn is_marked(self) -> bool {
         matches!(self, Self::Accepted(_) | Self::Marked(_) | Self::Bare)
     }

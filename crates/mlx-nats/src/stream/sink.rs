@@ -42,6 +42,15 @@ impl TokenSink {
 
     /// Sends the next token. Waits while the connection is behind by more than a few hundred tokens of this stream.
     ///
+    /// ```no_run
+    /// # async fn example(mut tokens: mlx_nats::TokenSink) -> mlx_nats::Result<()> {
+    /// for word in ["Hello", " ", "world"] {
+    ///     tokens.send(word).await?; // an error means that nobody wants the answer any more: `?` ends the work
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Cancelled`] when the requester no longer wants any: return it from the handler, which then ends
     /// the stream the way that the requester asked for. Otherwise those of [`publish`](Client::publish), of this token
@@ -112,7 +121,7 @@ pub(crate) struct OutgoingStream {
     epoch: Option<String>,
     /// The reply inbox of the request.
     reply: Option<async_nats::Subject>,
-    /// No frame before this: whoever asks without a reply inbox may not listen yet.
+    /// No frame is sent before this: a requester without a reply inbox may not listen yet.
     not_before: Option<Instant>,
     /// Hears of it when the server refuses the frames.
     watch: Watch,

@@ -65,6 +65,11 @@ mod sealed {
 /// Something that an `M` can be published to: `&Subject<M>`, or a `&str` for any serialisable `M`.
 ///
 /// Sealed, and used by handing it to [`Client::publish`](crate::Client::publish).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not carry a `{M}`",
+    label = "publish the payload that this subject is for",
+    note = "a `&Subject<M>` takes its own `M` alone; a `&str` takes whatever serialises"
+)]
 pub trait PublishTo<M: ?Sized>: sealed::Sealed {
     #[doc(hidden)]
     fn name(&self) -> Name<'_>;
@@ -75,6 +80,11 @@ pub trait PublishTo<M: ?Sized>: sealed::Sealed {
 /// Something that brings `M`s: `&Subject<M>`, `&Pattern<M>`, or a `&str` for any `M` that can be decoded.
 ///
 /// Sealed, and used by handing it to [`Client::subscribe`](crate::Client::subscribe).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not bring a `{M}`",
+    label = "ask for the payload that this subject is for",
+    note = "a `&Subject<M>` or `&Pattern<M>` brings its own `M` alone; a `&str` brings whatever can be decoded"
+)]
 pub trait SubscribeTo<M>: sealed::Sealed {
     #[doc(hidden)]
     fn name(&self) -> Name<'_>;
@@ -85,6 +95,12 @@ pub trait SubscribeTo<M>: sealed::Sealed {
 /// Something that answers a `Q` with an `R`: `&RequestSubject<Q, R>`, or a `&str` for any pair.
 ///
 /// Sealed, and used by handing it to [`Client::request`](crate::Client::request).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not answer a `{Q}` with a `{R}`",
+    label = "ask with the payload that this subject is for",
+    note = "a `&RequestSubject<Q, R>` takes its own `Q` and brings its own `R`; a `&str` takes whatever serialises, and brings whatever \
+            can be decoded"
+)]
 pub trait RequestTo<Q: ?Sized, R>: sealed::Sealed {
     #[doc(hidden)]
     fn name(&self) -> Name<'_>;
@@ -98,6 +114,12 @@ pub trait RequestTo<Q: ?Sized, R>: sealed::Sealed {
 /// decoded and an answer that serialises.
 ///
 /// Sealed, and used by handing it to [`Client::serve`](crate::Client::serve).
+#[diagnostic::on_unimplemented(
+    message = "on `{Self}` a `{Q}` is not answered with a `{R}`",
+    label = "this subject does not take such a handler",
+    note = "a handler is `|request: Request<Q>| async move {{ Ok(answer) }}`; a `&RequestSubject<Q, R>` has its own `Q` and `R`, \
+            and with a `&str` `Q` can be decoded and `R` serialises"
+)]
 pub trait ServeTo<Q, R>: sealed::Sealed {
     #[doc(hidden)]
     fn name(&self) -> Name<'_>;

@@ -129,7 +129,7 @@ fn undecodable<M: DeserializeOwned>(subject: &str, json: &[u8], error: &serde_js
     Error::new(ErrorKind::Decode { subject: subject.to_owned(), violations: vec![violation].into() })
 }
 
-/// Of a message that came in.
+/// Counts the error of a message that came in.
 fn refused(error: Error) -> Error {
     measure::decode_failed(error.code());
     error

@@ -36,7 +36,7 @@ pub(crate) fn unique_inbox(prefix: &str) -> String {
 pub(crate) struct Inbox {
     /// `_INBOX.<unique>.`, to which a waiter's token is appended.
     prefix: String,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<PendingReplies>,
     /// Something has come by it.
     proven: AtomicBool,
     refusal: Notify,
@@ -44,7 +44,7 @@ pub(crate) struct Inbox {
 
 /// What became of a wait.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum Reply {
     /// It came.
     Message(async_nats::Message),
     /// The server refused what was published to get it.
@@ -54,7 +54,7 @@ pub(crate) enum Answer {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct PendingReplies {
     next_token: u64,
     senders: HashMap<u64, Pending>,
     /// The server refused the subscription to the inbox.
@@ -63,7 +63,7 @@ struct Waiting {
 
 #[derive(Debug)]
 struct Pending {
-    sender: oneshot::Sender<Answer>,
+    sender: oneshot::Sender<Reply>,
     /// Where the question went; unset for one to this very inbox.
     asked: Option<async_nats::Subject>,
 }
@@ -115,7 +115,7 @@ impl Inbox {
         waiting.next_token += 1;
         match &waiting.refused {
             // The receiver is in our hands.
-            Some(refused) => drop(sender.send(Answer::NoInbox(refused.clone()))),
+            Some(refused) => drop(sender.send(Reply::NoInbox(refused.clone()))),
             None => drop(waiting.senders.insert(token, Pending { sender, asked })),
         }
         (Waiter { inbox: Arc::clone(self), token, answer, waits: true }, format!("{}{token}", self.prefix))
@@ -145,19 +145,19 @@ impl Inbox {
         let abandoned = std::mem::take(&mut waiting.senders);
         drop(waiting);
         for pending in abandoned.into_values() {
-            // Whoever went away has no need to know; so below.
-            let _ = pending.sender.send(Answer::NoInbox(refused.clone()));
+            // Those who went away need not know; the same below.
+            let _ = pending.sender.send(Reply::NoInbox(refused.clone()));
         }
         self.refusal.notify_waiters();
     }
 
-    /// The error of whoever needs an answer, where the server lets none through.
+    /// The error for a call that needs an answer, when the server lets none through.
     pub(crate) fn check(&self) -> mlx_errors::Result<()> {
         let refused = self.waiting.lock().refused.clone();
         refused.map_or(Ok(()), |refused| Err(self.refusal_error(&refused)))
     }
 
-    /// The error of whoever needs an answer, of which the server lets none through.
+    /// The error for a call that needs an answer, when the server lets none through.
     pub(crate) fn refusal_error(&self, refused: &Refused) -> Error {
         let reason = format!(
             "the server says: {}; answers come by this subject: allow the user to subscribe to it, or set `nats.inboxPrefix` to a \
@@ -196,7 +196,7 @@ impl Inbox {
         drop(waiting);
         let count = concerned.len() as u64;
         for pending in concerned {
-            let _ = pending.sender.send(Answer::Refused(refused.clone()));
+            let _ = pending.sender.send(Reply::Refused(refused.clone()));
         }
         count
     }
@@ -205,7 +205,7 @@ impl Inbox {
         subject.strip_prefix(&self.prefix).and_then(|token| token.parse().ok())
     }
 
-    /// Hands each message to whoever waits for it, until the transport ends. A subscription that the server has refused is
+    /// Hands each message to the call that waits for it, until the transport ends. A subscription that the server has refused is
     /// made anew now and then, since permissions may come back without a word.
     pub(crate) async fn run(self: Arc<Self>, nats: async_nats::Client, mut subscriber: async_nats::Subscriber) {
         loop {
@@ -235,7 +235,7 @@ impl Inbox {
             let pending = self.token(&message.subject).and_then(|token| self.waiting.lock().senders.remove(&token));
             if let Some(pending) = pending {
                 // An error means that the waiter went away this very moment, which is its right.
-                let _ = pending.sender.send(Answer::Message(message));
+                let _ = pending.sender.send(Reply::Message(message));
             } else {
                 tracing::debug!(subject = %message.subject, "an answer came after its request was given up");
             }
@@ -253,12 +253,12 @@ impl Inbox {
 pub(crate) struct Waiter {
     inbox: Arc<Inbox>,
     token: u64,
-    answer: oneshot::Receiver<Answer>,
+    answer: oneshot::Receiver<Reply>,
     waits: bool,
 }
 
 impl Future for Waiter {
-    type Output = Option<Answer>;
+    type Output = Option<Reply>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = ready!(Pin::new(&mut self.answer).poll(context));
@@ -269,7 +269,7 @@ impl Future for Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        // Whoever answers takes the place away with it.
+        // An answer removes the entry.
         if self.waits {
             self.inbox.waiting.lock().senders.remove(&self.token);
         }
@@ -303,11 +303,11 @@ mod tests {
         assert_eq!(inbox.publish_refused(&subject, &refused), 1);
         assert_eq!(inbox.publish_refused("a", &refused), 0);
         for waiter in [first, second, own] {
-            assert!(matches!(waiter.await, Some(Answer::Refused(_))));
+            assert!(matches!(waiter.await, Some(Reply::Refused(_))));
         }
         inbox.refuse(&refused);
-        assert!(matches!(other.await, Some(Answer::NoInbox(_))));
-        assert!(matches!(inbox.wait().0.await, Some(Answer::NoInbox(_))), "nor will later ones be answered");
+        assert!(matches!(other.await, Some(Reply::NoInbox(_))));
+        assert!(matches!(inbox.wait().0.await, Some(Reply::NoInbox(_))), "nor will later ones be answered");
         inbox.renewed();
         assert!(inbox.wait().0.now_or_never().is_none());
         assert_eq!(inbox.len(), 0);

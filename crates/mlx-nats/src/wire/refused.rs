@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mlx_errors::{Error, ErrorKind};
 
-/// A refusal, for whoever waits on its subject.
+/// A refusal by the server, for those who wait on its subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     /// What the server said.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use mlx_types::messages::WorkerStatus;
 use mlx_types::{Timestamp, WorkerId};
 
-use super::news::{News, WorkerEvent, WorkerInfo};
+use super::events::{Change, WorkerEvent, WorkerInfo};
 use super::probe::Probe;
 use super::tombstones::Stamp;
 
@@ -69,7 +69,7 @@ impl Entry {
     }
 
     /// What there is to tell of the end of this worker, which is `end` if anybody knows of it.
-    pub(super) fn news(&self, end: WorkerEvent) -> News {
-        if self.heard { News::Event(end) } else { News::Gone(self.info.worker_id) }
+    pub(super) fn change(&self, end: WorkerEvent) -> Change {
+        if self.heard { Change::Event(end) } else { Change::Gone(self.info.worker_id) }
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use super::beat::Beat;
-use super::news::News;
+use super::events::Change;
 use super::probe::{self, Outcome};
 use super::table::Table;
 use super::watch::Shared;
@@ -84,8 +84,8 @@ pub(super) async fn follow(shared: Arc<Shared>, mut sources: Sources) {
             }
             Some(registration) = sources.registrations.next() => match registration {
                 Ok(registration) => {
-                    let news = shared.table().registered(registration.into_payload(), Instant::now(), Timestamp::now());
-                    shared.tell(news);
+                    let change = shared.table().registered(registration.into_payload(), Instant::now(), Timestamp::now());
+                    shared.tell(change);
                 }
                 Err(error) if is_refusal(&error) => return shared.go_blind(error),
                 Err(error) => malformed(&error, &limits[0]),
@@ -94,20 +94,20 @@ pub(super) async fn follow(shared: Arc<Shared>, mut sources: Sources) {
                 Ok(beat) => {
                     let beat = beat.into_payload();
                     bad_figures(&beat, &limits[3]);
-                    let news = shared.table().beat(beat, Instant::now(), Timestamp::now());
-                    shared.tell(news);
+                    let change = shared.table().beat(beat, Instant::now(), Timestamp::now());
+                    shared.tell(change);
                 }
                 Err(error) if is_refusal(&error) => return shared.go_blind(error),
                 Err(error) => malformed(&error, &limits[1]),
             },
             Some(farewell) = sources.farewells.next() => match farewell {
                 Ok(farewell) => {
-                    let (news, unmarked) = {
+                    let (change, unmarked) = {
                         let mut table = shared.table();
                         let unmarked = farewell.epoch.is_none() && !table.has_epoch(farewell.worker_id);
                         (table.left(&farewell, Instant::now(), Timestamp::now()), unmarked)
                     };
-                    shared.tell_of(news, unmarked);
+                    shared.tell_of(change, unmarked);
                 }
                 Err(error) if is_refusal(&error) => return shared.go_blind(error),
                 Err(error) => malformed(&error, &limits[2]),
@@ -159,7 +159,7 @@ fn credit_sleep(table: &mut Table, clock: &SleepClock, now: Instant) {
 }
 
 /// Whom to ask now, and who is dead: after a sleep has been noticed, through which everybody seemed silent.
-fn due(table: &mut Table, clock: &SleepClock, now: Instant, room: usize) -> (Vec<(WorkerId, u64)>, Vec<News>) {
+fn due(table: &mut Table, clock: &SleepClock, now: Instant, room: usize) -> (Vec<(WorkerId, u64)>, Vec<Change>) {
     credit_sleep(table, clock, now);
     table.probe(now, room)
 }
@@ -220,7 +220,7 @@ fn malformed(error: &Error, limit: &LogLimit) {
     }
 }
 
-/// Says that figures are wrong, of which whoever looks at the worker would only see that there are none.
+/// Logs that figures are wrong: the table of workers shows only that they are missing.
 fn bad_figures(beat: &Beat, limit: &LogLimit) {
     if let Err(reason) = &beat.metrics
         && let Some(so_far) = limit.count(Instant::now())

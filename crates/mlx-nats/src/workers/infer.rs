@@ -78,6 +78,17 @@ impl Client {
 
     /// [`infer`](Client::infer) with options.
     ///
+    /// ```no_run
+    /// # async fn example(client: mlx_nats::Client, worker: mlx_types::WorkerId, request: mlx_types::messages::InferenceRequest) -> mlx_nats::Result<()> {
+    /// use std::time::Duration;
+    /// use mlx_nats::InferOptions;
+    ///
+    /// let soon = InferOptions::default().first_token_timeout(Duration::from_secs(5));
+    /// let tokens = client.infer_with(worker, &request, soon).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Those of [`infer`](Client::infer), and [`ErrorKind::DeadlineExceeded`] for a deadline that has passed.
     pub async fn infer_with(

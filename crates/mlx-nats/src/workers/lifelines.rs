@@ -26,7 +26,7 @@ impl Lifelines for Workers {
                     Ok(_) => {}
                     Err(RecvError::Lagged(_)) if shared.table().contains(id) => {}
                     Err(RecvError::Lagged(_)) => return Departure::Gone,
-                    // The follower ended with the client; whoever waits learns that from the connection.
+                    // The follower ended with the client; those who wait learn that from the connection.
                     Err(RecvError::Closed) => return std::future::pending().await,
                 }
             }
@@ -49,7 +49,7 @@ impl Lifelines for Workers {
 struct Suspected {
     shared: Arc<Shared>,
     id: WorkerId,
-    /// Of its entry in the table, where it has one.
+    /// The generation of its entry in the table, if it has one.
     generation: Option<u64>,
     heard: bool,
 }

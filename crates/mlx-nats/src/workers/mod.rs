@@ -2,15 +2,15 @@
 
 mod beat;
 mod entry;
+mod events;
 mod follow;
 mod infer;
 mod lifelines;
-mod news;
 mod probe;
 mod table;
 mod tombstones;
 mod watch;
 
+pub use events::{WorkerEvent, WorkerEvents, WorkerInfo};
 pub use infer::InferOptions;
-pub use news::{WorkerEvent, WorkerEvents, WorkerInfo};
 pub use watch::Workers;

@@ -74,7 +74,7 @@ enum State {
 }
 
 impl Probe {
-    /// Of a worker that has not been asked on this connection.
+    /// The state of a worker that has not been asked on this connection.
     pub(crate) fn new(now: Instant) -> Self {
         Self { state: State::Idle { from: now }, serves: false }
     }

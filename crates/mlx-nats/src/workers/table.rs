@@ -12,7 +12,7 @@ use mlx_types::{Timestamp, WorkerId};
 
 use super::beat::Beat;
 use super::entry::Entry;
-use super::news::{News, WorkerEvent, WorkerInfo};
+use super::events::{Change, WorkerEvent, WorkerInfo};
 use super::probe::Probe;
 use super::tombstones::{Stamp, Tombstones};
 use crate::connection::Backoff;
@@ -57,7 +57,7 @@ impl Table {
         mut registration: WorkerRegistration,
         now: Instant,
         wall: Timestamp,
-    ) -> Option<News> {
+    ) -> Option<Change> {
         let id = registration.worker_id;
         let said = Stamp::new(registration.epoch, registration.timestamp);
         if registration.status == WorkerStatus::Offline {
@@ -74,11 +74,11 @@ impl Table {
         // What is known of the incarnation is never forgotten for a message that does not tell.
         registration.epoch = entry.info.epoch;
         entry.info.registration = Some(registration);
-        event.map(News::Event)
+        event.map(Change::Event)
     }
 
     /// Takes a heartbeat, as [`registered`](Self::registered) does a registration.
-    pub(crate) fn beat(&mut self, beat: impl Into<Beat>, now: Instant, wall: Timestamp) -> Option<News> {
+    pub(crate) fn beat(&mut self, beat: impl Into<Beat>, now: Instant, wall: Timestamp) -> Option<Change> {
         let beat = beat.into();
         let id = beat.worker_id;
         let said = Stamp::new(beat.epoch, beat.timestamp);
@@ -103,11 +103,11 @@ impl Table {
         }
         entry.last_beat = Some(now);
         self.see_about(id, now);
-        event.map(News::Event)
+        event.map(Change::Event)
     }
 
     /// Takes a farewell, as [`registered`](Self::registered) does a registration.
-    pub(crate) fn left(&mut self, farewell: &WorkerDeregistration, now: Instant, wall: Timestamp) -> Option<News> {
+    pub(crate) fn left(&mut self, farewell: &WorkerDeregistration, now: Instant, wall: Timestamp) -> Option<Change> {
         self.gone(farewell.worker_id, Stamp::new(farewell.epoch, farewell.timestamp), now, wall)
     }
 
@@ -122,7 +122,7 @@ impl Table {
     }
 
     /// The workers whose silence has lasted too long; they leave the table.
-    pub(crate) fn expire(&mut self, now: Instant) -> Vec<News> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Change> {
         if self.bus_down_since.is_some() {
             return Vec::new();
         }
@@ -132,12 +132,12 @@ impl Table {
             && now.saturating_duration_since(last_heard) > limit
         {
             let Some(entry) = self.remove(id) else { break };
-            // Whoever was silent may be heard again at any time; a former incarnation may not. An epoch that had not come yet
+            // A silent worker may be heard again at any time; a former incarnation may not. An epoch that had not come yet
             // is no proof of a former one: it may have been a slip, or somebody else's word.
             if entry.info.epoch.is_some() && !entry.is_ahead {
                 self.departed.note(id, Stamp { epoch: entry.info.epoch, timestamp: None }, now);
             }
-            lost.push(entry.news(WorkerEvent::Lost(id)));
+            lost.push(entry.change(WorkerEvent::Lost(id)));
         }
         lost
     }
@@ -263,7 +263,7 @@ impl Table {
     }
 
     /// Notes a farewell, unless the worker has said something since, or another farewell.
-    fn gone(&mut self, id: WorkerId, farewell: Stamp, now: Instant, wall: Timestamp) -> Option<News> {
+    fn gone(&mut self, id: WorkerId, farewell: Stamp, now: Instant, wall: Timestamp) -> Option<Change> {
         let last_heard = self.workers.get(&id).map(Entry::last_moment);
         let last_farewell = self.departed.last_moment(id, now);
         let known = last_heard.into_iter().chain(last_farewell).find_map(|last| last.epoch);
@@ -273,6 +273,6 @@ impl Table {
         }
         // Also of a worker that is not known: its first heartbeat may be what the farewell has overtaken.
         self.departed.note(id, farewell, now);
-        Some(self.remove(id)?.news(WorkerEvent::Left(id)))
+        Some(self.remove(id)?.change(WorkerEvent::Left(id)))
     }
 }

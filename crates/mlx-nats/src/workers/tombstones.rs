@@ -108,7 +108,7 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    use super::super::news::{News, WorkerEvent};
+    use super::super::events::{Change, WorkerEvent};
     use super::super::table::Table;
     use super::*;
 
@@ -144,13 +144,13 @@ mod tests {
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "what the table returns")]
-    fn online(id: WorkerId) -> Option<News> {
-        Some(News::Event(WorkerEvent::Online(id)))
+    fn online(id: WorkerId) -> Option<Change> {
+        Some(Change::Event(WorkerEvent::Online(id)))
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "what the table returns")]
-    fn left(id: WorkerId) -> Option<News> {
-        Some(News::Event(WorkerEvent::Left(id)))
+    fn left(id: WorkerId) -> Option<Change> {
+        Some(Change::Event(WorkerEvent::Left(id)))
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(table.registered(registration_at(id, Some(4), 12), start, wall()), None);
 
         table.registered(registration_at(id, Some(5), 13), start, wall());
-        assert_eq!(table.expire(silent), [News::Event(WorkerEvent::Lost(id))]);
+        assert_eq!(table.expire(silent), [Change::Event(WorkerEvent::Lost(id))]);
         assert_eq!(table.beat(beat_at(id, Some(4), 14), silent, wall()), None);
         assert_eq!(table.beat(beat_at(id, Some(5), 1), silent, wall()), online(id), "it was only silent");
     }
@@ -269,7 +269,7 @@ mod tests {
         for (epoch, millis) in [(Some(NOON - 1000), far), (None, far), (Some(later), later), (Some(far), far + 1)] {
             let mut table = heard_before_noon(id, epoch, start);
             assert_eq!(table.left(&farewell_at(id, epoch, millis), start, noon()), left(id), "{epoch:?} {millis}");
-            // It is no later than now, so that whoever comes back is there at once.
+            // It is no later than now, so that a worker that comes back is there at once.
             let next = Timestamp::from_millis(NOON + 1).unwrap();
             assert_eq!(table.beat(beat_at(id, epoch, NOON + 1), start, next), online(id));
         }
@@ -283,11 +283,11 @@ mod tests {
         table.beat(beat_at(id, Some(NOON + CLOCK_SKEW_MS), NOON), start, noon());
         assert_eq!(table.beat(beat_at(id, own, NOON), start, noon()), None);
         let silent = start + OFFLINE + Duration::from_millis(1);
-        assert_eq!(table.expire(silent), [News::Event(WorkerEvent::Lost(id))]);
+        assert_eq!(table.expire(silent), [Change::Event(WorkerEvent::Lost(id))]);
         let later = Timestamp::from_millis(NOON + 15_001).unwrap();
         assert_eq!(table.beat(beat_at(id, own, NOON + 15_000), silent, later), online(id));
         assert_eq!(table.get(id).unwrap().epoch, own.map(Epoch::from_millis));
-        // One beyond what clocks differ by is a sign of life of whoever is there.
+        // One beyond what clocks differ by is a sign of life of the current worker.
         assert_eq!(table.beat(beat_at(id, Some(u64::MAX), u64::MAX >> 12), silent, later), None);
         assert_eq!(table.get(id).unwrap().epoch, own.map(Epoch::from_millis));
     }

@@ -10,8 +10,8 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::timeout;
 
 use super::beat::Beat;
+use super::events::{Change, WorkerEvent, WorkerEvents, WorkerInfo};
 use super::follow::{Sources, follow};
-use super::news::{News, WorkerEvent, WorkerEvents, WorkerInfo};
 use super::table::Table;
 use crate::client::Client;
 use crate::connection::AbortOnDrop;
@@ -177,13 +177,26 @@ impl Workers {
 
     /// Waits until `ready` is satisfied with the workers that are online.
     ///
+    /// ```no_run
+    /// # async fn example(workers: mlx_nats::Workers) -> mlx_nats::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let ready = workers.wait_until(Duration::from_secs(30), |workers| workers.len() >= 2).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// [`ErrorKind::Timeout`] after `limit`, [`ErrorKind::Closed`] as soon as the client is closed, and at once those of
+    /// [`ErrorKind::Timeout`] after `timeout`, [`ErrorKind::Closed`] as soon as the client is closed, and at once those of
     /// [`check`](Self::check).
     ///
     /// # Cancel safety
     /// Waiting changes nothing.
-    pub async fn wait_until(&self, limit: Duration, ready: impl Fn(&[WorkerInfo]) -> bool) -> Result<Vec<WorkerInfo>> {
+    pub async fn wait_until(
+        &self,
+        timeout: Duration,
+        ready: impl Fn(&[WorkerInfo]) -> bool,
+    ) -> Result<Vec<WorkerInfo>> {
         let mut changes = self.shared.changes.subscribe();
         let mut connection = self.connection.clone();
         let waiting = async {
@@ -205,9 +218,9 @@ impl Workers {
                 }
             }
         };
-        let Ok(workers) = timeout(limit, waiting).await else {
+        let Ok(workers) = tokio::time::timeout(timeout, waiting).await else {
             let subject = format!("the right workers ({} are online)", self.list().len());
-            return Err(Error::new(ErrorKind::Timeout { subject, timeout: limit }));
+            return Err(Error::new(ErrorKind::Timeout { subject, timeout }));
         };
         workers
     }
@@ -220,7 +233,6 @@ impl Workers {
 
 impl Shared {
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
-        // Every change of the table is a single step, so a poisoned one is whole.
         self.table.lock()
     }
 
@@ -230,22 +242,22 @@ impl Shared {
         self.changes.send_replace(());
     }
 
-    /// Tells news. `unmarked`: they are a farewell of a worker that does not say its incarnation.
-    pub(super) fn tell_of(&self, news: impl IntoIterator<Item = News>, unmarked: bool) {
-        for news in news {
+    /// Tells changes. `unmarked`: they are a farewell of a worker that does not say its incarnation.
+    pub(super) fn tell_of(&self, changes: impl IntoIterator<Item = Change>, unmarked: bool) {
+        for change in changes {
             // Nobody listening is fine, here and below.
-            if let Some(id) = news.departed() {
-                let how = match news {
-                    News::Dead { .. } => Departure::Dead,
-                    News::Event(WorkerEvent::Left(_)) | News::Gone(_) if unmarked => Departure::LeftUnmarked,
+            if let Some(id) = change.departed() {
+                let how = match change {
+                    Change::Dead { .. } => Departure::Dead,
+                    Change::Event(WorkerEvent::Left(_)) | Change::Gone(_) if unmarked => Departure::LeftUnmarked,
                     _ => Departure::Gone,
                 };
                 let _ = self.departures.send((id, how));
             }
-            let event = match news {
-                News::Event(event) => Some(event),
-                News::Gone(_) => None,
-                News::Dead { worker_id, heard } => heard.then_some(WorkerEvent::Lost(worker_id)),
+            let event = match change {
+                Change::Event(event) => Some(event),
+                Change::Gone(_) => None,
+                Change::Dead { worker_id, heard } => heard.then_some(WorkerEvent::Lost(worker_id)),
             };
             if let Some(event) = event {
                 tracing::info!(?event, "the cluster changed");
@@ -257,7 +269,7 @@ impl Shared {
 }
 
 impl Shared {
-    pub(super) fn tell(&self, news: impl IntoIterator<Item = News>) {
-        self.tell_of(news, false);
+    pub(super) fn tell(&self, changes: impl IntoIterator<Item = Change>) {
+        self.tell_of(changes, false);
     }
 }

@@ -33,7 +33,7 @@ pub fn inference_queue(model: &str) -> Result<Subject<InferenceRequest>> {
     Subject::new(format!("inference.queue.{}", token(model)))
 }
 
-/// Worker to whoever looks after the cluster: requests for `model` that were given up. Named as the queue's are.
+/// From a worker to the operator: requests for `model` that were given up. Named like those of the queue.
 ///
 /// # Errors
 /// As [`inference_queue`].

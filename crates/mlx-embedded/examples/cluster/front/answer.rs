@@ -12,18 +12,18 @@ use mlx_types::RequestId;
 use mlx_types::WorkerId;
 use mlx_types::messages::{FinishReason, InferenceRequest};
 
-use super::Front;
-use super::placement::Place;
-use super::refusal::{Refusal, is_overload};
+use super::Gateway;
+use super::placement::Assignment;
+use super::refusal::{ApiError, is_overload};
 use super::registry::models_of;
 use super::stats::Outcome;
 use super::stop::StopSequences;
 
 /// An answer under way. Dropping it tells the worker to stop.
 pub struct Answer {
-    front: Arc<Front>,
+    front: Arc<Gateway>,
     tokens: TokenStream,
-    place: Place,
+    place: Assignment,
     /// What came first, already here.
     first: Option<TokenFrame>,
     stop: StopSequences,
@@ -50,7 +50,7 @@ pub struct Ending {
     pub tokens: u64,
 }
 
-impl Front {
+impl Gateway {
     /// Hands a request to the least loaded worker that has its model, and returns with the first token.
     ///
     /// A worker that cannot answer is replaced by the next, each asked once, as long as no token has come.
@@ -60,7 +60,7 @@ impl Front {
     ///
     /// # Cancel safety
     /// A dropped future tells the worker to stop.
-    pub async fn ask(self: &Arc<Self>, request: InferenceRequest, stop: Vec<String>) -> Result<Answer, Refusal> {
+    pub async fn ask(self: &Arc<Self>, request: InferenceRequest, stop: Vec<String>) -> Result<Answer, ApiError> {
         let began = Instant::now();
         // Counts the request, however it ends: by being dropped too.
         let mut unanswered = Unanswered { front: Arc::clone(self), outcome: Some(Outcome::Cancelled) };
@@ -88,7 +88,7 @@ impl Front {
     async fn ask_in_turn(
         &self,
         request: &InferenceRequest,
-    ) -> Result<(TokenStream, Place, Option<TokenFrame>), Refusal> {
+    ) -> Result<(TokenStream, Assignment, Option<TokenFrame>), ApiError> {
         let mut asked = HashSet::new();
         let (mut busy, mut last) = (None, None);
         loop {
@@ -97,7 +97,7 @@ impl Front {
             let Some(place) = self.placement.choose(able.filter(|worker| !asked.contains(&worker.worker_id))) else {
                 // One that is only busy may be free a moment later, so that this is what is worth saying.
                 let error: Option<Error> = busy.or(last);
-                return Err(error.map_or_else(|| self.nobody_has(&request.model_id, &workers), |e| Refusal::from(&e)));
+                return Err(error.map_or_else(|| self.nobody_has(&request.model_id, &workers), |e| ApiError::from(&e)));
             };
             asked.insert(place.worker);
             match self.first_token(&place, request).await {
@@ -108,14 +108,14 @@ impl Front {
                     let kept = if is_overload(&error) { &mut busy } else { &mut last };
                     *kept = Some(error);
                 }
-                Err(error) => return Err(Refusal::from(&error)),
+                Err(error) => return Err(ApiError::from(&error)),
             }
         }
     }
 
     async fn first_token(
         &self,
-        place: &Place,
+        place: &Assignment,
         request: &InferenceRequest,
     ) -> mlx_errors::Result<(TokenStream, Option<TokenFrame>)> {
         // An id of its own for each attempt: nothing that a former one still sends can get in between.
@@ -125,19 +125,19 @@ impl Front {
         Ok((tokens, first))
     }
 
-    fn nobody_has(&self, model: &str, workers: &[WorkerInfo]) -> Refusal {
+    fn nobody_has(&self, model: &str, workers: &[WorkerInfo]) -> ApiError {
         if !self.client.state().is_connected() {
             let message = "the controller has lost its message bus, and tries to get it back";
-            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "NATS_DISCONNECTED", message);
+            return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "NATS_DISCONNECTED", message);
         }
         if workers.is_empty() {
-            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_workers", "no worker is online");
+            return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no_workers", "no worker is online");
         }
         let models = self.models();
         let known: Vec<String> = models.keys().map(|model| format!("`{model}`")).collect();
         let message = format!("no worker has a model `{model}`; there are: {}", known.join(", "));
-        let refusal = Refusal::new(StatusCode::NOT_FOUND, "model_not_found", message);
-        Refusal { param: Some("model".to_owned()), ..refusal }
+        let refusal = ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message);
+        ApiError { param: Some("model".to_owned()), ..refusal }
     }
 }
 
@@ -154,7 +154,7 @@ impl Answer {
     ///
     /// # Cancel safety
     /// No text is lost by dropping the future.
-    pub async fn next(&mut self) -> Result<Piece, Refusal> {
+    pub async fn next(&mut self) -> Result<Piece, ApiError> {
         let frame = if let Some(first) = self.first.take() {
             Some(Ok(first))
         } else {
@@ -171,14 +171,14 @@ impl Answer {
                 // What the worker would say after a stop sequence nobody wants; dropping the stream tells it so.
                 Ok(Piece { text, end: stopped.then(|| self.ended("stop")) })
             }
-            Some(Err(error)) => Err(self.failed(Refusal::from(&error))),
+            Some(Err(error)) => Err(self.failed(ApiError::from(&error))),
             None => {
                 let reason = self.tokens.summary().and_then(|summary| summary.finish_reason.as_ref());
                 let reason = match reason {
                     Some(FinishReason::Length) => "length",
                     Some(FinishReason::Cancelled) => {
                         let message = "the worker ended the answer before it was whole";
-                        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "STREAM_CANCELLED", message);
+                        let refusal = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "STREAM_CANCELLED", message);
                         return Err(self.failed(refusal));
                     }
                     // A TypeScript worker does not say.
@@ -195,7 +195,7 @@ impl Answer {
         Ending { reason, tokens: self.count }
     }
 
-    fn failed(&mut self, refusal: Refusal) -> Refusal {
+    fn failed(&mut self, refusal: ApiError) -> ApiError {
         self.outcome = Some(Outcome::Failed(refusal.code.clone()));
         refusal
     }
@@ -210,7 +210,7 @@ impl Drop for Answer {
 }
 
 struct Unanswered {
-    front: Arc<Front>,
+    front: Arc<Gateway>,
     outcome: Option<Outcome>,
 }
 
@@ -222,6 +222,6 @@ impl Drop for Unanswered {
     }
 }
 
-fn shutting_down() -> Refusal {
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the controller is shutting down")
+fn shutting_down() -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the controller is shutting down")
 }

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Ending, Piece};
 use super::openai::{self, Asked};
-use super::refusal::Refusal;
-use super::{BODY_LIMIT, Front};
+use super::refusal::ApiError;
+use super::{BODY_LIMIT, Gateway};
 
 /// Names the worker in a response, for whoever wants to find it in the logs.
 const WORKER: HeaderName = HeaderName::from_static("x-mlx-worker");
@@ -26,39 +26,39 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// `POST /v1/chat/completions`.
 pub async fn chat(
-    State(front): State<Arc<Front>>,
+    State(front): State<Arc<Gateway>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     respond(front, openai::chat(&json_body(&headers, body)?)?, Shape::Chat).await
 }
 
 /// `POST /v1/completions`.
 pub async fn completion(
-    State(front): State<Arc<Front>>,
+    State(front): State<Arc<Gateway>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     respond(front, openai::completion(&json_body(&headers, body)?)?, Shape::Text).await
 }
 
 /// The body, which has to say that it is JSON: another site's page can have a browser send anything but that.
-fn json_body(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
+fn json_body(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
         return body.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 let message = format!("a body of more than {BODY_LIMIT} bytes is not read");
-                Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
             }
-            status => Refusal::new(status, "invalid_request", rejection.body_text()),
+            status => ApiError::new(status, "invalid_request", rejection.body_text()),
         });
     }
     let message = "the header `content-type: application/json` is needed";
-    Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", message))
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", message))
 }
 
-async fn respond(front: Arc<Front>, asked: Asked, shape: Shape) -> Result<Response, Refusal> {
+async fn respond(front: Arc<Gateway>, asked: Asked, shape: Shape) -> Result<Response, ApiError> {
     let form = Form {
         shape,
         id: format!("{}-{}", shape.prefix(), RequestId::new()),
@@ -78,7 +78,7 @@ async fn respond(front: Arc<Front>, asked: Asked, shape: Shape) -> Result<Respon
     Ok((worker, axum::Json(form.whole(&whole.0, whole.1))).into_response())
 }
 
-async fn whole(mut answer: Answer) -> Result<(String, Ending), Refusal> {
+async fn whole(mut answer: Answer) -> Result<(String, Ending), ApiError> {
     let mut text = String::new();
     loop {
         let piece = answer.next().await?;

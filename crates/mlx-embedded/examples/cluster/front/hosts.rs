@@ -13,8 +13,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use sysinfo::System;
 
-use super::Front;
-use super::refusal::Refusal;
+use super::Gateway;
+use super::refusal::ApiError;
 
 /// The names that requests may be for.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Hosts {
         Self { names }
     }
 
-    fn check(&self, request: &Request) -> Result<(), Refusal> {
+    fn check(&self, request: &Request) -> Result<(), ApiError> {
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let host = match (hosts.next(), hosts.next()) {
             (None, _) if request.version() < Version::HTTP_11 => return Ok(()), // by no browser
@@ -41,11 +41,11 @@ impl Hosts {
         };
         let malformed = "HTTP/1.1 needs one header `host`, a name or an IP address, with a port or without";
         match host {
-            None => Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid_request", malformed)),
+            None => Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", malformed)),
             Some(Host::Name(name)) if !self.has(&name) => {
                 let instead = "ask at an IP address or `localhost`, or start the controller with";
                 let message = format!("nothing is served here as `{name}`: {instead} `--allow-host {name}`");
-                Err(Refusal::new(StatusCode::FORBIDDEN, "host_not_allowed", message))
+                Err(ApiError::new(StatusCode::FORBIDDEN, "host_not_allowed", message))
             }
             Some(_) => Ok(()),
         }
@@ -59,7 +59,7 @@ impl Hosts {
 }
 
 /// Lets a request pass, or refuses it.
-pub async fn check(State(front): State<Arc<Front>>, request: Request, next: Next) -> Result<Response, Refusal> {
+pub async fn check(State(front): State<Arc<Gateway>>, request: Request, next: Next) -> Result<Response, ApiError> {
     front.hosts.check(&request)?;
     Ok(next.run(request).await)
 }

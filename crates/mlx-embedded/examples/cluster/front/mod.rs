@@ -39,9 +39,9 @@ use crate::cluster::Cluster;
 use crate::printer::note;
 use crate::processes::interrupted;
 use hosts::Hosts;
-use news::News;
+use news::EventLog;
 use placement::Placement;
-use refusal::Refusal;
+use refusal::ApiError;
 use stats::Stats;
 
 /// Bytes of a request's body at the most. NATS is the narrower gate: its limit is 8 MiB unless configured, and a chat is in
@@ -53,18 +53,18 @@ const GRACE: Duration = Duration::from_secs(5);
 const CLOSING: Duration = Duration::from_secs(1);
 
 /// What every request works with.
-pub struct Front {
+pub struct Gateway {
     client: Client,
     registry: Workers,
     placement: Arc<Placement>,
     stats: Stats,
-    news: News,
+    news: EventLog,
     hosts: Hosts,
     /// Set once no answer may go on.
     over: watch::Receiver<bool>,
 }
 
-impl Front {
+impl Gateway {
     /// Resolves once no answer may go on.
     async fn ended(&self) {
         let mut over = self.over.clone();
@@ -100,12 +100,12 @@ pub async fn run(config: &ClusterConfig, arguments: &Arguments, listen: SocketAd
 
 async fn serve(listener: TcpListener, address: SocketAddr, arguments: &Arguments, cluster: &Cluster) -> Result<()> {
     let (end, over) = watch::channel(false);
-    let front = Arc::new(Front {
+    let front = Arc::new(Gateway {
         client: cluster.node.client().clone(),
         registry: cluster.registry.clone(),
         placement: Arc::default(),
         stats: Stats::default(),
-        news: News::default(),
+        news: EventLog::default(),
         hosts: Hosts::at(address, &arguments.allow_host),
         over,
     });
@@ -139,7 +139,7 @@ async fn serve(listener: TcpListener, address: SocketAddr, arguments: &Arguments
     result
 }
 
-fn router(front: Arc<Front>) -> Router {
+fn router(front: Arc<Gateway>) -> Router {
     Router::new()
         .route("/", get(page::page))
         .route("/live", get(page::live))
@@ -151,9 +151,9 @@ fn router(front: Arc<Front>) -> Router {
         .route("/v1/completions", post(completions::completion))
         .route("/healthz", get(monitoring::healthz))
         .route("/metrics", get(monitoring::metrics))
-        .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "unknown_url", "there is nothing at this address"))
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "unknown_url", "there is nothing at this address"))
         .method_not_allowed_fallback(async || {
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this address takes another method")
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this address takes another method")
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(Arc::clone(&front), hosts::check)) // before all else
@@ -161,16 +161,16 @@ fn router(front: Arc<Front>) -> Router {
 }
 
 /// `GET /v1/models`.
-async fn models(State(front): State<Arc<Front>>) -> Json<Value> {
+async fn models(State(front): State<Arc<Gateway>>) -> Json<Value> {
     let models: Vec<Value> = front.models().iter().map(|(id, seen)| description(id, *seen)).collect();
     Json(json!({ "object": "list", "data": models }))
 }
 
 /// `GET /v1/models/{id}`.
-async fn model(State(front): State<Arc<Front>>, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+async fn model(State(front): State<Arc<Gateway>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     match front.models().get(&id) {
         Some(seen) => Ok(Json(description(&id, *seen))),
-        None => Err(Refusal::new(StatusCode::NOT_FOUND, "model_not_found", format!("no worker has a model `{id}`"))),
+        None => Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", format!("no worker has a model `{id}`"))),
     }
 }
 

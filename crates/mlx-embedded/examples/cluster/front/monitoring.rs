@@ -10,14 +10,14 @@ use axum::response::IntoResponse;
 use mlx_types::messages::WorkerStatus;
 use serde_json::json;
 
-use super::Front;
+use super::Gateway;
 use super::exposition::Exposition;
 use super::meter::Meter;
 use super::registry::name_of;
 use super::stats::FIRST_TOKEN_BOUNDS;
 
 /// `GET /healthz`: 200 while a request can be answered, which takes the bus and a worker; 503 otherwise, with the same body.
-pub async fn healthz(State(front): State<Arc<Front>>) -> impl IntoResponse {
+pub async fn healthz(State(front): State<Arc<Gateway>>) -> impl IntoResponse {
     let bus = front.client.state();
     let workers = front.registry.list();
     let count = |status| workers.iter().filter(|worker| worker.status == status).count();
@@ -34,11 +34,11 @@ pub async fn healthz(State(front): State<Arc<Front>>) -> impl IntoResponse {
 }
 
 /// `GET /metrics`: the text format of Prometheus.
-pub async fn metrics(State(front): State<Arc<Front>>) -> impl IntoResponse {
+pub async fn metrics(State(front): State<Arc<Gateway>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], exposition(&front))
 }
 
-fn exposition(front: &Front) -> String {
+fn exposition(front: &Gateway) -> String {
     let (figures, workers, now) = (front.stats.figures(), front.registry.list(), Instant::now());
     let mut page = Exposition::default();
     let bus = u8::from(front.client.state().is_connected());

@@ -10,7 +10,7 @@ use mlx_nats::WorkerEvent;
 use mlx_types::{Timestamp, WorkerId, subjects};
 use parking_lot::Mutex;
 
-use super::Front;
+use super::Gateway;
 use super::registry::name_of;
 
 /// How many are remembered.
@@ -18,7 +18,7 @@ const REMEMBERED: usize = 20;
 
 /// The latest events.
 #[derive(Debug, Default)]
-pub struct News(Mutex<Told>);
+pub struct EventLog(Mutex<Told>);
 
 #[derive(Debug, Default)]
 struct Told {
@@ -38,7 +38,7 @@ pub struct Event {
     pub text: String,
 }
 
-impl News {
+impl EventLog {
     /// The latest ones, newest first.
     pub fn latest(&self) -> Vec<Event> {
         self.0.lock().events.iter().cloned().collect()
@@ -66,7 +66,7 @@ impl News {
 ///
 /// # Errors
 /// A subscription that cannot be made.
-pub async fn follow(front: Arc<Front>) -> Result<String> {
+pub async fn follow(front: Arc<Gateway>) -> Result<String> {
     let mut workers = front.registry.events();
     let mut beats = front.client.subscribe(&subjects::WORKER_HEARTBEAT).await?;
     let mut reports = front.client.subscribe(&subjects::METRICS_REPORT).await?;
@@ -110,7 +110,7 @@ pub async fn follow(front: Arc<Front>) -> Result<String> {
     }
 }
 
-fn note(front: &Front, event: &WorkerEvent, names: &mut HashMap<WorkerId, String>) {
+fn note(front: &Gateway, event: &WorkerEvent, names: &mut HashMap<WorkerId, String>) {
     match event {
         WorkerEvent::Online(id) => joined(front, *id, names),
         WorkerEvent::Replaced(id) => {
@@ -123,12 +123,12 @@ fn note(front: &Front, event: &WorkerEvent, names: &mut HashMap<WorkerId, String
     }
 }
 
-fn joined(front: &Front, id: WorkerId, names: &mut HashMap<WorkerId, String>) {
+fn joined(front: &Gateway, id: WorkerId, names: &mut HashMap<WorkerId, String>) {
     let name = called(front, id, names);
     front.news.tell("good", format!("{name} joined"));
 }
 
-fn gone(front: &Front, id: WorkerId, kind: &'static str, how: &str, names: &mut HashMap<WorkerId, String>) {
+fn gone(front: &Gateway, id: WorkerId, kind: &'static str, how: &str, names: &mut HashMap<WorkerId, String>) {
     let name = called(front, id, names);
     front.news.tell(kind, format!("{name} {how}"));
     names.remove(&id);
@@ -137,7 +137,7 @@ fn gone(front: &Front, id: WorkerId, kind: &'static str, how: &str, names: &mut 
 }
 
 /// What a worker is called, as long as it is online; what it was called, after.
-fn called(front: &Front, id: WorkerId, names: &mut HashMap<WorkerId, String>) -> String {
+fn called(front: &Gateway, id: WorkerId, names: &mut HashMap<WorkerId, String>) -> String {
     if let Some(worker) = front.registry.get(id) {
         names.insert(id, name_of(&worker).to_owned());
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::refusal::Refusal;
+use super::refusal::ApiError;
 
 /// A request for text, whichever way it was asked.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Asked {
 ///
 /// # Errors
 /// What cannot be answered as it was asked, with the member that is meant.
-pub fn chat(body: &[u8]) -> Result<Asked, Refusal> {
+pub fn chat(body: &[u8]) -> Result<Asked, ApiError> {
     let Chat { messages } = parse(body)?;
     let messages: Vec<ChatMessage> =
         (0..).zip(messages).map(|(index, said)| said.message(index)).collect::<Result<_, _>>()?;
@@ -41,10 +41,10 @@ pub fn chat(body: &[u8]) -> Result<Asked, Refusal> {
 ///
 /// # Errors
 /// As [`chat`].
-pub fn completion(body: &[u8]) -> Result<Asked, Refusal> {
+pub fn completion(body: &[u8]) -> Result<Asked, ApiError> {
     let Completion { prompt, echo, best_of } = parse(body)?;
     let [prompt] = <[String; 1]>::try_from(prompt.into_vec())
-        .map_err(|_| Refusal::invalid("prompt".to_owned(), "one prompt at a time is answered"))?;
+        .map_err(|_| ApiError::invalid("prompt".to_owned(), "one prompt at a time is answered"))?;
     refuse("echo", echo.as_ref(), &[Value::Bool(false)])?;
     refuse("best_of", best_of.as_ref(), &[1.into()])?;
     checked(parse::<Sampling>(body)?.asked(prompt)?)
@@ -112,7 +112,7 @@ struct StreamClosing {
 }
 
 impl Said {
-    fn message(self, index: usize) -> Result<ChatMessage, Refusal> {
+    fn message(self, index: usize) -> Result<ChatMessage, ApiError> {
         let content = match self.content {
             // What an assistant says that only calls tools.
             None => String::new(),
@@ -122,7 +122,7 @@ impl Said {
                     Some(text) if part.r#type == "text" => Ok(text),
                     _ => {
                         let message = format!("a part of type `{}` cannot be passed on, only `text` can", part.r#type);
-                        Err(Refusal::invalid(format!("messages[{index}].content"), message))
+                        Err(ApiError::invalid(format!("messages[{index}].content"), message))
                     }
                 });
                 texts.collect::<Result<_, _>>()?
@@ -142,7 +142,7 @@ impl OneOrMany {
 }
 
 impl Sampling {
-    fn asked(self, prompt: String) -> Result<Asked, Refusal> {
+    fn asked(self, prompt: String) -> Result<Asked, ApiError> {
         // An answer without what these ask for would look like one with it.
         refuse("n", self.n.as_ref(), &[1.into()])?;
         refuse("tools", self.tools.as_ref(), &[Value::Array(Vec::new())])?;
@@ -151,7 +151,7 @@ impl Sampling {
         refuse("logprobs", self.logprobs.as_ref(), &[Value::Bool(false)])?;
         let stop = self.stop.map(OneOrMany::into_vec).unwrap_or_default();
         if stop.iter().any(String::is_empty) {
-            return Err(Refusal::invalid("stop".to_owned(), "a stop sequence must not be empty"));
+            return Err(ApiError::invalid("stop".to_owned(), "a stop sequence must not be empty"));
         }
         let stream = self.stream.unwrap_or(false);
         Ok(Asked {
@@ -168,31 +168,31 @@ impl Sampling {
 }
 
 /// Reads a body, or says which member is wrong.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(body)).map_err(|error| {
         let path = error.path().to_string();
         // Its signs for the whole document, and for a place that has no name.
         let param = Some(path).filter(|path| !matches!(path.as_str(), "." | "?"));
-        Refusal::invalid(param, format!("the body is not what is expected here: {}", error.inner()))
+        ApiError::invalid(param, format!("the body is not what is expected here: {}", error.inner()))
     })
 }
 
 /// Refuses what would change the answer and cannot be done, unless it asks for what happens anyway.
-fn refuse(name: &str, value: Option<&Value>, harmless: &[Value]) -> Result<(), Refusal> {
+fn refuse(name: &str, value: Option<&Value>, harmless: &[Value]) -> Result<(), ApiError> {
     match value {
         None | Some(Value::Null) => Ok(()),
         Some(value) if harmless.contains(value) => Ok(()),
         Some(_) => {
             let harmless: Vec<String> = harmless.iter().map(ToString::to_string).collect();
             let message = format!("`{name}` is not supported, other than {}", harmless.join(" or "));
-            let refusal = Refusal::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message);
-            Err(Refusal { param: Some(name.to_owned()), ..refusal })
+            let refusal = ApiError::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message);
+            Err(ApiError { param: Some(name.to_owned()), ..refusal })
         }
     }
 }
 
 /// Checks the bounds here, where the request's own names of its members are known.
-fn checked(asked: Asked) -> Result<Asked, Refusal> {
+fn checked(asked: Asked) -> Result<Asked, ApiError> {
     let Err(violations) = asked.request.check() else { return Ok(asked) };
     let Some(first) = violations.iter().next() else { return Ok(asked) };
     let name = match first.path.as_str() {
@@ -200,14 +200,14 @@ fn checked(asked: Asked) -> Result<Asked, Refusal> {
         "topP" => "top_p",
         other => other,
     };
-    Err(Refusal::invalid(name.to_owned(), format!("`{name}` {}", first.message)))
+    Err(ApiError::invalid(name.to_owned(), format!("`{name}` {}", first.message)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refused(result: Result<Asked, Refusal>) -> (StatusCode, String, String) {
+    fn refused(result: Result<Asked, ApiError>) -> (StatusCode, String, String) {
         let refusal = result.unwrap_err();
         (refusal.status, refusal.param.unwrap_or_default(), refusal.message)
     }

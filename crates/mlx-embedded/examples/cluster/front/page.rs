@@ -13,7 +13,7 @@ use mlx_nats::WorkerInfo;
 use mlx_types::Timestamp;
 use mlx_types::messages::{WorkerMetrics, WorkerStatus};
 
-use super::Front;
+use super::Gateway;
 use super::news::short;
 use super::registry::{models_of, name_of};
 use super::stats::Figures;
@@ -23,7 +23,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// `GET /`.
-pub async fn page(State(front): State<Arc<Front>>) -> impl IntoResponse {
+pub async fn page(State(front): State<Arc<Gateway>>) -> impl IntoResponse {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -48,7 +48,7 @@ pub async fn page(State(front): State<Arc<Front>>) -> impl IntoResponse {
 }
 
 /// `GET /live`: the part of the page that changes.
-pub async fn live(State(front): State<Arc<Front>>) -> impl IntoResponse {
+pub async fn live(State(front): State<Arc<Gateway>>) -> impl IntoResponse {
     ([(header::CACHE_CONTROL, "no-store")], Html(state(&front).into_string()))
 }
 
@@ -62,7 +62,7 @@ pub async fn script() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], include_str!("page.js"))
 }
 
-fn state(front: &Front) -> Markup {
+fn state(front: &Gateway) -> Markup {
     let (workers, figures, now) = (front.registry.list(), front.stats.figures(), Instant::now());
     let bus = front.client.state();
     let connected = bus.is_connected();
@@ -105,7 +105,7 @@ fn state(front: &Front) -> Markup {
     }
 }
 
-fn table(front: &Front, workers: &[WorkerInfo], figures: &Figures, connected: bool) -> Markup {
+fn table(front: &Gateway, workers: &[WorkerInfo], figures: &Figures, connected: bool) -> Markup {
     let now = Instant::now();
     html! {
         table .stale[!connected] {

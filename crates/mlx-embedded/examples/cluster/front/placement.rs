@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 /// The requests that each worker has, as far as can be known here.
 #[derive(Debug, Default)]
 pub struct Placement {
-    seats: Mutex<Seats>,
+    seats: Mutex<Assignments>,
 }
 
 #[derive(Debug, Default)]
-struct Seats {
+struct Assignments {
     by_worker: HashMap<WorkerId, Seat>,
     /// Counts the requests placed, so that equals take turns.
     placed: u64,
@@ -33,7 +33,7 @@ struct Seat {
 
 impl Placement {
     /// Chooses one of `workers` for a request, and counts the request until what is returned is dropped.
-    pub fn choose<'a>(self: &Arc<Self>, workers: impl Iterator<Item = &'a WorkerInfo>) -> Option<Place> {
+    pub fn choose<'a>(self: &Arc<Self>, workers: impl Iterator<Item = &'a WorkerInfo>) -> Option<Assignment> {
         let mut seats = self.seats.lock();
         let best = workers
             .filter(|worker| worker.status != WorkerStatus::Offline)
@@ -44,7 +44,7 @@ impl Placement {
         let seat = seats.by_worker.entry(best).or_default();
         seat.ours += 1;
         seat.last = placed;
-        Some(Place { worker: best, placement: Arc::clone(self) })
+        Some(Assignment { worker: best, placement: Arc::clone(self) })
     }
 
     /// Notes a heartbeat. It counts our own requests too, which are known better here: only the others' are kept.
@@ -70,7 +70,7 @@ impl Placement {
     }
 }
 
-impl Seats {
+impl Assignments {
     /// The lower, the better.
     fn rank(&self, worker: &WorkerInfo) -> impl Ord + use<> {
         let seat = self.by_worker.get(&worker.worker_id).copied().unwrap_or_default();
@@ -84,13 +84,13 @@ impl Seats {
 
 /// A request's seat at a worker.
 #[derive(Debug)]
-pub struct Place {
+pub struct Assignment {
     /// The worker.
     pub worker: WorkerId,
     placement: Arc<Placement>,
 }
 
-impl Drop for Place {
+impl Drop for Assignment {
     fn drop(&mut self) {
         if let Some(seat) = self.placement.seats.lock().by_worker.get_mut(&self.worker) {
             seat.ours -= 1;

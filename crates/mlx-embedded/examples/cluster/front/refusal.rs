@@ -12,7 +12,7 @@ const REJECTED: &str = "REQUEST_REJECTED";
 
 /// Why a request is not answered.
 #[derive(Clone, Debug)]
-pub struct Refusal {
+pub struct ApiError {
     /// The status, where nothing has been sent yet.
     pub status: StatusCode,
     /// What happened, for people.
@@ -23,7 +23,7 @@ pub struct Refusal {
     pub param: Option<String>,
 }
 
-impl Refusal {
+impl ApiError {
     /// A request that cannot be answered as it is.
     pub fn invalid(param: impl Into<Option<String>>, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", message).about(param.into())
@@ -49,7 +49,7 @@ impl Refusal {
     }
 }
 
-impl From<&Error> for Refusal {
+impl From<&Error> for ApiError {
     fn from(error: &Error) -> Self {
         let public = error.to_remote(); // addresses, paths and causes stay in the log
         let status = match error.code() {
@@ -62,7 +62,7 @@ impl From<&Error> for Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(self.body())).into_response();
         if self.status == StatusCode::TOO_MANY_REQUESTS {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use mlx_nats::WorkerInfo;
 use mlx_types::messages::WorkerStatus;
 
-use super::Front;
+use super::Gateway;
 
-impl Front {
+impl Gateway {
     /// The models of the workers that take requests, each with when it was last seen on a disk, in seconds since 1970.
     pub fn models(&self) -> BTreeMap<String, u64> {
         let workers = self.registry.list();

@@ -5,10 +5,10 @@
 pub(super) struct State {
     /// Goes up when those under way do not count any more.
     generation: u64,
-    /// Of the first kind.
+    /// Markers of the first kind: how many were sent, and came back.
     sent: u64,
     returned: u64,
-    /// Of the second kind. Their numbers are never used again.
+    /// Markers of the second kind, likewise. Their numbers are never used again.
     named_sent: u64,
     named_returned: u64,
     /// The limit of subscriptions has been heard of: markers are of the second kind.

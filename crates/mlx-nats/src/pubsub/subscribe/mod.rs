@@ -40,6 +40,13 @@ const DECODED_AT_ONCE: usize = 256 * 1024;
 const BOOKED_AT_ONCE: usize = 64 * 1024;
 
 /// How to subscribe. The default is a subscription of its own with the client's capacity.
+///
+/// ```
+/// use mlx_nats::SubscribeOptions;
+///
+/// // One of the group gets each message, and a slow reader is held 1,000 of them.
+/// let options = SubscribeOptions::default().queue_group("billing").capacity(1_000);
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct SubscribeOptions {
@@ -48,7 +55,7 @@ pub struct SubscribeOptions {
     /// Messages held for a slow reader; further ones are dropped, counted and reported. Unset:
     /// [`ClientOptions::subscription_capacity`](crate::ClientOptions::subscription_capacity).
     pub capacity: Option<usize>,
-    /// Bytes of payloads held for a slow reader, beside the count; a single larger message is held all the same. Unset:
+    /// Bytes of payloads held for a slow reader, beside the count; a single larger message is still held. Unset:
     /// [`ClientOptions::subscription_bytes`](crate::ClientOptions::subscription_bytes).
     pub max_bytes: Option<usize>,
 }
@@ -194,6 +201,21 @@ impl Client {
 /// slow. The stream ends when the client is closed, and after what the methods below say.
 ///
 /// Dropping the future of `next` loses no message.
+///
+/// ```no_run
+/// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+/// use futures_util::StreamExt;
+///
+/// let mut subscription = client.subscribe::<_, String>("lab.>").await?;
+/// while let Some(message) = subscription.next().await {
+///     match message {
+///         Ok(message) => println!("{}: {}", message.subject(), message.payload),
+///         Err(error) => eprintln!("{error}"), // one message that cannot be read; the next may be fine
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropping a subscription ends it: keep it, and read from it"]
 pub struct Subscription<M> {
     /// Keeps the connection; unset for subscriptions that belong to the client itself.
@@ -226,6 +248,14 @@ impl<M> Subscription<M> {
     }
 
     /// Ends the subscription. What has arrived already can still be read, and then the stream ends.
+    ///
+    /// ```no_run
+    /// # async fn example(mut subscription: mlx_nats::Subscription<String>) -> mlx_nats::Result<()> {
+    /// subscription.unsubscribe().await?;
+    /// assert_eq!(subscription.dropped(), 0); // it can still be asked about itself
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::Subscription`] when the connection has ended for good.
@@ -262,6 +292,18 @@ impl<M> Subscription<M> {
     ///
     /// On a quiet connection that is all that the server sent before it saw this. On a busy one async-nats does not wait for
     /// the server to have seen it, so that what is sent meanwhile, for less than a round trip, may be missed.
+    ///
+    /// ```no_run
+    /// # async fn example(mut subscription: mlx_nats::Subscription<String>) -> mlx_nats::Result<()> {
+    /// use futures_util::StreamExt;
+    ///
+    /// subscription.drain().await?; // no more comes, and what has come can be read
+    /// while let Some(message) = subscription.next().await {
+    ///     println!("{}", message?.payload);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::Subscription`] when the connection has ended for good.

@@ -168,7 +168,7 @@ impl Queue {
         let mut state = self.state.lock();
         state.closed = true;
         let reader = state.reader.take();
-        // Whoever waits for one hears that the subscription has ended.
+        // Its reader learns that the subscription has ended.
         let unanswered = std::mem::take(&mut state.changes);
         drop(state);
         drop(unanswered);

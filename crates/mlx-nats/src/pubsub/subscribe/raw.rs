@@ -197,7 +197,7 @@ impl RawSubscription {
 
     pub(super) async fn change(&mut self, change: Change) {
         let applied = self.apply(change.kind).await;
-        // Whoever asked may have lost interest.
+        // The caller may no longer wait.
         let _ = change.done.send(applied);
     }
 }

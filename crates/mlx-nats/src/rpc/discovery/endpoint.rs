@@ -116,7 +116,7 @@ impl Drop for Handling {
 
 /// `429:OVERLOADED overloaded: 4 requests are already under way`: what the requester was told, in one short line.
 ///
-/// Unlike the requester, whoever asks here has not sent the request: of a malformed one only the places that are wrong are
+/// Unlike the requester, the reader of these statistics has not sent the request: of a malformed one only the places that are wrong are
 /// named, since the decoder's words quote from it.
 fn public_text(error: &Error) -> String {
     let remote = error.to_remote();

@@ -39,7 +39,7 @@ pub(crate) struct Listing {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) about: Discovery,
-    /// Of this listing alone.
+    /// The id of this listing alone.
     pub(super) id: String,
     /// RFC 3339.
     pub(super) started: String,

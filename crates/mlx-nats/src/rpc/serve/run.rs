@@ -22,7 +22,7 @@ use crate::rpc::discovery::{Endpoint, Handling, Listed};
 use crate::telemetry::measure::ServiceMeasure;
 
 impl Client {
-    /// Runs `handle` for each message, at most `options.limit` at once, and `refuse` for those beyond.
+    /// Runs `handle` for each message, at most `options.max_concurrent` at once, and `refuse` for those beyond.
     ///
     /// The result of `handle` is the error that the message was answered with, if it was.
     pub(crate) async fn run_service<H, F, E, G>(&self, spec: EndpointSpec, handle: H, refuse: E) -> Result<Service>
@@ -37,13 +37,13 @@ impl Client {
         let listing = if options.discoverable { self.listing().await } else { None };
         let shared = SubscribeOptions { queue_group: options.queue_group.clone(), ..SubscribeOptions::default() };
         let subscription = self.subscribe_confirmed(subject.clone(), &shared).await?;
-        let endpoint = Endpoint::new(&name, &subject, options.queue_group, options.limit, metadata);
+        let endpoint = Endpoint::new(&name, &subject, options.queue_group, options.max_concurrent, metadata);
         let listed = listing.map(|listing| listing.list(endpoint));
         let endpoint = listed.as_ref().map(|listed| Arc::clone(listed.endpoint()));
         let (stop, stopped) = mpsc::channel(1);
         let measure = ServiceMeasure::new(&subject);
         let link = Arc::clone(self.link());
-        let service = dispatch(link, subscription, measure, endpoint, begin, options.limit, handle, refuse, stopped);
+        let service = dispatch(link, subscription, measure, endpoint, begin, options.max_concurrent, handle, refuse, stopped);
         let task = self.runtime().spawn(service);
         Ok(Service {
             subject: subject.to_string(),
@@ -93,6 +93,18 @@ pub(crate) enum Begin {
 }
 
 /// A running service. Dropping it ends it at once; [`stop`](Self::stop) lets what runs finish.
+///
+/// ```no_run
+/// # async fn example(client: mlx_nats::Client) -> mlx_nats::Result<()> {
+/// use std::time::Duration;
+/// use mlx_nats::Request;
+///
+/// let service = client.serve("lab.greet", |name: Request<String>| async move { Ok(format!("hello {}", *name)) }).await?;
+/// println!("answering on {}", service.subject());
+/// service.stop(Duration::from_secs(5)).await?; // what is under way may finish
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropping a service ends it at once: keep it for as long as it is to answer"]
 #[derive(Debug)]
 pub struct Service {
@@ -141,6 +153,16 @@ impl Service {
     /// Resolves when the service ends by itself: when its client is closed, or, with the error, when the server takes its
     /// subscription away.
     ///
+    /// ```no_run
+    /// # async fn example(mut service: mlx_nats::Service) -> mlx_nats::Result<()> {
+    /// tokio::select! {
+    ///     ended = service.ended() => ended?, // the server took the subscription away, or the client is closed
+    ///     _ = tokio::time::sleep(std::time::Duration::from_secs(60)) => {}
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Subscription`], which names the permission that is missing; told once.
     ///
@@ -155,7 +177,7 @@ impl Service {
         self.outcome(ended.unwrap_or(Ok(())))
     }
 
-    /// Takes no more requests, and waits up to `deadline` for those under way.
+    /// Takes no more requests, and waits up to `timeout` for those under way.
     ///
     /// ```no_run
     /// # async fn example(service: mlx_nats::Service) -> mlx_nats::Result<()> {
@@ -170,19 +192,19 @@ impl Service {
     ///
     /// # Cancel safety
     /// Dropping the future drops the service: the handlers under way end with it.
-    pub async fn stop(mut self, deadline: Duration) -> Result<()> {
+    pub async fn stop(mut self, timeout: Duration) -> Result<()> {
         self.listed = None;
         if self.over {
             return Ok(());
         }
         let _ = self.stop.send(()).await;
         // Left in its place, so that a dropped future ends it, as does running out of time.
-        if let Ok(ended) = timeout(deadline, &mut self.task).await {
+        if let Ok(ended) = tokio::time::timeout(timeout, &mut self.task).await {
             // A service that was aborted has nothing to say.
             return self.outcome(ended.unwrap_or(Ok(())));
         }
         let subject = format!("handlers on {}", self.subject);
-        Err(Error::new(ErrorKind::Timeout { subject, timeout: deadline }))
+        Err(Error::new(ErrorKind::Timeout { subject, timeout }))
     }
 }
 
@@ -263,7 +285,7 @@ async fn down(link: &Link) {
     }
 }
 
-/// How far a future comes without waiting. It is to be polled again by whoever it belongs to then.
+/// How far a future comes without waiting. Its next owner has to poll it again.
 async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }

@@ -11,7 +11,7 @@ use mlx_types::messages::InferenceAcceptance;
 use super::TokenStream;
 use crate::rpc::check_answer;
 use crate::wire::headers;
-use crate::wire::inbox::Answer;
+use crate::wire::inbox::Reply;
 
 impl TokenStream {
     pub(super) fn poll_acceptance(&mut self, context: &mut Context<'_>) -> Poll<Error> {
@@ -20,7 +20,7 @@ impl TokenStream {
         self.acceptance = None;
         // Nothing means that the connection dropped, and then `fate` tells more.
         match answer {
-            Some(Answer::Message(message)) => {
+            Some(Reply::Message(message)) => {
                 self.client.measure().received(&message);
                 // The server handled the subscription before the request.
                 if let Some(frames) = &mut self.frames {
@@ -28,7 +28,7 @@ impl TokenStream {
                 }
                 if let Err(error) = check_answer::<InferenceAcceptance>(&self.subject, &message) {
                     if self.first_token.is_some() {
-                        // Whoever answers has accepted: another worker with its id refuses.
+                        // The one that answers has accepted: another worker with the same id refuses.
                         self.foreign();
                         return Poll::Pending;
                     }
@@ -41,9 +41,9 @@ impl TokenStream {
                 }
                 Poll::Pending
             }
-            Some(Answer::Refused(refused)) => Poll::Ready(refused.publish(&self.subject)),
+            Some(Reply::Refused(refused)) => Poll::Ready(refused.publish(&self.subject)),
             // Tokens come another way; only a refusal would not be heard.
-            Some(Answer::NoInbox(_)) | None => Poll::Pending,
+            Some(Reply::NoInbox(_)) | None => Poll::Pending,
         }
     }
 }

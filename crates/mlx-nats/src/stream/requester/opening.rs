@@ -87,7 +87,7 @@ impl TokenStream {
         match route {
             Route::Worker(worker_id) => stream.depend_on(worker_id),
             #[cfg(feature = "durable")]
-            Route::Queue { .. } => {} // whoever takes it says so with the first token
+            Route::Queue { .. } => {} // the worker that takes it says so with the first token
         }
         stream
     }

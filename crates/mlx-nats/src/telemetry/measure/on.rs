@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use super::table;
 
-/// Of what went well.
+/// The outcome of what succeeded.
 const OK: &str = "ok";
 /// The state of a connection that counts as one more.
 const CONNECTED: &str = "connected";
-/// Of what its caller dropped before it had an outcome.
+/// The outcome of what its caller dropped before it ended.
 const DROPPED: &str = "dropped";
 
 /// The handles of one client, registered with the recorder that is installed when it connects.

@@ -46,7 +46,7 @@ impl Span {
         span!("infer", "client", subject, mlx.request_id = %request_id)
     }
 
-    /// Of a handler; its parent is the span that the message tells of. One that it garbles counts as none.
+    /// The span of a handler. Its parent is the one named in the message's headers; an invalid name is ignored.
     pub(crate) fn serve(message: &async_nats::Message) -> Self {
         let span = span!("serve", "server", message.subject.as_str());
         if let Some(headers) = &message.headers {
@@ -113,7 +113,7 @@ struct Outgoing<'a, C>(&'a mut C);
 
 impl<C: Carrier> Injector for Outgoing<'_, C> {
     fn set(&mut self, name: &str, value: String) {
-        // An empty `tracestate` says nothing, and costs its line all the same.
+        // An empty `tracestate` says nothing, but would cost a line.
         if !value.is_empty() && !self.0.carry(name, value) {
             tracing::debug!(name, "a trace context does not fit into a header");
         }

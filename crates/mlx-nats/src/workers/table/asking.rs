@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mlx_types::WorkerId;
 
-use super::{News, Table};
+use super::{Change, Table};
 use crate::workers::probe::{Action, Outcome};
 use crate::workers::tombstones::Stamp;
 
@@ -50,7 +50,7 @@ impl Table {
 
     /// Whom to ask for a sign of life now, at most `room`, each with the number of the question; and who is dead by what was
     /// answered. The dead leave the table.
-    pub(crate) fn probe(&mut self, now: Instant, room: usize) -> (Vec<(WorkerId, u64)>, Vec<News>) {
+    pub(crate) fn probe(&mut self, now: Instant, room: usize) -> (Vec<(WorkerId, u64)>, Vec<Change>) {
         let (mut questions, mut dead) = (Vec::new(), Vec::new());
         if self.bus_down_since.is_some() {
             return (questions, dead);
@@ -78,7 +78,7 @@ impl Table {
                 Action::Dead => {
                     let Some(entry) = self.remove(id) else { continue };
                     self.departed.note(id, Stamp { epoch: entry.info.epoch, timestamp: entry.timestamp }, now);
-                    dead.push(News::Dead { worker_id: id, heard: entry.heard });
+                    dead.push(Change::Dead { worker_id: id, heard: entry.heard });
                 }
             }
         }

@@ -19,20 +19,20 @@ fn beat(id: WorkerId, epoch: u64) -> WorkerHeartbeat {
     WorkerHeartbeat::new(id, WorkerStatus::Online, WorkerMetrics::default()).epoch(epoch)
 }
 
-fn online(id: WorkerId) -> News {
-    News::Event(WorkerEvent::Online(id))
+fn online(id: WorkerId) -> Change {
+    Change::Event(WorkerEvent::Online(id))
 }
 
-fn left(id: WorkerId) -> News {
-    News::Event(WorkerEvent::Left(id))
+fn left(id: WorkerId) -> Change {
+    Change::Event(WorkerEvent::Left(id))
 }
 
 fn farewell(id: WorkerId, epoch: u64) -> WorkerDeregistration {
     WorkerDeregistration::new(id).epoch(Epoch::from_millis(epoch))
 }
 
-fn lost(id: WorkerId) -> News {
-    News::Event(WorkerEvent::Lost(id))
+fn lost(id: WorkerId) -> Change {
+    Change::Event(WorkerEvent::Lost(id))
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn s4_a_new_incarnation_ends_what_the_former_one_did() {
     let (id, start) = (WorkerId::new(), Instant::now());
     let mut table = Table::new(OFFLINE, INTERVAL);
     table.beat(beat(id, 5), start, wall());
-    assert_eq!(table.beat(beat(id, 6), start, wall()), Some(News::Event(WorkerEvent::Replaced(id))));
+    assert_eq!(table.beat(beat(id, 6), start, wall()), Some(Change::Event(WorkerEvent::Replaced(id))));
     assert_eq!(table.beat(beat(id, 6), start, wall()), None);
 }
 
@@ -117,7 +117,7 @@ fn an_expected_worker_is_not_shown_but_its_silence_counts() {
     let mut table = Table::new(OFFLINE, INTERVAL);
     table.expect(id, start);
     assert!(table.list().is_empty() && table.get(id).is_none());
-    assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [News::Gone(id)]);
+    assert_eq!(table.expire(start + OFFLINE + Duration::from_millis(1)), [Change::Gone(id)]);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn the_farewell_of_an_expected_worker_is_told_to_those_who_wait_for_it_alone() {
     let (id, start) = (WorkerId::new(), Instant::now());
     let mut table = Table::new(OFFLINE, INTERVAL);
     table.expect(id, start);
-    assert_eq!(table.left(&WorkerDeregistration::new(id), start, wall()), Some(News::Gone(id)));
+    assert_eq!(table.left(&WorkerDeregistration::new(id), start, wall()), Some(Change::Gone(id)));
 }
 
 #[test]

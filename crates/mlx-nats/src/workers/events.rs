@@ -42,6 +42,24 @@ mlx_errors::setters! {
 }
 
 /// A change in the table.
+///
+/// ```no_run
+/// # async fn example(workers: mlx_nats::Workers) -> mlx_nats::Result<()> {
+/// use futures_util::StreamExt;
+/// use mlx_nats::WorkerEvent;
+///
+/// let mut events = workers.events();
+/// while let Some(event) = events.next().await {
+///     match event {
+///         WorkerEvent::Online(id) => println!("{id} is there"),
+///         WorkerEvent::Left(id) | WorkerEvent::Lost(id) | WorkerEvent::Replaced(id) => println!("{id}: its work is over"),
+///         WorkerEvent::Missed(count) => println!("{count} events missed: {} workers now", workers.list().len()),
+///         _ => {}
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WorkerEvent {
@@ -103,7 +121,7 @@ impl WorkerEvent {
 
 /// What there is to tell after a change of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum News {
+pub(crate) enum Change {
     /// To everybody.
     Event(WorkerEvent),
     /// To those who wait for this worker, which is gone. Others were never told that it was there.
@@ -116,7 +134,7 @@ pub(crate) enum News {
     },
 }
 
-impl News {
+impl Change {
     /// The worker concerned, when what it was doing is over.
     pub(crate) fn departed(&self) -> Option<WorkerId> {
         match self {
