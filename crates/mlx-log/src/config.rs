@@ -10,12 +10,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How much is logged, in which form, and where to.
-///
-/// ```
-/// use mlx_log::{Format, Level, LogConfig};
-///
-/// let config = LogConfig::default().level(Level::Debug).format(Format::Text);
-/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Validate)]
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

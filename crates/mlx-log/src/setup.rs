@@ -25,6 +25,16 @@ const DEFAULT_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 
 /// Starts the log for this process: for every thread, panics included, with `MLX_LOG` from the environment.
 ///
+/// ```no_run
+/// use mlx_log::{Format, Level, LogConfig};
+///
+/// # fn main() -> mlx_errors::Result<()> {
+/// let config = LogConfig::default().level(Level::Debug).format(Format::Text);
+/// let _guard = mlx_log::init(&config)?; // keep it: the last lines are written when it is dropped
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// `LOG_ERROR` when the file cannot be opened, `MLX_LOG` is not understood, or the process has a subscriber already.
 pub fn init(config: &LogConfig) -> Result<LogGuard> {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use mlx_errors::{Error, ErrorKind, Result};
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 use super::Client;
 use crate::connection::{CloseReason, ConnectionEvent, ConnectionEvents, ConnectionState, Signal};

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use mlx_errors::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::telemetry::trace::Span;

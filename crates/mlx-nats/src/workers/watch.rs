@@ -7,7 +7,6 @@ use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::{WorkerId, subjects};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{broadcast, watch};
-use tokio::time::timeout;
 
 use super::beat::Beat;
 use super::events::{Change, WorkerEvent, WorkerEvents, WorkerInfo};

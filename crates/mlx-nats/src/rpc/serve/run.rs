@@ -11,7 +11,6 @@ use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind, Result};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
 
 use super::ServeOptions;
 use crate::client::Client;
@@ -43,7 +42,8 @@ impl Client {
         let (stop, stopped) = mpsc::channel(1);
         let measure = ServiceMeasure::new(&subject);
         let link = Arc::clone(self.link());
-        let service = dispatch(link, subscription, measure, endpoint, begin, options.max_concurrent, handle, refuse, stopped);
+        let service =
+            dispatch(link, subscription, measure, endpoint, begin, options.max_concurrent, handle, refuse, stopped);
         let task = self.runtime().spawn(service);
         Ok(Service {
             subject: subject.to_string(),
