@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlx_errors::{Error, Result};
-use mlx_nats::{Client, InferenceOptions, InferenceService, Request, Service, TokenSink};
+use mlx_errors::{Error, ErrorKind, Result};
+use mlx_nats::{Client, Request, Service, TokenSink, Worker, WorkerProfile};
 use mlx_types::messages::{FinishReason, InferenceRequest, ModelCommand, ModelState, ModelStatus};
 use mlx_types::{WorkerId, subjects};
-
-use crate::Presence;
 
 /// The model that every [`TestWorker`] has.
 pub const TEST_MODEL: &str = "indexes";
@@ -21,12 +19,11 @@ const TOKENS: u64 = 1000;
 /// Dropping it is a death without a word, as far as the bus can tell; [`leave`](Self::leave) says goodbye.
 #[derive(Debug)]
 pub struct TestWorker {
-    presence: Presence,
-    inference: InferenceService,
-    #[cfg(feature = "durable")]
-    queued: Option<InferenceService>,
+    worker: Worker,
     models: Service,
     handlers: Arc<()>,
+    /// Of `handlers`, those that no request holds.
+    idle: usize,
 }
 
 /// What a [`TestWorker`] is to be.
@@ -40,26 +37,23 @@ pub struct WorkerOptions {
     pub pause: Duration,
     /// Requests answered at once.
     pub max_concurrent: usize,
-    /// Between two heartbeats.
-    pub heartbeat: Duration,
     /// Whether it takes queued requests too.
     pub durable: bool,
 }
 
 impl WorkerOptions {
-    /// A worker that speaks a hundred tokens a second to as many as ask, with a heartbeat as often as `config` says.
+    /// A worker that speaks a hundred tokens a second to as many as ask.
     pub fn new(id: WorkerId, config: &mlx_types::ClusterConfig) -> Self {
-        let heartbeat = config.discovery.heartbeat_interval_ms.as_duration();
         let durable = config.request_routing.durable.enabled;
         let pause = Duration::from_millis(10);
-        Self { id, preparation: Duration::ZERO, pause, max_concurrent: 100_000, heartbeat, durable }
+        Self { id, preparation: Duration::ZERO, pause, max_concurrent: 100_000, durable }
     }
 }
 
 impl TestWorker {
-    /// Serves, and registers then, so that the first request after the registration finds someone.
+    /// Starts it; it beats as often as its client says.
     pub async fn start(client: &Client, options: WorkerOptions) -> Result<Self> {
-        let WorkerOptions { id, preparation, pause, max_concurrent, heartbeat, durable } = options;
+        let WorkerOptions { id, preparation, pause, max_concurrent, durable } = options;
         let handlers = Arc::new(());
         let counted = Arc::clone(&handlers);
         let handler = move |request: InferenceRequest, mut tokens: TokenSink| {
@@ -80,62 +74,51 @@ impl TestWorker {
                 Ok(FinishReason::Length)
             }
         };
-        let options = InferenceOptions::default().max_concurrent(max_concurrent);
         #[cfg(feature = "durable")]
         let queued = if durable {
-            Some(client.serve_durable(id, [TEST_MODEL], options.clone(), handler.clone()).await?)
+            let options = mlx_nats::InferenceOptions::default().max_concurrent(max_concurrent);
+            Some(client.serve_durable(id, [TEST_MODEL], options, handler.clone()).await?)
         } else {
             None
         };
         #[cfg(not(feature = "durable"))]
         assert!(!durable, "the tests are built without the feature `durable`");
-        let inference = client.serve_inference(id, options, handler).await?;
+        let profile = WorkerProfile::new(id).hostname("localhost").models([TEST_MODEL]).max_concurrent(max_concurrent);
         let load = move |command: Request<ModelCommand>| async move {
             Ok(ModelStatus::new(id, command.model_id.clone(), ModelState::Loaded))
         };
         let models = client.serve(&subjects::MODEL_LOAD, load).await?;
-        let presence = Presence::announce(client, id, heartbeat).await?;
-        Ok(Self {
-            presence,
-            inference,
-            #[cfg(feature = "durable")]
-            queued,
-            models,
-            handlers,
-        })
+        let worker = client.worker(profile).serve(handler).await?;
+        #[cfg(feature = "durable")]
+        let worker = queued.into_iter().fold(worker, |mut worker, queued| {
+            worker.also_serve(queued);
+            worker
+        });
+        Ok(Self { worker, models, handlers, idle: 2 + usize::from(durable) })
     }
 
     /// Its id.
     pub fn id(&self) -> WorkerId {
-        self.presence.id()
+        self.worker.id()
     }
 
     /// Requests that it is answering.
     pub fn answering(&self) -> usize {
-        // This one, and those of the services.
-        #[cfg(feature = "durable")]
-        let idle = 2 + usize::from(self.queued.is_some());
-        #[cfg(not(feature = "durable"))]
-        let idle = 2;
-        Arc::strong_count(&self.handlers) - idle
+        Arc::strong_count(&self.handlers) - self.idle
     }
 
     /// Resolves with the reason when it can be known to nobody any more, because its client is closed.
     pub async fn ended(&mut self) -> Error {
-        self.presence.ended().await
+        match self.worker.ended().await {
+            Ok(()) => Error::new(ErrorKind::Closed { reason: "closed".to_owned() }),
+            Err(error) => error,
+        }
     }
 
     /// Takes no more requests, finishes those under way within `deadline`, and says goodbye then: whoever still waits
     /// for a worker that has said goodbye takes it for lost.
     pub async fn leave(self, deadline: Duration) -> Result<()> {
-        let stopped = self.inference.stop(deadline).await;
-        #[cfg(feature = "durable")]
-        let stopped = match self.queued {
-            Some(queued) => stopped.and(queued.stop(deadline).await),
-            None => stopped,
-        };
-        let stopped = stopped.and(self.models.stop(deadline).await);
-        let said = self.presence.leave().await;
-        stopped.and(said)
+        let stopped = self.models.stop(deadline).await;
+        self.worker.drain(deadline).await.and(stopped)
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode};
 use mlx_nats::{Client, ClientOptions, Request, ServeOptions, SubscribeOptions};
-use mlx_tests::{ConfiguredServer, FaultProxy, LIMIT, Operator, Presence, TestServer, arrived, millis, within};
+use mlx_tests::{ConfiguredServer, FaultProxy, LIMIT, Operator, TestServer, arrived, millis, within};
 use mlx_types::config::NatsConfig;
 use mlx_types::{Secret, WorkerId};
 use serde_json::json;
@@ -208,7 +208,9 @@ async fn c4_a_table_of_workers_that_hears_nothing_any_more_says_so_and_declares_
     let alice = Client::connect_with(&config(&server, "alice"), options).await.unwrap();
     let root = client(&server, "root").await;
     let workers = alice.workers().await.unwrap();
-    let presence = Presence::announce(&root, WorkerId::new(), Duration::from_mins(10)).await.unwrap();
+    let profile = mlx_nats::WorkerProfile::new(WorkerId::new());
+    let worker =
+        root.worker(profile).serve(|_, _| async { Ok(mlx_types::messages::FinishReason::Stop) }).await.unwrap();
     workers.wait_until(LIMIT, |known| known.len() == 1).await.unwrap();
     let nobody = workers.wait_until(LIMIT, |known| known.len() > 1);
     let taken = async {
@@ -223,7 +225,7 @@ async fn c4_a_table_of_workers_that_hears_nothing_any_more_says_so_and_declares_
     server.reload(&users("")).await;
     let again = within("the table", alice.workers()).await.unwrap();
     again.check().unwrap();
-    presence.leave().await.unwrap();
+    worker.drain(LIMIT).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -63,7 +63,9 @@ pub use pubsub::{Received, SubscribeOptions, Subscription};
 pub use rpc::{Request, RequestManyOptions, RequestOptions, Responses, ServeOptions, Service};
 pub use stream::{InferenceOptions, InferenceService, StreamSummary, TokenFrame, TokenSink, TokenStream};
 pub use wire::{Headers, PublishTo, RequestTo, ServeTo, SubscribeTo};
-pub use workers::{InferOptions, WorkerEvent, WorkerEvents, WorkerInfo, Workers};
+pub use workers::{
+    InferOptions, Worker, WorkerBuilder, WorkerControl, WorkerEvent, WorkerEvents, WorkerInfo, WorkerProfile, Workers,
+};
 
 /// The README's example is compiled.
 #[cfg(doctest)]

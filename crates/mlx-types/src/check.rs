@@ -35,6 +35,11 @@ pub(crate) fn positive(value: &f64, context: &()) -> garde::Result {
     if *value > 0.0 { Ok(()) } else { Err(garde::Error::new("must be greater than 0")) }
 }
 
+/// [`positive`], for optional members.
+pub(crate) fn positive_if_set(value: &Option<f64>, context: &()) -> garde::Result {
+    value.as_ref().map_or(Ok(()), |value| positive(value, context))
+}
+
 fn violation((path, error): &(garde::Path, garde::Error)) -> Violation {
     let text = error.message();
     let (rule, message) = if let Some(limit) = text.strip_prefix("lower than ") {

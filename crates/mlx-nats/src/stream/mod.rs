@@ -24,6 +24,7 @@ pub(crate) use responder::{finish, is_disconnection, offers_tokens, pass_on, sen
 pub(crate) use route::Route;
 #[cfg(feature = "durable")]
 pub(crate) use running::{Entry, Running};
+pub(crate) use sink::TokenMeter;
 pub use sink::TokenSink;
 #[cfg(feature = "durable")]
 pub(crate) use sink::{Marks, OutgoingStream};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
 use mlx_types::messages::{CancelMode, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, Message};
-use mlx_types::{RequestId, WorkerId, subjects};
+use mlx_types::{Epoch, RequestId, WorkerId, subjects};
 
 use super::TokenSink;
 use super::incarnation::{Incarnation, Presence};
@@ -141,7 +141,7 @@ impl Client {
         if let Some(presence) = &presence {
             service.stop_when(self, presence.replaced(worker_id));
         }
-        Ok(InferenceService { service, _canceller: canceller, _presence: presence })
+        Ok(InferenceService { service, epoch: own.epoch, _canceller: canceller, _presence: presence })
     }
 }
 
@@ -150,6 +150,7 @@ impl Client {
 #[derive(Debug)]
 pub struct InferenceService {
     service: Service,
+    epoch: Epoch,
     _canceller: AbortOnDrop,
     /// Kept until the last stream has ended, so that a draining worker still answers.
     _presence: Option<Presence>,
@@ -158,7 +159,12 @@ pub struct InferenceService {
 impl InferenceService {
     #[cfg(feature = "durable")]
     pub(crate) fn new(service: Service, canceller: AbortOnDrop) -> Self {
-        Self { service, _canceller: canceller, _presence: None }
+        Self { service, epoch: Epoch::now(), _canceller: canceller, _presence: None }
+    }
+
+    /// Its incarnation: when it began, which its acceptances and frames tell, and its worker's heartbeats should.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Resolves when the service ends by itself: when its client is closed, or, with the error, when the server takes its

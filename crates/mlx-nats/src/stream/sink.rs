@@ -71,6 +71,11 @@ impl TokenSink {
         self.stream.taken.load(Ordering::Relaxed)
     }
 
+    /// Where its tokens are counted, to measure beside the handler.
+    pub(crate) fn meter(&self) -> TokenMeter {
+        TokenMeter(Arc::clone(&self.stream))
+    }
+
     /// Resolves when the requester no longer wants any tokens, with the error to return from the handler.
     ///
     /// For handlers that wait for something else meanwhile, for example a model server.
@@ -99,6 +104,15 @@ impl TokenSink {
             std::future::pending::<()>().await;
         }
         self.stream.cancelled_error()
+    }
+}
+
+/// Counts the tokens of one stream.
+pub(crate) struct TokenMeter(Arc<OutgoingStream>);
+
+impl TokenMeter {
+    pub(crate) fn tokens(&self) -> u64 {
+        self.0.taken.load(Ordering::Relaxed)
     }
 }
 

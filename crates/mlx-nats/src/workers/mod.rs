@@ -1,5 +1,7 @@
-//! Who is there: a table of workers that follows their registrations, heartbeats and farewells.
+//! Workers: what they say of themselves, and a table of those that are there, which follows their registrations, heartbeats and
+//! farewells.
 
+mod announce;
 mod beat;
 mod entry;
 mod events;
@@ -11,6 +13,7 @@ mod table;
 mod tombstones;
 mod watch;
 
+pub use announce::{Worker, WorkerBuilder, WorkerControl, WorkerProfile};
 pub use events::{WorkerEvent, WorkerEvents, WorkerInfo};
 pub use infer::InferOptions;
 pub use watch::Workers;

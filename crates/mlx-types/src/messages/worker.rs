@@ -8,7 +8,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::check::{finite, positive};
+use crate::check::{finite, positive_if_set};
 use crate::{Epoch, Timestamp, WorkerId};
 
 /// A worker joins: on `worker.register`.
@@ -195,23 +195,24 @@ pub struct WorkerCapabilities {
     pub max_concurrent: u64,
     /// Sizes of model it can hold.
     pub supported_model_tiers: Vec<ModelTier>,
-    /// Memory free for models, in GB.
-    #[serde(rename = "availableMemoryGB")]
-    #[garde(custom(positive))]
+    /// Memory free for models, in GB; unset where it is not known.
+    #[serde(rename = "availableMemoryGB", default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(positive_if_set))]
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
-    pub available_memory_gb: f64,
+    pub available_memory_gb: Option<f64>,
 }
 
 impl WorkerCapabilities {
-    /// So many requests at the same time, and so much memory free for models, in GB.
-    pub fn new(max_concurrent: u64, available_memory_gb: f64) -> Self {
-        Self { max_concurrent, supported_model_tiers: Vec::new(), available_memory_gb }
+    /// So many requests at the same time.
+    pub fn new(max_concurrent: u64) -> Self {
+        Self { max_concurrent, supported_model_tiers: Vec::new(), available_memory_gb: None }
     }
 }
 
 mlx_errors::setters! {
     WorkerCapabilities {
         supported_model_tiers: into Vec<ModelTier>,
+        available_memory_gb: option f64,
     }
 }
 

@@ -1,0 +1,151 @@
+//! The task that keeps a worker known, and what it says.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use mlx_errors::{Error, ErrorKind, Result};
+use mlx_types::messages::{
+    ClusterAnnouncement, ClusterEvent, ModelSkills, WorkerCapabilities, WorkerHeartbeat, WorkerMetricsReport,
+    WorkerRegistration, WorkerStatus,
+};
+use mlx_types::{Epoch, subjects};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::load::Load;
+use super::{Figures, WorkerProfile};
+use crate::client::Client;
+use crate::connection::ConnectionState;
+use crate::pubsub::Subscription;
+use crate::telemetry::log_limit::LogLimit;
+
+/// A worker registers at least so often: a controller that was not there, or does not ask, learns of it by then.
+const REGISTER_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What changes about a worker.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct State {
+    pub(super) models: Vec<String>,
+    pub(super) loaded: Vec<String>,
+    pub(super) status: WorkerStatus,
+}
+
+impl State {
+    pub(super) fn of(profile: &WorkerProfile) -> Self {
+        Self { models: profile.models.clone(), loaded: Vec::new(), status: WorkerStatus::Online }
+    }
+}
+
+/// Says what a worker is, and how it does.
+pub(super) struct Announcer {
+    client: Client,
+    epoch: Epoch,
+    profile: WorkerProfile,
+    load: Arc<Load>,
+    figures: Figures,
+    state: watch::Receiver<State>,
+}
+
+impl Announcer {
+    pub(super) fn new(
+        client: Client,
+        epoch: Epoch,
+        profile: WorkerProfile,
+        load: Arc<Load>,
+        figures: Figures,
+        state: watch::Receiver<State>,
+    ) -> Self {
+        let profile = WorkerProfile { id: profile.id.in_lower_case(), ..profile };
+        Self { client, epoch, profile, load, figures, state }
+    }
+
+    pub(super) async fn register(&self) -> Result<()> {
+        self.client.publish(&subjects::WORKER_REGISTER, &self.registration()).await
+    }
+
+    fn registration(&self) -> WorkerRegistration {
+        let (profile, state) = (&self.profile, self.state.borrow().clone());
+        let ip = profile.ip.unwrap_or_else(|| own_address(&self.client));
+        let hostname = profile.hostname.clone().unwrap_or_else(|| ip.to_string());
+        let capabilities = WorkerCapabilities::new(profile.max_concurrent as u64)
+            .supported_model_tiers(profile.model_tiers.clone())
+            .available_memory_gb(profile.available_memory_gb);
+        WorkerRegistration::new(profile.id, hostname, ip, profile.port, ModelSkills::new(state.models))
+            .status(state.status)
+            .hardware(profile.hardware.clone())
+            .capabilities(capabilities)
+            .epoch(self.epoch)
+    }
+
+    /// Says that the worker lives, and what it is busy with.
+    async fn beat(&self) -> Result<()> {
+        let state = self.state.borrow().clone();
+        let metrics = self.load.fill((self.figures)()).models_loaded(state.loaded);
+        let tokens_per_second = self.load.tokens_per_second(Instant::now());
+        let report = WorkerMetricsReport::new(self.profile.id, metrics.clone()).tokens_per_second(tokens_per_second);
+        let beat = WorkerHeartbeat::new(self.profile.id, state.status, metrics).epoch(self.epoch);
+        self.client.publish(&subjects::WORKER_HEARTBEAT, &beat).await?;
+        match self.client.publish(&subjects::METRICS_REPORT, &report).await {
+            // Its own fault, not the heartbeat's: a user may have no permission for it.
+            Err(error) if error.code() != mlx_errors::ErrorCode::NatsDisconnected => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Registers whenever someone may have missed it, and sends heartbeats in between. Ends with the reason when nothing can be said
+/// any more.
+pub(super) async fn keep_known(announcer: Announcer, mut announcements: Subscription<ClusterAnnouncement>) -> Error {
+    let limit = LogLimit::new();
+    let mut connection = announcer.client.watch_state();
+    let mut state = announcer.state.clone();
+    state.mark_unchanged();
+    let mut beats = interval(announcer.client.options().heartbeat_interval);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut registrations = interval(REGISTER_INTERVAL);
+    registrations.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    registrations.reset();
+    loop {
+        let said = tokio::select! {
+            _ = beats.tick() => announcer.beat().await,
+            _ = registrations.tick() => announcer.register().await,
+            // An error means that the worker is about to end.
+            Ok(()) = state.changed() => {
+                state.mark_unchanged();
+                announcer.register().await.and(announcer.beat().await)
+            }
+            Some(announcement) = announcements.next() => match announcement {
+                Ok(announcement) if announcement.event == ClusterEvent::ControllerStarted => announcer.register().await,
+                _ => Ok(()),
+            },
+            changed = connection.changed() => {
+                let state = connection.borrow_and_update().clone();
+                if changed.is_err() || state.is_closed() {
+                    return Error::new(ErrorKind::Closed { reason: reason_of(&state) });
+                }
+                if state.is_connected() { announcer.register().await } else { Ok(()) }
+            }
+        };
+        // What could not be said is made good by the next time; the log tells that it is missing.
+        if let Err(error) = said
+            && announcer.client.state().is_connected()
+            && let Some(so_far) = limit.count(Instant::now())
+        {
+            tracing::warn!(worker_id = %announcer.profile.id, error = &error as &dyn std::error::Error, so_far, "the cluster could not be told of this worker");
+        }
+    }
+}
+
+fn reason_of(state: &ConnectionState) -> String {
+    match state {
+        ConnectionState::Closed { reason } => reason.to_string(),
+        state => state.to_string(),
+    }
+}
+
+/// The address that the server sees this client connect from.
+fn own_address(client: &Client) -> IpAddr {
+    client.nats().server_info().client_ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
