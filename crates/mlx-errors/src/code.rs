@@ -93,6 +93,9 @@ codes! {
     /// A handler failed with an error of the application's own.
     Application = "APPLICATION_ERROR", retryable: false, status: 502,
         remedy: "Read the code and the message behind it: the application made them, and says whether asking again may help.";
+    /// No worker has the model that was asked for.
+    NoWorker = "NO_WORKER", retryable: true, status: 503,
+        remedy: "Check the name of the model against those that the message lists; start a worker that has it, or wait for one.";
     /// The worker has no room for another request.
     Overloaded = "OVERLOADED", retryable: true, status: 429,
         remedy: "Try another worker, or the same one a little later.";

@@ -131,6 +131,14 @@ pub enum ErrorKind {
     /// A handler failed with an error of the application's own.
     #[error("{0}")]
     Application(ApplicationError),
+    /// No worker has the model.
+    #[error("{}", no_worker(.model, .known))]
+    NoWorker {
+        /// The model asked for.
+        model: String,
+        /// The models that there are.
+        known: Vec<String>,
+    },
     /// No room for another request.
     #[error("overloaded: {limit} requests are already under way")]
     Overloaded {
@@ -338,6 +346,7 @@ impl ErrorKind {
             Self::DuplicateWorker { .. } => ErrorCode::WorkerDuplicate,
             Self::Remote(remote) => remote.known_code(),
             Self::Application(_) => ErrorCode::Application,
+            Self::NoWorker { .. } => ErrorCode::NoWorker,
             Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::DeadlineExceeded { .. } => ErrorCode::DeadlineExceeded,
             Self::Decode { .. } => ErrorCode::MessageDecode,
@@ -383,6 +392,7 @@ impl ErrorKind {
             Self::DuplicateWorker { .. } => "DuplicateWorker",
             Self::Remote(_) => "Remote",
             Self::Application(_) => "Application",
+            Self::NoWorker { .. } => "NoWorker",
             Self::Overloaded { .. } => "Overloaded",
             Self::DeadlineExceeded { .. } => "DeadlineExceeded",
             Self::Decode { .. } => "Decode",
@@ -449,6 +459,7 @@ impl ErrorKind {
             | Self::InvalidHeader { .. }
             | Self::DuplicateRequest { .. }
             | Self::DuplicateWorker { .. }
+            | Self::NoWorker { .. }
             | Self::Overloaded { .. }
             | Self::DeadlineExceeded { .. }
             | Self::Decode { .. }
@@ -537,6 +548,13 @@ fn retry_advice(tokens: u64) -> &'static str {
         "; the request may be retried elsewhere"
     } else {
         "; the answer was already under way and is not retried"
+    }
+}
+
+fn no_worker(model: &str, known: &[String]) -> String {
+    match known {
+        [] => format!("no worker has the model `{model}`, nor any other"),
+        known => format!("no worker has the model `{model}`; there are: `{}`", known.join("`, `")),
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) fn samples() -> Vec<ErrorKind> {
         ErrorKind::DuplicateWorker { worker: worker() },
         ErrorKind::Remote(RemoteError::from_parts("no such model", Some("MODEL_NOT_FOUND".into()))),
         ApplicationError::new("QUOTA_USED_UP", "the tokens of this month are used up").into(),
+        ErrorKind::NoWorker { model: "llama-3".into(), known: vec!["qwen-3".into()] },
         ErrorKind::Overloaded { limit: 64 },
         ErrorKind::DeadlineExceeded { subject: subject() },
         ErrorKind::Decode {

@@ -16,6 +16,7 @@ mod sink;
 
 pub(crate) use cancel::asked_again;
 pub(crate) use lifeline::{Departure, Lifelines, Suspicion};
+pub(crate) use requester::Companion;
 pub(crate) use requester::Opening;
 pub use requester::{StreamSummary, TokenFrame, TokenStream};
 pub use responder::{InferenceOptions, InferenceService};

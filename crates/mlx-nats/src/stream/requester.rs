@@ -154,11 +154,17 @@ pub struct TokenStream {
     first_token: Option<Instant>,
     /// Set at the end, and by nothing else.
     summary: Option<StreamSummary>,
+    companion: Option<Box<dyn Companion>>,
     measure: StreamMeasure,
     span: Span,
 }
 
 type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Goes along with a stream, and hears of its end. A stream that is dropped before just drops it.
+pub(crate) trait Companion: Send {
+    fn ended(&mut self, summary: &StreamSummary, error: Option<&Error>);
+}
 
 impl TokenStream {
     /// The request that is being answered.
@@ -223,12 +229,29 @@ impl TokenStream {
         self.reading = None;
         self.measure.ended(error);
         self.span.end(error);
-        self.summary = Some(StreamSummary {
+        let summary = StreamSummary {
             tokens: self.assembly.received(),
             time_to_first_token: self.first_token.map(|first| first - self.started),
             duration: self.started.elapsed(),
             finish_reason,
-        });
+        };
+        if let Some(mut companion) = self.companion.take() {
+            companion.ended(&summary, error);
+        }
+        self.summary = Some(summary);
+    }
+
+    /// Puts a token back that was read: it comes next.
+    pub(crate) fn unread(&mut self, token: TokenFrame) {
+        self.ready.push_front(token);
+    }
+
+    /// Takes a companion along.
+    pub(crate) fn accompany(&mut self, mut companion: Box<dyn Companion>) {
+        match &self.summary {
+            Some(summary) => companion.ended(summary, None),
+            None => self.companion = Some(companion),
+        }
     }
 
     /// The end with an error; a worker that may still be at it is told to stop.

@@ -3,6 +3,7 @@
 
 mod announce;
 mod beat;
+mod dispatch;
 mod entry;
 mod events;
 mod follow;
@@ -14,6 +15,7 @@ mod tombstones;
 mod watch;
 
 pub use announce::{Worker, WorkerBuilder, WorkerControl, WorkerProfile};
+pub use dispatch::{DispatchOptions, Dispatcher, Pending, Place};
 pub use events::{WorkerEvent, WorkerEvents, WorkerInfo};
 pub use infer::InferOptions;
 pub use watch::Workers;

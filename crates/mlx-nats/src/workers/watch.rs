@@ -58,6 +58,8 @@ pub(super) struct Shared {
     /// Ticks at every sign of life, so that someone who waits for a worker looks again.
     pub(super) changes: watch::Sender<()>,
     events: broadcast::Sender<WorkerEvent>,
+    /// Workers of which something was heard.
+    updates: broadcast::Sender<WorkerId>,
     /// Workers whose streams are over: those that the events tell of, and those that were only expected.
     pub(super) departures: broadcast::Sender<(WorkerId, Departure)>,
     /// The server took a subscription away: nothing is heard of the workers any more, and none is declared lost.
@@ -118,6 +120,7 @@ impl Workers {
             table: Mutex::new(Table::new(options.offline_timeout, options.heartbeat_interval)),
             changes: watch::Sender::new(()),
             events: broadcast::Sender::new(EVENT_CAPACITY),
+            updates: broadcast::Sender::new(EVENT_CAPACITY),
             departures: broadcast::Sender::new(EVENT_CAPACITY),
             blind: OnceLock::new(),
         });
@@ -224,6 +227,11 @@ impl Workers {
         workers
     }
 
+    /// The workers of which something is heard from now on.
+    pub(super) fn updates(&self) -> broadcast::Receiver<WorkerId> {
+        self.shared.updates.subscribe()
+    }
+
     /// The id in the case in which the worker says it, or as given where it was not heard of.
     pub(crate) fn said(&self, id: WorkerId) -> WorkerId {
         self.shared.table().said(id).unwrap_or(id)
@@ -231,6 +239,12 @@ impl Workers {
 }
 
 impl Shared {
+    /// Something was heard of a worker.
+    pub(super) fn updated(&self, id: WorkerId) {
+        // Nobody listening is fine.
+        let _ = self.updates.send(id);
+    }
+
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock()
     }

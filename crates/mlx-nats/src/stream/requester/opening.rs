@@ -81,6 +81,7 @@ impl TokenStream {
             started,
             first_token: None,
             summary: None,
+            companion: None,
             measure,
             span,
         };

@@ -1,0 +1,98 @@
+//! What should go to the same worker, and to which: rendezvous hashing, and the sessions that are remembered.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use mlx_types::messages::InferenceRequest;
+use mlx_types::{SessionId, WorkerId};
+
+/// Prompts that agree in so many bytes go to the same worker, which may have computed them already. Shorter ones do not matter.
+const PREFIX: usize = 512;
+
+/// A worker of the key may have so many times the mean load before the next one of the key is asked.
+const BOUND: f64 = 1.25;
+
+/// What a request has in common with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Session(SessionId),
+    Prefix(u64),
+}
+
+impl Key {
+    /// The key of a request, where it has one.
+    pub(super) fn of(request: &InferenceRequest, sessions: bool, prefixes: bool) -> Option<Self> {
+        if let Some(session) = request.session_id.filter(|_| sessions) {
+            return Some(Self::Session(session));
+        }
+        let prefix = request.prompt.as_bytes().get(..PREFIX).filter(|_| prefixes)?;
+        Some(Self::Prefix(hash(&(&request.model_id, prefix))))
+    }
+
+    /// How much this key prefers each worker: the highest has it. Each pair has a value of its own, so that a worker that leaves
+    /// takes only its own keys along.
+    pub(super) fn preference(self) -> impl Fn(WorkerId) -> u64 {
+        let own = hash(&self);
+        move |worker| {
+            let (high, low) = worker.as_uuid().as_u64_pair();
+            mix(mix(own ^ high) ^ low)
+        }
+    }
+}
+
+/// Spreads a number over all 64 bits (`splitmix64`): a hash for every pair would take most of the time of a decision.
+fn mix(mut value: u64) -> u64 {
+    value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    // The same in every process, so that several controllers choose alike.
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The most load that a worker may have to get a request for its key's sake, when `total` is spread over `workers`.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "small counts"
+)]
+pub(super) fn bounded_load(total: u64, workers: usize) -> u64 {
+    ((total + 1) as f64 * BOUND / workers.max(1) as f64).ceil() as u64
+}
+
+/// Which worker has which session.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    known: HashMap<SessionId, (WorkerId, Instant)>,
+}
+
+impl Sessions {
+    /// The worker of a session that was used within `life`.
+    pub(super) fn worker(&self, session: SessionId, life: Duration, now: Instant) -> Option<WorkerId> {
+        let (worker, used) = self.known.get(&session)?;
+        (now.saturating_duration_since(*used) < life).then_some(*worker)
+    }
+
+    pub(super) fn used(&mut self, session: SessionId, worker: WorkerId, now: Instant) {
+        self.known.insert(session, (worker, now));
+    }
+
+    /// Notes a use without moving the session.
+    pub(super) fn touched(&mut self, session: SessionId, now: Instant) {
+        if let Some((_, used)) = self.known.get_mut(&session) {
+            *used = now;
+        }
+    }
+
+    /// Forgets those that were not used for `life`.
+    pub(super) fn expire(&mut self, life: Duration, now: Instant) {
+        self.known.retain(|_, (_, used)| now.saturating_duration_since(*used) < life);
+    }
+}

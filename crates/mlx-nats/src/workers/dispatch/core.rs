@@ -1,0 +1,160 @@
+//! Who gets which request, and who waits: pure, with the time passed in. Every change gives places to those who wait, in
+//! order, so that nobody waits while a place is free that could be had.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use mlx_types::WorkerId;
+
+use super::affinity::{Key, Sessions, bounded_load};
+use super::breaker::Outcome;
+use super::seats::{Able, Seats};
+use crate::workers::WorkerInfo;
+
+/// What a request wants.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) model: String,
+    pub(super) key: Option<Key>,
+    /// Workers that have failed it.
+    pub(super) tried: HashSet<WorkerId>,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// This worker gets it.
+    Assigned(WorkerId),
+    /// All that could serve it are full: it waits, under this number.
+    Waits(u64),
+    /// As many wait as may.
+    Refused,
+    /// All that could serve it have failed it.
+    Exhausted,
+    /// Nobody has the model.
+    Nobody,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) seats: Seats,
+    sessions: Sessions,
+    session_life: Duration,
+    /// Those that wait, in the order in which they came.
+    room: VecDeque<(u64, Wanted)>,
+    max_waiting: usize,
+    next_ticket: u64,
+}
+
+impl Core {
+    pub(super) fn new(seats: Seats, session_life: Duration, max_waiting: usize) -> Self {
+        Self { seats, sessions: Sessions::default(), session_life, room: VecDeque::new(), max_waiting, next_ticket: 0 }
+    }
+
+    /// Decides about a request. `front`: it has waited before, and keeps its place before all others.
+    pub(super) fn request(&mut self, wanted: Wanted, front: bool, now: Instant) -> Decision {
+        if let Some(worker) = self.assign(&wanted, now) {
+            return Decision::Assigned(worker);
+        }
+        let Some(able) = self.seats.able(&wanted.model) else {
+            return if wanted.tried.is_empty() { Decision::Nobody } else { Decision::Exhausted };
+        };
+        if able.are_all_in(&wanted.tried) {
+            return Decision::Exhausted;
+        }
+        if self.room.len() >= self.max_waiting && !front {
+            return Decision::Refused;
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        if front {
+            self.room.push_front((ticket, wanted));
+        } else {
+            self.room.push_back((ticket, wanted));
+        }
+        Decision::Waits(ticket)
+    }
+
+    /// The place of one that waits, from 1.
+    pub(super) fn place(&self, ticket: u64) -> Option<usize> {
+        self.room.iter().position(|(waiting, _)| *waiting == ticket).map(|index| index + 1)
+    }
+
+    /// One that waits has gone away.
+    pub(super) fn leave(&mut self, ticket: u64) {
+        self.room.retain(|(waiting, _)| *waiting != ticket);
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.room.len()
+    }
+
+    /// Gives places to those who wait: who got which. Those that nobody can serve any more are told so.
+    pub(super) fn admit(&mut self, now: Instant) -> Vec<(u64, Decision)> {
+        let mut told = Vec::new();
+        for (ticket, wanted) in std::mem::take(&mut self.room) {
+            let decision = match self.assign(&wanted, now) {
+                Some(worker) => Decision::Assigned(worker),
+                None => match self.seats.able(&wanted.model) {
+                    Some(able) if !able.are_all_in(&wanted.tried) => {
+                        self.room.push_back((ticket, wanted));
+                        continue;
+                    }
+                    _ if wanted.tried.is_empty() => Decision::Nobody,
+                    _ => Decision::Exhausted,
+                },
+            };
+            told.push((ticket, decision));
+        }
+        told
+    }
+
+    pub(super) fn heard(&mut self, info: &WorkerInfo) {
+        self.seats.heard(info);
+    }
+
+    pub(super) fn gone(&mut self, id: WorkerId) {
+        self.seats.gone(id);
+    }
+
+    /// A request at a worker has ended.
+    pub(super) fn end(&mut self, id: WorkerId, outcome: Outcome, tokens_per_second: Option<f64>, now: Instant) {
+        self.seats.end(id, outcome, tokens_per_second, now);
+    }
+
+    /// Forgets old sessions.
+    pub(super) fn clean(&mut self, now: Instant) {
+        self.sessions.expire(self.session_life, now);
+    }
+
+    fn assign(&mut self, wanted: &Wanted, now: Instant) -> Option<WorkerId> {
+        let able = self.seats.able(&wanted.model)?;
+        let worker = match wanted.key {
+            Some(key) => self.by_key(&able, key, wanted, now).or_else(|| able.first(&wanted.tried, now)),
+            None => able.first(&wanted.tried, now),
+        }?;
+        if let Some(Key::Session(session)) = wanted.key {
+            // One that is only busy keeps its sessions: this request alone goes elsewhere.
+            match self.sessions.worker(session, self.session_life, now) {
+                Some(home) if home != worker && able.contains(home) && !wanted.tried.contains(&home) => {
+                    self.sessions.touched(session, now);
+                }
+                _ => self.sessions.used(session, worker, now),
+            }
+        }
+        self.seats.begin(worker);
+        Some(worker)
+    }
+
+    fn by_key(&self, able: &Able<'_>, key: Key, wanted: &Wanted, now: Instant) -> Option<WorkerId> {
+        let bound = bounded_load(able.total_load(), able.len());
+        if let Key::Session(session) = key
+            && let Some(home) = self.sessions.worker(session, self.session_life, now)
+            && able.has_room(home, &wanted.tried, bound, now)
+        {
+            return Some(home);
+        }
+        able.preferred(&wanted.tried, bound, now, key.preference())
+    }
+}

@@ -1,0 +1,374 @@
+//! The workers as a dispatcher knows them, in the order in which they should be asked: pure, with the time passed in.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use mlx_types::WorkerId;
+use mlx_types::config::Strategy;
+use mlx_types::messages::WorkerStatus;
+
+use super::breaker::{Breaker, BreakerSettings, Outcome};
+use crate::workers::WorkerInfo;
+
+/// How long a worker that refused for want of room is not asked again, unless it is heard of, or has finished something of ours,
+/// before.
+const REFUSED: Duration = Duration::from_millis(500);
+
+/// Of a worker whose limit is not known, this many requests count as full use.
+const USUAL_LIMIT: u64 = 4;
+
+/// The weight of a worker that has none of its own; `priority: 50` of the configuration.
+pub(super) const USUAL_PRIORITY: u8 = 50;
+
+/// How many of the workers that a key prefers most are looked at.
+const FAVOURITES: usize = 8;
+
+/// Models of one worker that are counted, so that one with a list without end delays nobody.
+const MODELS: usize = 1_000;
+
+/// Under this name stand those that told no models: they load on demand.
+const ANY_MODEL: &str = "";
+
+/// The lower, the sooner it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    full: bool,
+    degraded: bool,
+    not_loaded: bool,
+    /// The load, as its strategy measures it: the bits of a number that is not negative, which are ordered as it is.
+    load: u64,
+    slowness: Reverse<u64>,
+    /// When it would be its turn.
+    turn: u64,
+    id: WorkerId,
+}
+
+/// What is known of one worker.
+#[derive(Clone, Debug)]
+struct Seat {
+    status: WorkerStatus,
+    models: BTreeSet<String>,
+    loaded: BTreeSet<String>,
+    limit: Option<u64>,
+    /// Requests of ours under way.
+    ours: u64,
+    /// Requests of others, at the last heartbeat.
+    others: u64,
+    turn: u64,
+    tokens_per_second: f64,
+    weight: f64,
+    breaker: Breaker,
+    refused_until: Option<Instant>,
+    /// Gone, but for requests of ours that have not ended yet.
+    gone: bool,
+}
+
+impl Seat {
+    fn load(&self) -> u64 {
+        self.ours + self.others
+    }
+
+    fn is_full(&self) -> bool {
+        self.limit.is_some_and(|limit| self.load() >= limit)
+    }
+
+    fn indexes(&self) -> Vec<&str> {
+        if self.gone || self.status == WorkerStatus::Offline {
+            return Vec::new();
+        }
+        let named: Vec<&str> = self.models.union(&self.loaded).map(String::as_str).collect();
+        if named.is_empty() { vec![ANY_MODEL] } else { named }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "small counts")]
+    fn rank(&self, id: WorkerId, model: &str, strategy: Strategy) -> Rank {
+        let load = self.load() as f64;
+        let load = match strategy {
+            Strategy::RoundRobin => 0.0,
+            Strategy::LeastLoaded => (load + 1.0) / self.weight,
+            Strategy::Smart => (load + 1.0) / self.limit.unwrap_or(USUAL_LIMIT) as f64 / self.weight,
+        };
+        let smart = strategy == Strategy::Smart;
+        Rank {
+            full: self.is_full(),
+            degraded: self.status == WorkerStatus::Degraded,
+            not_loaded: smart && !self.loaded.contains(model),
+            load: load.to_bits(),
+            slowness: Reverse(if smart { self.tokens_per_second.to_bits() } else { 0 }),
+            turn: self.turn,
+            id,
+        }
+    }
+
+    fn may_be_asked(&self, now: Instant) -> bool {
+        !self.is_full() && self.refused_until.is_none_or(|until| until <= now) && self.breaker.allows(now)
+    }
+}
+
+/// The workers that can serve one model.
+#[derive(Debug, Default)]
+struct Index {
+    ranked: BTreeSet<Rank>,
+    /// The same, in no order.
+    members: Vec<WorkerId>,
+    load: u64,
+}
+
+/// All workers of one dispatcher.
+#[derive(Debug)]
+pub(super) struct Seats {
+    strategy: Strategy,
+    breaker: Option<BreakerSettings>,
+    priorities: HashMap<WorkerId, u8>,
+    by_worker: HashMap<WorkerId, Seat>,
+    by_model: HashMap<String, Index>,
+    /// The turn of a worker that comes new: that of the one asked last.
+    turn: u64,
+}
+
+/// Which of the workers may be chosen.
+pub(super) struct Able<'a> {
+    seats: &'a Seats,
+    index: &'a Index,
+}
+
+impl Seats {
+    pub(super) fn new(strategy: Strategy, breaker: Option<BreakerSettings>, priorities: HashMap<WorkerId, u8>) -> Self {
+        Self { strategy, breaker, priorities, by_worker: HashMap::new(), by_model: HashMap::new(), turn: 0 }
+    }
+
+    /// Notes what a worker says of itself.
+    pub(super) fn heard(&mut self, info: &WorkerInfo) {
+        let registration = info.registration.as_ref();
+        let models = registration.map(|known| known.skills.available_models.iter().take(MODELS).cloned().collect());
+        let limit = registration.and_then(|known| known.capabilities.as_ref()).map(|known| known.max_concurrent);
+        let priority = self.priorities.get(&info.worker_id).copied().unwrap_or(USUAL_PRIORITY);
+        self.change(info.worker_id, |seat| {
+            seat.gone = false;
+            seat.status = info.status;
+            seat.weight = f64::from(priority.max(1)) / f64::from(USUAL_PRIORITY);
+            seat.limit = limit;
+            if let Some(models) = models {
+                seat.models = models;
+            }
+            if let Some(metrics) = &info.metrics {
+                seat.loaded = metrics.models_loaded.iter().take(MODELS).cloned().collect();
+                // It counts our own requests too, which are known better here: only the others' are kept.
+                seat.others = metrics.active_requests.saturating_sub(seat.ours);
+                seat.refused_until = None;
+            }
+        });
+    }
+
+    /// Forgets a worker.
+    pub(super) fn gone(&mut self, id: WorkerId) {
+        if self.by_worker.contains_key(&id) {
+            self.change(id, |seat| seat.gone = true);
+            self.remove_if_over(id);
+        }
+    }
+
+    /// The ids of all that are there.
+    pub(super) fn ids(&self) -> HashSet<WorkerId> {
+        self.by_worker.iter().filter(|(_, seat)| !seat.gone).map(|(id, _)| *id).collect()
+    }
+
+    /// Those that can serve `model`: that have it, or, where none has, those that told no models.
+    pub(super) fn able(&self, model: &str) -> Option<Able<'_>> {
+        let index = |name: &str| self.by_model.get(name).filter(|index| !index.ranked.is_empty());
+        let index = index(model).or_else(|| index(ANY_MODEL))?;
+        Some(Able { seats: self, index })
+    }
+
+    /// A request goes to the worker.
+    pub(super) fn begin(&mut self, id: WorkerId) {
+        let mut turn = self.turn;
+        self.change(id, |seat| {
+            turn = turn.max(seat.turn);
+            seat.ours += 1;
+            seat.turn = seat.turn.max(turn) + step(seat.weight);
+            seat.breaker.begin();
+        });
+        self.turn = self.turn.max(turn);
+    }
+
+    /// A request at the worker has ended.
+    pub(super) fn end(&mut self, id: WorkerId, outcome: Outcome, tokens_per_second: Option<f64>, now: Instant) {
+        let breaker = self.breaker;
+        if !self.by_worker.contains_key(&id) {
+            return;
+        }
+        self.change(id, |seat| {
+            seat.ours = seat.ours.saturating_sub(1);
+            seat.refused_until = None;
+            if let Some(settings) = &breaker {
+                seat.breaker.end(outcome, settings, now);
+            }
+            if let Some(rate) = tokens_per_second {
+                let known = seat.tokens_per_second;
+                seat.tokens_per_second = if known > 0.0 { known * 0.7 + rate * 0.3 } else { rate };
+            }
+        });
+        self.remove_if_over(id);
+    }
+
+    fn remove_if_over(&mut self, id: WorkerId) {
+        if self.by_worker.get(&id).is_some_and(|seat| seat.gone && seat.ours == 0) {
+            self.by_worker.remove(&id);
+        }
+    }
+
+    /// The worker refused a request: it has no room, whatever was known of it.
+    pub(super) fn refused(&mut self, id: WorkerId, now: Instant) {
+        self.end(id, Outcome::Neutral, None, now);
+        if self.by_worker.contains_key(&id) {
+            self.change(id, |seat| seat.refused_until = Some(now + REFUSED));
+        }
+    }
+
+    /// When a worker that is held back now may be asked again, if that comes with time alone.
+    pub(super) fn next_chance(&self, now: Instant) -> Option<Instant> {
+        let times = self.by_worker.values().flat_map(|seat| [seat.refused_until, seat.breaker.opens_at()]);
+        times.flatten().filter(|time| *time > now).min()
+    }
+
+    /// Requests of ours, and of all, that a worker has.
+    pub(super) fn load(&self, id: WorkerId) -> (u64, u64) {
+        self.by_worker.get(&id).map_or((0, 0), |seat| (seat.ours, seat.load()))
+    }
+
+    /// Every model that some worker has.
+    pub(super) fn models(&self) -> Vec<String> {
+        let known = self.by_model.iter().filter(|(name, index)| *name != ANY_MODEL && !index.ranked.is_empty());
+        let mut models: Vec<String> = known.map(|(name, _)| name.clone()).collect();
+        models.sort_unstable();
+        models
+    }
+
+    /// Changes what is known of a worker, and its places in the order.
+    fn change(&mut self, id: WorkerId, change: impl FnOnce(&mut Seat)) {
+        let (strategy, turn) = (self.strategy, self.turn);
+        let seat = self.by_worker.entry(id).or_insert_with(|| Seat {
+            status: WorkerStatus::Online,
+            models: BTreeSet::new(),
+            loaded: BTreeSet::new(),
+            limit: None,
+            ours: 0,
+            others: 0,
+            turn,
+            tokens_per_second: 0.0,
+            weight: 1.0,
+            breaker: Breaker::new(),
+            refused_until: None,
+            gone: true,
+        });
+        for model in seat.indexes() {
+            if let Some(index) = self.by_model.get_mut(model)
+                && index.ranked.remove(&seat.rank(id, model, strategy))
+            {
+                index.load -= seat.load();
+            }
+        }
+        let before: Vec<String> = seat.indexes().into_iter().map(str::to_owned).collect();
+        change(seat);
+        let after = seat.indexes();
+        for model in &after {
+            let index = match self.by_model.get_mut(*model) {
+                Some(index) => index,
+                None => self.by_model.entry((*model).to_owned()).or_default(),
+            };
+            index.ranked.insert(seat.rank(id, model, strategy));
+            index.load += seat.load();
+            if !before.iter().any(|before| before == model) {
+                index.members.push(id);
+            }
+        }
+        for model in before.iter().filter(|model| !after.contains(&model.as_str())) {
+            let Some(index) = self.by_model.get_mut(model) else { continue };
+            index.members.retain(|member| *member != id);
+            // What nobody has any more is not kept: a worker decides how many names there are.
+            if index.members.is_empty() {
+                self.by_model.remove(model);
+            }
+        }
+    }
+}
+
+/// How far a turn goes: half as far for twice the weight.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between a thousand and a few million")]
+fn step(weight: f64) -> u64 {
+    (65_536.0 / weight) as u64
+}
+
+impl Able<'_> {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.index.ranked.len()
+    }
+
+    /// Requests that they have, of all.
+    pub(super) fn total_load(&self) -> u64 {
+        self.index.load
+    }
+
+    /// Whether all of them are in `tried`.
+    pub(super) fn are_all_in(&self, tried: &HashSet<WorkerId>) -> bool {
+        self.index.ranked.iter().all(|rank| tried.contains(&rank.id))
+    }
+
+    /// The one whose turn it is, of those that may be asked now.
+    pub(super) fn first(&self, tried: &HashSet<WorkerId>, now: Instant) -> Option<WorkerId> {
+        // Those that are full come last.
+        let with_room = self.index.ranked.iter().take_while(|rank| !rank.full);
+        with_room.map(|rank| rank.id).find(|id| !tried.contains(id) && self.may_be_asked(*id, now))
+    }
+
+    /// The one that `preference` prefers most, of those that may be asked now and have less than `bound` to do.
+    pub(super) fn preferred(
+        &self,
+        tried: &HashSet<WorkerId>,
+        bound: u64,
+        now: Instant,
+        preference: impl Fn(WorkerId) -> u64,
+    ) -> Option<WorkerId> {
+        // Of the favourites only: one of them has room, or load decides.
+        let mut favourites = [(0, None); FAVOURITES];
+        for id in &self.index.members {
+            let mut next = (preference(*id), Some(*id));
+            for place in &mut favourites {
+                if next.0 > place.0 {
+                    std::mem::swap(place, &mut next);
+                } else if next.1.is_none() {
+                    break;
+                }
+            }
+        }
+        let mut favourites = favourites.into_iter().filter_map(|(_, id)| id);
+        favourites.find(|id| !tried.contains(id) && self.is_below(*id, bound, now))
+    }
+
+    /// Whether it is one of these, may be asked now, and has less than `bound` to do.
+    pub(super) fn has_room(&self, id: WorkerId, tried: &HashSet<WorkerId>, bound: u64, now: Instant) -> bool {
+        let is_one = || self.seats.by_worker.get(&id).is_some_and(|seat| self.is_ranked(id, seat));
+        !tried.contains(&id) && is_one() && self.is_below(id, bound, now)
+    }
+
+    /// Whether a worker is one of these.
+    pub(super) fn contains(&self, id: WorkerId) -> bool {
+        self.seats.by_worker.get(&id).is_some_and(|seat| self.is_ranked(id, seat))
+    }
+
+    fn is_ranked(&self, id: WorkerId, seat: &Seat) -> bool {
+        let strategy = self.seats.strategy;
+        seat.indexes().into_iter().any(|model| self.index.ranked.contains(&seat.rank(id, model, strategy)))
+    }
+
+    fn is_below(&self, id: WorkerId, bound: u64, now: Instant) -> bool {
+        self.seats.by_worker.get(&id).is_some_and(|seat| seat.load() < bound && seat.may_be_asked(now))
+    }
+
+    fn may_be_asked(&self, id: WorkerId, now: Instant) -> bool {
+        self.seats.by_worker.get(&id).is_some_and(|seat| seat.may_be_asked(now))
+    }
+}
