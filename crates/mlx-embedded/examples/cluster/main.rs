@@ -15,7 +15,7 @@ mod cluster;
 mod controller;
 mod engine;
 mod front;
-mod load;
+mod machine;
 mod models;
 mod outcome;
 mod printer;

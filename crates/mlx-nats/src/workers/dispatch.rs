@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind, Result};
-use mlx_types::WorkerId;
-use mlx_types::messages::InferenceRequest;
+use mlx_types::messages::{ClusterAnnouncement, ClusterEvent, InferenceRequest};
+use mlx_types::{WorkerId, subjects};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -34,9 +34,12 @@ use crate::client::Client;
 use crate::connection::AbortOnDrop;
 use crate::stream::TokenStream;
 
+/// How long after its start a dispatcher waits for workers that have a model, before it says that there is none.
+const ARRIVING: Duration = Duration::from_secs(1);
+
 impl Client {
     /// Makes a dispatcher, which chooses a worker for each request. `options` is a whole `&ClusterConfig`, or
-    /// [`DispatchOptions`].
+    /// [`DispatchOptions`]. The workers are asked what they are (`controllerStarted`), so that it knows them a moment later.
     ///
     /// ```no_run
     /// use futures_util::StreamExt;
@@ -62,10 +65,16 @@ impl Client {
         let options = options.into();
         let workers = self.workers().await?;
         let seats = Seats::new(options.strategy, options.breaker(), options.priorities.clone());
-        let core = Core::new(seats, options.session_life.unwrap_or_default(), options.max_waiting);
+        let life = options.session_life.unwrap_or_default();
+        let core = Core::new(seats, life, options.max_waiting, Instant::now() + ARRIVING);
         let state = Mutex::new(State { core, senders: HashMap::new() });
         let shared = Arc::new(Shared { client: self.clone(), options, state });
         let follower = self.runtime().spawn(follow(Arc::clone(&shared), workers));
+        // Behind the table's subscriptions: the workers say again what they are.
+        let started = ClusterAnnouncement::new(ClusterEvent::ControllerStarted);
+        if let Err(error) = self.publish(&subjects::CLUSTER_ANNOUNCE, &started).await {
+            tracing::info!(error = &error as &dyn std::error::Error, "the workers could not be asked what they are");
+        }
         Ok(Dispatcher { shared, _follower: Arc::new(AbortOnDrop(follower.abort_handle())) })
     }
 }

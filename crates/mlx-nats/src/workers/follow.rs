@@ -84,10 +84,8 @@ pub(super) async fn follow(shared: Arc<Shared>, mut sources: Sources) {
             }
             Some(registration) = sources.registrations.next() => match registration {
                 Ok(registration) => {
-                    let id = registration.worker_id;
-                    let change = shared.table().registered(registration.into_payload(), Instant::now(), Timestamp::now());
-                    shared.tell(change);
-                    shared.updated(id);
+                    let (id, registration) = (registration.worker_id, registration.into_payload());
+                    shared.tell_update(id, |table| table.registered(registration, Instant::now(), Timestamp::now()));
                 }
                 Err(error) if is_refusal(&error) => return shared.go_blind(error),
                 Err(error) => malformed(&error, &limits[0]),
@@ -96,10 +94,7 @@ pub(super) async fn follow(shared: Arc<Shared>, mut sources: Sources) {
                 Ok(beat) => {
                     let beat = beat.into_payload();
                     bad_figures(&beat, &limits[3]);
-                    let id = beat.worker_id;
-                    let change = shared.table().beat(beat, Instant::now(), Timestamp::now());
-                    shared.tell(change);
-                    shared.updated(id);
+                    shared.tell_update(beat.worker_id, |table| table.beat(beat, Instant::now(), Timestamp::now()));
                 }
                 Err(error) if is_refusal(&error) => return shared.go_blind(error),
                 Err(error) => malformed(&error, &limits[1]),

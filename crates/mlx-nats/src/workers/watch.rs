@@ -239,8 +239,10 @@ impl Workers {
 }
 
 impl Shared {
-    /// Something was heard of a worker.
-    pub(super) fn updated(&self, id: WorkerId) {
+    /// Something was heard of a worker, which may be a change.
+    pub(super) fn tell_update(&self, id: WorkerId, heard: impl FnOnce(&mut Table) -> Option<Change>) {
+        let change = heard(&mut self.table());
+        self.tell(change);
         // Nobody listening is fine.
         let _ = self.updates.send(id);
     }

@@ -22,7 +22,7 @@ use crate::pubsub::Subscription;
 use crate::telemetry::log_limit::LogLimit;
 
 /// A worker registers at least so often: a controller that was not there, or does not ask, learns of it by then.
-const REGISTER_INTERVAL: Duration = Duration::from_secs(60);
+const REGISTER_INTERVAL: Duration = Duration::from_mins(1);
 
 /// What changes about a worker.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +34,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn of(profile: &WorkerProfile) -> Self {
-        Self { models: profile.models.clone(), loaded: Vec::new(), status: WorkerStatus::Online }
+        Self { models: profile.models.clone(), loaded: Vec::new(), status: profile.status }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use mlx_types::WorkerId;
-use mlx_types::messages::{HardwareProfile, ModelTier};
+use mlx_types::messages::{HardwareProfile, ModelTier, WorkerStatus};
 
 /// The port of a worker's own interface, unless set otherwise.
 const PORT: u16 = 8080;
@@ -34,6 +34,7 @@ pub struct WorkerProfile {
     pub(super) model_tiers: Vec<ModelTier>,
     pub(super) available_memory_gb: Option<f64>,
     pub(super) hardware: Option<HardwareProfile>,
+    pub(super) status: WorkerStatus,
 }
 
 impl WorkerProfile {
@@ -49,6 +50,7 @@ impl WorkerProfile {
             model_tiers: Vec::new(),
             available_memory_gb: None,
             hardware: None,
+            status: WorkerStatus::Online,
         }
     }
 
@@ -99,6 +101,14 @@ impl WorkerProfile {
     #[must_use]
     pub fn available_memory_gb(mut self, memory: f64) -> Self {
         self.available_memory_gb = Some(memory);
+        self
+    }
+
+    /// Sets how it feels at its start; online by default. [`WorkerControl::set_status`](crate::WorkerControl::set_status) says
+    /// what comes later.
+    #[must_use]
+    pub fn status(mut self, status: WorkerStatus) -> Self {
+        self.status = status;
         self
     }
 

@@ -44,11 +44,21 @@ pub(super) struct Core {
     room: VecDeque<(u64, Wanted)>,
     max_waiting: usize,
     next_ticket: u64,
+    /// Until then workers may still be on their way: a model that nobody has is waited for.
+    arriving_until: Instant,
 }
 
 impl Core {
-    pub(super) fn new(seats: Seats, session_life: Duration, max_waiting: usize) -> Self {
-        Self { seats, sessions: Sessions::default(), session_life, room: VecDeque::new(), max_waiting, next_ticket: 0 }
+    pub(super) fn new(seats: Seats, session_life: Duration, max_waiting: usize, arriving_until: Instant) -> Self {
+        Self {
+            seats,
+            sessions: Sessions::default(),
+            session_life,
+            room: VecDeque::new(),
+            max_waiting,
+            next_ticket: 0,
+            arriving_until,
+        }
     }
 
     /// Decides about a request. `front`: it has waited before, and keeps its place before all others.
@@ -56,11 +66,8 @@ impl Core {
         if let Some(worker) = self.assign(&wanted, now) {
             return Decision::Assigned(worker);
         }
-        let Some(able) = self.seats.able(&wanted.model) else {
-            return if wanted.tried.is_empty() { Decision::Nobody } else { Decision::Exhausted };
-        };
-        if able.are_all_in(&wanted.tried) {
-            return Decision::Exhausted;
+        if let Some(decision) = self.hopeless(&wanted, now) {
+            return decision;
         }
         if self.room.len() >= self.max_waiting && !front {
             return Decision::Refused;
@@ -94,20 +101,23 @@ impl Core {
     pub(super) fn admit(&mut self, now: Instant) -> Vec<(u64, Decision)> {
         let mut told = Vec::new();
         for (ticket, wanted) in std::mem::take(&mut self.room) {
-            let decision = match self.assign(&wanted, now) {
-                Some(worker) => Decision::Assigned(worker),
-                None => match self.seats.able(&wanted.model) {
-                    Some(able) if !able.are_all_in(&wanted.tried) => {
-                        self.room.push_back((ticket, wanted));
-                        continue;
-                    }
-                    _ if wanted.tried.is_empty() => Decision::Nobody,
-                    _ => Decision::Exhausted,
-                },
-            };
-            told.push((ticket, decision));
+            let placed = self.assign(&wanted, now).map(Decision::Assigned);
+            match placed.or_else(|| self.hopeless(&wanted, now)) {
+                Some(decision) => told.push((ticket, decision)),
+                None => self.room.push_back((ticket, wanted)),
+            }
         }
         told
+    }
+
+    /// What is said of a request for which waiting is of no use.
+    fn hopeless(&self, wanted: &Wanted, now: Instant) -> Option<Decision> {
+        match self.seats.able(&wanted.model) {
+            Some(able) if able.are_all_in(&wanted.tried) => Some(Decision::Exhausted),
+            Some(_) => None,
+            None if !wanted.tried.is_empty() => Some(Decision::Exhausted),
+            None => (now >= self.arriving_until).then_some(Decision::Nobody),
+        }
     }
 
     pub(super) fn heard(&mut self, info: &WorkerInfo) {

@@ -8,6 +8,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::Shared;
+use super::core::Core;
 use crate::workers::{WorkerEvent, Workers};
 
 /// How often a place is looked for while somebody waits, where nothing else tells of one.
@@ -36,7 +37,7 @@ pub(super) async fn follow(shared: Arc<Shared>, workers: Workers) {
                 Some(_) => {}
                 None => return,
             },
-            _ = cleanup.tick() => shared.change(|core, now| core.clean(now)),
+            _ = cleanup.tick() => shared.change(Core::clean),
             () = wait(next) => shared.change(|_, _| {}),
         }
     }

@@ -12,10 +12,10 @@ use super::breaker::BreakerSettings;
 const MAX_WAITING: usize = 100;
 
 /// How long a request may wait for its answer to begin, unless set otherwise.
-const BEGIN_TIMEOUT: Duration = Duration::from_secs(60);
+const BEGIN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How often forgotten sessions are cleared away, unless set otherwise.
-const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
+const CLEANUP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How a [`Dispatcher`](super::Dispatcher) chooses workers, and what it does when one fails. From a whole configuration:
 /// `loadBalancing`, `requestRouting` and `workers.static`.

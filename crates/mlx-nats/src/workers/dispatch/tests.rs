@@ -15,11 +15,11 @@ use super::core::{Core, Decision, Wanted};
 use super::seats::Seats;
 use crate::workers::WorkerInfo;
 
-const LIFE: Duration = Duration::from_secs(600);
+const LIFE: Duration = Duration::from_mins(10);
 
 fn core(strategy: Strategy, max_waiting: usize) -> Core {
     let breaker = BreakerSettings { failures: 3, successes: 2, timeout: Duration::from_secs(5) };
-    Core::new(Seats::new(strategy, Some(breaker), HashMap::new()), LIFE, max_waiting)
+    Core::new(Seats::new(strategy, Some(breaker), HashMap::new()), LIFE, max_waiting, Instant::now())
 }
 
 fn info(id: WorkerId, models: &[&str], limit: Option<u64>, active: u64) -> WorkerInfo {
@@ -214,9 +214,9 @@ fn w4_a_session_whose_worker_has_more_than_its_share_goes_elsewhere_once_and_com
     for _ in 0..10 {
         let worker = ask(&mut core, key, now);
         if worker == home {
-            at_home += 1
+            at_home += 1;
         } else {
-            elsewhere.push(worker)
+            elsewhere.push(worker);
         }
         let total = 1 + at_home + elsewhere.len() as u64;
         assert!(core.seats.load(home).1 <= bounded_load(total, 10), "bounded load");
@@ -254,7 +254,7 @@ fn weights_decide_over_shares_and_a_worker_that_has_the_model_loaded_comes_first
     let (heavy, light) = (WorkerId::new(), WorkerId::new());
     for strategy in [Strategy::RoundRobin, Strategy::LeastLoaded] {
         let priorities = HashMap::from([(heavy, 75), (light, 25)]);
-        let mut core = Core::new(Seats::new(strategy, None, priorities), LIFE, 0);
+        let mut core = Core::new(Seats::new(strategy, None, priorities), LIFE, 0, Instant::now());
         let now = Instant::now();
         for id in [heavy, light] {
             core.heard(&info(id, &["m"], None, 0));
@@ -314,13 +314,13 @@ fn w4_a_thousand_workers_share_a_hundred_thousand_requests() {
     for size in [10, 100, 1_000, 10_000] {
         let (mut core, _) = cluster(size, Strategy::Smart);
         let session = Key::Session(SessionId::new());
-        let mut time = |key: &dyn Fn(u64) -> Option<Key>, rounds: u64| {
+        let mut time = |key: &dyn Fn(u64) -> Option<Key>, rounds: u32| {
             let began = Instant::now();
             for round in 0..rounds {
-                let worker = ask(&mut core, key(round), now);
+                let worker = ask(&mut core, key(u64::from(round)), now);
                 core.end(worker, Outcome::Succeeded, None, now);
             }
-            began.elapsed().as_secs_f64() * 1e6 / rounds as f64
+            began.elapsed().as_secs_f64() * 1e6 / f64::from(rounds)
         };
         let (by_load, known, new) =
             (time(&|_| None, 20_000), time(&|_| Some(session), 20_000), time(&|round| Some(Key::Prefix(round)), 200));
