@@ -98,6 +98,56 @@ async fn w1_a_worker_registers_with_all_it_is_and_again_whenever_someone_may_hav
     worker.drain(LIMIT).await.unwrap();
 }
 
+/// A controller that was not there, and does not ask, learns of it in time.
+#[tokio::test]
+async fn w1_a_worker_registers_now_and_then_unasked() {
+    let server = TestServer::start().await;
+    let (controller, client) = (server.client().await, server.client().await);
+    let profile = WorkerProfile::new(WorkerId::new()).register_interval(Duration::from_millis(50));
+    let worker = client.worker(profile).serve(|_, _| async { Ok(FinishReason::Stop) }).await.unwrap();
+    let mut ears = Ears::of(&controller).await;
+    for _ in 0..3 {
+        assert_eq!(ears.registration().await.epoch, Some(worker.epoch()));
+    }
+    worker.drain(LIMIT).await.unwrap();
+}
+
+/// Whoever knows its id may ask before that: the answer begins behind the registration.
+#[tokio::test]
+async fn w1_a_worker_is_registered_before_its_first_request_begins() {
+    let server = TestServer::start().await;
+    let foreign = server.foreign_client().await;
+    let id = WorkerId::new();
+    for _ in 0..10 {
+        let (controller, client) = (server.client().await, server.client().await);
+        // Not requests: who hears those counts as one who could answer.
+        let mut seen = foreign.subscribe("*.*").await.unwrap();
+        arrived(&foreign).await;
+        let asking = tokio::spawn(async move {
+            loop {
+                let mut tokens = controller.infer(id, &request()).await.unwrap();
+                if let Ok(token) = tokens.next().await.unwrap() {
+                    return token.text;
+                }
+            }
+        });
+        let answer =
+            |_, mut tokens: mlx_nats::TokenSink| async move { tokens.send("begun").await.map(|()| FinishReason::Stop) };
+        let worker = client.worker(WorkerProfile::new(id)).serve(answer).await.unwrap();
+        assert_eq!(within("an answer", asking).await.unwrap(), "begun");
+        let first = within("either", async {
+            loop {
+                let subject = seen.next().await.unwrap().subject;
+                if subject.as_str() == "worker.register" || subject.starts_with("response.") {
+                    return subject;
+                }
+            }
+        });
+        assert_eq!(first.await.as_str(), "worker.register");
+        worker.drain(LIMIT).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn w1_after_a_reconnection_a_worker_registers_again() {
     let server = TestServer::start().await;

@@ -66,9 +66,9 @@ impl Default for SessionAffinityConfig {
 #[garde(allow_unvalidated)]
 #[non_exhaustive]
 pub struct RequestRoutingConfig {
-    /// How long a whole answer may take, in ms.
+    /// How long an answer that is wanted whole may take to begin, in ms: over all workers asked, waiting for a place included.
     pub timeout_ms: Millis,
-    /// How long a streamed answer may take, in ms.
+    /// How long a streamed answer may take to begin, in ms: over all workers asked, waiting for a place included.
     pub streaming_timeout_ms: Millis,
     /// Workers that fail are left alone for a while.
     #[garde(dive)]

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind, Result};
@@ -20,9 +20,6 @@ use crate::client::Client;
 use crate::connection::ConnectionState;
 use crate::pubsub::Subscription;
 use crate::telemetry::log_limit::LogLimit;
-
-/// A worker registers at least so often: a controller that was not there, or does not ask, learns of it by then.
-const REGISTER_INTERVAL: Duration = Duration::from_mins(1);
 
 /// What changes about a worker.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,7 +101,7 @@ pub(super) async fn keep_known(announcer: Announcer, mut announcements: Subscrip
     state.mark_unchanged();
     let mut beats = interval(announcer.client.options().heartbeat_interval);
     beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut registrations = interval(REGISTER_INTERVAL);
+    let mut registrations = interval(announcer.profile.register_interval);
     registrations.set_missed_tick_behavior(MissedTickBehavior::Delay);
     registrations.reset();
     loop {

@@ -1,12 +1,19 @@
 //! What a worker is.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use mlx_types::WorkerId;
 use mlx_types::messages::{HardwareProfile, ModelTier, WorkerStatus};
 
 /// The port of a worker's own interface, unless set otherwise.
 const PORT: u16 = 8080;
+
+/// A worker registers at least so often: a controller that was not there, and does not ask, learns of it by then.
+const REGISTER_INTERVAL: Duration = Duration::from_mins(1);
+
+/// The least time between two registrations that nothing asked for.
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Requests answered at once, unless set otherwise.
 const MAX_CONCURRENT: usize = 4;
@@ -35,6 +42,7 @@ pub struct WorkerProfile {
     pub(super) available_memory_gb: Option<f64>,
     pub(super) hardware: Option<HardwareProfile>,
     pub(super) status: WorkerStatus,
+    pub(super) register_interval: Duration,
 }
 
 impl WorkerProfile {
@@ -51,6 +59,7 @@ impl WorkerProfile {
             available_memory_gb: None,
             hardware: None,
             status: WorkerStatus::Online,
+            register_interval: REGISTER_INTERVAL,
         }
     }
 
@@ -109,6 +118,14 @@ impl WorkerProfile {
     #[must_use]
     pub fn status(mut self, status: WorkerStatus) -> Self {
         self.status = status;
+        self
+    }
+
+    /// Sets how often it registers again although nothing has changed, for controllers that were not there and do not ask; one
+    /// minute by default, 10 ms at the least.
+    #[must_use]
+    pub fn register_interval(mut self, interval: Duration) -> Self {
+        self.register_interval = interval.max(LEAST_INTERVAL);
         self
     }
 

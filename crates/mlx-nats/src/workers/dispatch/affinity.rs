@@ -13,6 +13,9 @@ const PREFIX: usize = 512;
 /// A worker of the key may have so many times the mean load before the next one of the key is asked.
 const BOUND: f64 = 1.25;
 
+/// Sessions that are remembered; those beyond go where the hash of their id sends them.
+const MAX_SESSIONS: usize = 100_000;
+
 /// What a request has in common with others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
@@ -81,7 +84,9 @@ impl Sessions {
     }
 
     pub(super) fn used(&mut self, session: SessionId, worker: WorkerId, now: Instant) {
-        self.known.insert(session, (worker, now));
+        if self.known.len() < MAX_SESSIONS || self.known.contains_key(&session) {
+            self.known.insert(session, (worker, now));
+        }
     }
 
     /// Notes a use without moving the session.
