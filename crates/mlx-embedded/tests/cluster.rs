@@ -239,7 +239,7 @@ fn check_against_the_contract(heard: &[Value]) {
 
     let registration = &first("worker.register")["body"];
     let worker = registration["workerId"].as_str().unwrap();
-    assert_eq!(members(registration), "epoch hostname ip port skills status timestamp workerId");
+    assert_eq!(members(registration), "capabilities epoch hostname ip port skills status timestamp workerId");
     assert_eq!(members(&registration["skills"]), "availableModels lastScanned modelPaths totalModelSize");
     assert_eq!(registration["status"], "online");
 
