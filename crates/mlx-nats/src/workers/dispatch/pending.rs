@@ -20,7 +20,7 @@ use crate::workers::InferOptions;
 /// Of a request that does not wait.
 const NO_TICKET: u64 = u64::MAX;
 
-/// A request that is going to be asked; from [`Dispatcher::enqueue`].
+/// A request that is going to be asked; from [`Dispatcher::enqueue`](super::Dispatcher::enqueue).
 #[must_use = "a request is asked by `answer`"]
 #[derive(Debug)]
 pub struct Pending {
@@ -62,10 +62,10 @@ impl Pending {
     /// Asks, and returns when the answer has begun.
     ///
     /// # Errors
-    /// Those of [`Dispatcher::infer`].
+    /// Those of [`Dispatcher::infer`](super::Dispatcher::infer).
     ///
     /// # Cancel safety
-    /// As [`Dispatcher::infer`].
+    /// As [`Dispatcher::infer`](super::Dispatcher::infer).
     pub async fn answer(self) -> Result<TokenStream> {
         let Self { place, mut request, options } = self;
         let shared = &place.shared;
