@@ -188,7 +188,7 @@ async fn w6_while_all_are_full_requests_wait_in_order_and_know_their_place() {
     let mut tasks = Vec::new();
     for number in 0..3 {
         let pending = dispatcher.enqueue(&request(), InferOptions::default());
-        places.push(pending.place());
+        places.push(pending.position());
         let answered = answered.clone();
         tasks.push(tokio::spawn(async move {
             let tokens = pending.answer().await.unwrap();

@@ -3,12 +3,12 @@
 
 mod affinity;
 mod breaker;
+mod candidates;
 mod core;
 mod follow;
 mod options;
 mod pending;
 mod policy;
-mod seats;
 #[cfg(test)]
 mod tests;
 
@@ -23,12 +23,12 @@ use mlx_types::{WorkerId, subjects};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use self::candidates::Candidates;
 use self::core::{Core, Decision};
 use self::follow::follow;
 pub use self::options::DispatchOptions;
 use self::pending::Assignment;
-pub use self::pending::{Pending, Place};
-use self::seats::Seats;
+pub use self::pending::{PendingInference, QueuePosition};
 use super::infer::InferOptions;
 use crate::client::Client;
 use crate::connection::AbortOnDrop;
@@ -64,9 +64,9 @@ impl Client {
     pub async fn dispatcher(&self, options: impl Into<DispatchOptions>) -> Result<Dispatcher> {
         let options = options.into();
         let workers = self.workers().await?;
-        let seats = Seats::new(options.strategy, options.breaker(), options.priorities.clone());
+        let candidates = Candidates::new(options.strategy, options.breaker(), options.priorities.clone());
         let life = options.session_life.unwrap_or_default();
-        let core = Core::new(seats, life, options.max_waiting, Instant::now() + ARRIVING);
+        let core = Core::new(candidates, life, options.max_waiting, Instant::now() + ARRIVING);
         let state = Mutex::new(State { core, senders: HashMap::new() });
         let shared = Arc::new(Shared { client: self.clone(), options, state });
         let follower = self.runtime().spawn(follow(Arc::clone(&shared), workers));
@@ -122,9 +122,9 @@ impl Dispatcher {
     ///
     /// # async fn example(dispatcher: mlx_nats::Dispatcher, request: mlx_types::messages::InferenceRequest) -> mlx_nats::Result<()> {
     /// let request = dispatcher.enqueue(&request, InferOptions::default());
-    /// let place = request.place();
+    /// let position = request.position();
     /// tokio::spawn(async move {
-    ///     while let Some(place) = place.get() {
+    ///     while let Some(place) = position.get() {
     ///         println!("{place} in the line");
     ///         tokio::time::sleep(Duration::from_secs(1)).await;
     ///     }
@@ -133,8 +133,8 @@ impl Dispatcher {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn enqueue(&self, request: &InferenceRequest, options: InferOptions) -> Pending {
-        Pending::new(&self.shared, request.clone(), options)
+    pub fn enqueue(&self, request: &InferenceRequest, options: InferOptions) -> PendingInference {
+        PendingInference::new(&self.shared, request.clone(), options)
     }
 
     /// Requests that wait now.
@@ -144,12 +144,12 @@ impl Dispatcher {
 
     /// Requests that a worker has: those of this dispatcher, and all, as far as is known.
     pub fn load(&self, worker: WorkerId) -> (u64, u64) {
-        self.shared.state.lock().core.seats.load(worker)
+        self.shared.state.lock().core.candidates.load(worker)
     }
 
     /// The models that can be asked for.
     pub fn models(&self) -> Vec<String> {
-        self.shared.state.lock().core.seats.models()
+        self.shared.state.lock().core.candidates.models()
     }
 }
 
@@ -207,7 +207,7 @@ impl Shared {
     }
 
     fn no_worker(&self, model: &str) -> Error {
-        let known = self.state.lock().core.seats.models();
+        let known = self.state.lock().core.candidates.models();
         Error::new(ErrorKind::NoWorker { model: model.to_owned(), known })
     }
 

@@ -8,7 +8,7 @@ use mlx_types::WorkerId;
 
 use super::affinity::{Key, Sessions, bounded_load};
 use super::breaker::Outcome;
-use super::seats::{Able, Seats};
+use super::candidates::{Able, Candidates};
 use crate::workers::WorkerInfo;
 
 /// What a request wants.
@@ -37,7 +37,7 @@ pub(super) enum Decision {
 
 #[derive(Debug)]
 pub(super) struct Core {
-    pub(super) seats: Seats,
+    pub(super) candidates: Candidates,
     sessions: Sessions,
     session_life: Duration,
     /// Those that wait, in the order in which they came.
@@ -49,9 +49,14 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(seats: Seats, session_life: Duration, max_waiting: usize, arriving_until: Instant) -> Self {
+    pub(super) fn new(
+        candidates: Candidates,
+        session_life: Duration,
+        max_waiting: usize,
+        arriving_until: Instant,
+    ) -> Self {
         Self {
-            seats,
+            candidates,
             sessions: Sessions::default(),
             session_life,
             room: VecDeque::new(),
@@ -112,7 +117,7 @@ impl Core {
 
     /// What is said of a request for which waiting is of no use.
     fn hopeless(&self, wanted: &Wanted, now: Instant) -> Option<Decision> {
-        match self.seats.able(&wanted.model) {
+        match self.candidates.able(&wanted.model) {
             Some(able) if able.are_all_in(&wanted.tried) => Some(Decision::Exhausted),
             Some(_) => None,
             None if !wanted.tried.is_empty() => Some(Decision::Exhausted),
@@ -121,16 +126,16 @@ impl Core {
     }
 
     pub(super) fn heard(&mut self, info: &WorkerInfo) {
-        self.seats.heard(info);
+        self.candidates.heard(info);
     }
 
     pub(super) fn gone(&mut self, id: WorkerId) {
-        self.seats.gone(id);
+        self.candidates.gone(id);
     }
 
     /// A request at a worker has ended.
     pub(super) fn end(&mut self, id: WorkerId, outcome: Outcome, tokens_per_second: Option<f64>, now: Instant) {
-        self.seats.end(id, outcome, tokens_per_second, now);
+        self.candidates.end(id, outcome, tokens_per_second, now);
     }
 
     /// Forgets old sessions.
@@ -139,7 +144,7 @@ impl Core {
     }
 
     fn assign(&mut self, wanted: &Wanted, now: Instant) -> Option<WorkerId> {
-        let able = self.seats.able(&wanted.model)?;
+        let able = self.candidates.able(&wanted.model)?;
         let worker = match wanted.key {
             Some(key) => self.by_key(&able, key, wanted, now).or_else(|| able.first(&wanted.tried, now)),
             None => able.first(&wanted.tried, now),
@@ -153,7 +158,7 @@ impl Core {
                 _ => self.sessions.used(session, worker, now),
             }
         }
-        self.seats.begin(worker);
+        self.candidates.begin(worker);
         Some(worker)
     }
 

@@ -47,7 +47,7 @@ pub(super) async fn follow(shared: Arc<Shared>, workers: Workers) {
 fn all(shared: &Arc<Shared>, workers: &Workers) {
     let list = workers.list();
     shared.change(|core, _| {
-        let mut gone = core.seats.ids();
+        let mut gone = core.candidates.ids();
         for info in &list {
             gone.remove(&info.worker_id);
             core.heard(info);
@@ -62,7 +62,7 @@ fn all(shared: &Arc<Shared>, workers: &Workers) {
 fn next_look(shared: &Shared) -> Option<Instant> {
     let state = shared.state.lock();
     let now = Instant::now();
-    (state.core.waiting() > 0).then(|| state.core.seats.next_chance(now).unwrap_or(now + LOOK).min(now + LOOK))
+    (state.core.waiting() > 0).then(|| state.core.candidates.next_chance(now).unwrap_or(now + LOOK).min(now + LOOK))
 }
 
 async fn wait(until: Option<Instant>) {

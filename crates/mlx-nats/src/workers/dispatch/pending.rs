@@ -23,27 +23,27 @@ const NO_TICKET: u64 = u64::MAX;
 /// A request that is going to be asked; from [`Dispatcher::enqueue`](super::Dispatcher::enqueue).
 #[must_use = "a request is asked by `answer`"]
 #[derive(Debug)]
-pub struct Pending {
-    place: Place,
+pub struct PendingInference {
+    place: QueuePosition,
     request: InferenceRequest,
     options: InferOptions,
 }
 
-impl Pending {
+impl PendingInference {
     pub(super) fn new(shared: &Arc<Shared>, request: InferenceRequest, options: InferOptions) -> Self {
-        let place = Place { shared: Arc::clone(shared), ticket: Arc::new(AtomicU64::new(NO_TICKET)) };
+        let place = QueuePosition { shared: Arc::clone(shared), ticket: Arc::new(AtomicU64::new(NO_TICKET)) };
         Self { place, request, options }
     }
 }
 
 /// The place of a request in the waiting room. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct QueuePosition {
     shared: Arc<Shared>,
     ticket: Arc<AtomicU64>,
 }
 
-impl Place {
+impl QueuePosition {
     /// How many are before it, itself included; `None` while it does not wait.
     pub fn get(&self) -> Option<usize> {
         match self.ticket.load(Ordering::Relaxed) {
@@ -53,9 +53,9 @@ impl Place {
     }
 }
 
-impl Pending {
+impl PendingInference {
     /// Its place, for as long as it waits.
-    pub fn place(&self) -> Place {
+    pub fn position(&self) -> QueuePosition {
         self.place.clone()
     }
 
@@ -128,7 +128,7 @@ enum Taken {
     Late,
 }
 
-impl Place {
+impl QueuePosition {
     /// Takes a place at a worker, or waits for one: before all others, if a worker `refused` it for want of room.
     async fn take(&self, wanted: &Wanted, refused: Option<Assignment>, left: Duration) -> Result<Taken> {
         let shared = &self.shared;
@@ -138,7 +138,7 @@ impl Place {
             let front = refused.is_some();
             if let Some(mut assignment) = refused {
                 assignment.over = true;
-                state.core.seats.refused(assignment.worker, now);
+                state.core.candidates.refused(assignment.worker, now);
             }
             let told = if front { Vec::new() } else { state.core.admit(now) };
             let decision = state.core.request(wanted.clone(), front, now);
@@ -173,7 +173,7 @@ impl Place {
 
 /// Gives the place in the waiting room up when it is dropped.
 struct Waits<'a> {
-    place: &'a Place,
+    place: &'a QueuePosition,
     ticket: u64,
 }
 

@@ -11,15 +11,15 @@ use proptest::prelude::{Just, Strategy as _, any, prop, prop_assert, prop_assert
 
 use super::affinity::{Key, bounded_load};
 use super::breaker::{BreakerSettings, Outcome};
+use super::candidates::Candidates;
 use super::core::{Core, Decision, Wanted};
-use super::seats::Seats;
 use crate::workers::WorkerInfo;
 
 const LIFE: Duration = Duration::from_mins(10);
 
 fn core(strategy: Strategy, max_waiting: usize) -> Core {
     let breaker = BreakerSettings { failures: 3, successes: 2, timeout: Duration::from_secs(5) };
-    Core::new(Seats::new(strategy, Some(breaker), HashMap::new()), LIFE, max_waiting, Instant::now())
+    Core::new(Candidates::new(strategy, Some(breaker), HashMap::new()), LIFE, max_waiting, Instant::now())
 }
 
 fn info(id: WorkerId, models: &[&str], limit: Option<u64>, active: u64) -> WorkerInfo {
@@ -111,7 +111,7 @@ proptest! {
                     let mut wanted = wanted(MODELS[model], session.map(|at| Key::Session(sessions[at])));
                     wanted.tried = tried.into_iter().map(|at| ids[at]).collect();
                     book.take(core.admit(now));
-                    let before: HashMap<_, _> = ids.iter().map(|id| (*id, core.seats.load(*id).1)).collect();
+                    let before: HashMap<_, _> = ids.iter().map(|id| (*id, core.candidates.load(*id).1)).collect();
                     match core.request(wanted.clone(), false, now) {
                         Decision::Assigned(worker) => {
                             let (limit, _) = book.limits[&worker];
@@ -133,7 +133,7 @@ proptest! {
                 }
                 Step::Refused { of } if !book.running.is_empty() => {
                     let worker = book.running.swap_remove(of % book.running.len());
-                    core.seats.refused(worker, now);
+                    core.candidates.refused(worker, now);
                 }
                 Step::Gone { worker } => core.gone(ids[worker]),
                 Step::Leave { of } if !book.waiting.is_empty() => {
@@ -147,13 +147,13 @@ proptest! {
             book.take(core.admit(now));
             prop_assert_eq!(core.waiting(), book.waiting.len());
             for (ticket, waiting) in &book.waiting {
-                let able = core.seats.able(&waiting.model).expect("somebody who could serve it");
+                let able = core.candidates.able(&waiting.model).expect("somebody who could serve it");
                 prop_assert_eq!(able.first(&waiting.tried, now), None, "nobody waits while a place is free");
                 prop_assert!(core.place(*ticket).is_some_and(|place| place <= book.waiting.len()));
             }
             for id in &ids {
                 let ours = book.running.iter().filter(|running| *running == id).count() as u64;
-                prop_assert_eq!(core.seats.load(*id).0, ours, "every request is counted");
+                prop_assert_eq!(core.candidates.load(*id).0, ours, "every request is counted");
             }
         }
     }
@@ -219,7 +219,7 @@ fn w4_a_session_whose_worker_has_more_than_its_share_goes_elsewhere_once_and_com
             elsewhere.push(worker);
         }
         let total = 1 + at_home + elsewhere.len() as u64;
-        assert!(core.seats.load(home).1 <= bounded_load(total, 10), "bounded load");
+        assert!(core.candidates.load(home).1 <= bounded_load(total, 10), "bounded load");
     }
     assert!(!elsewhere.is_empty());
     for worker in elsewhere {
@@ -254,7 +254,7 @@ fn weights_decide_over_shares_and_a_worker_that_has_the_model_loaded_comes_first
     let (heavy, light) = (WorkerId::new(), WorkerId::new());
     for strategy in [Strategy::RoundRobin, Strategy::LeastLoaded] {
         let priorities = HashMap::from([(heavy, 75), (light, 25)]);
-        let mut core = Core::new(Seats::new(strategy, None, priorities), LIFE, 0, Instant::now());
+        let mut core = Core::new(Candidates::new(strategy, None, priorities), LIFE, 0, Instant::now());
         let now = Instant::now();
         for id in [heavy, light] {
             core.heard(&info(id, &["m"], None, 0));

@@ -46,7 +46,7 @@ struct Rank {
 
 /// What is known of one worker.
 #[derive(Clone, Debug)]
-struct Seat {
+struct Candidate {
     status: WorkerStatus,
     models: BTreeSet<String>,
     loaded: BTreeSet<String>,
@@ -64,7 +64,7 @@ struct Seat {
     gone: bool,
 }
 
-impl Seat {
+impl Candidate {
     fn load(&self) -> u64 {
         self.ours + self.others
     }
@@ -117,11 +117,11 @@ struct Index {
 
 /// All workers of one dispatcher.
 #[derive(Debug)]
-pub(super) struct Seats {
+pub(super) struct Candidates {
     strategy: Strategy,
     breaker: Option<BreakerSettings>,
     priorities: HashMap<WorkerId, u8>,
-    by_worker: HashMap<WorkerId, Seat>,
+    by_worker: HashMap<WorkerId, Candidate>,
     by_model: HashMap<String, Index>,
     /// The turn of a worker that comes new: that of the one asked last.
     turn: u64,
@@ -129,11 +129,11 @@ pub(super) struct Seats {
 
 /// Which of the workers may be chosen.
 pub(super) struct Able<'a> {
-    seats: &'a Seats,
+    candidates: &'a Candidates,
     index: &'a Index,
 }
 
-impl Seats {
+impl Candidates {
     pub(super) fn new(strategy: Strategy, breaker: Option<BreakerSettings>, priorities: HashMap<WorkerId, u8>) -> Self {
         Self { strategy, breaker, priorities, by_worker: HashMap::new(), by_model: HashMap::new(), turn: 0 }
     }
@@ -144,19 +144,19 @@ impl Seats {
         let models = registration.map(|known| known.skills.available_models.iter().take(MODELS).cloned().collect());
         let limit = registration.and_then(|known| known.capabilities.as_ref()).map(|known| known.max_concurrent);
         let priority = self.priorities.get(&info.worker_id).copied().unwrap_or(USUAL_PRIORITY);
-        self.change(info.worker_id, |seat| {
-            seat.gone = false;
-            seat.status = info.status;
-            seat.weight = f64::from(priority.max(1)) / f64::from(USUAL_PRIORITY);
-            seat.limit = limit;
+        self.change(info.worker_id, |candidate| {
+            candidate.gone = false;
+            candidate.status = info.status;
+            candidate.weight = f64::from(priority.max(1)) / f64::from(USUAL_PRIORITY);
+            candidate.limit = limit;
             if let Some(models) = models {
-                seat.models = models;
+                candidate.models = models;
             }
             if let Some(metrics) = &info.metrics {
-                seat.loaded = metrics.models_loaded.iter().take(MODELS).cloned().collect();
+                candidate.loaded = metrics.models_loaded.iter().take(MODELS).cloned().collect();
                 // It counts our own requests too, which are known better here: only the others' are kept.
-                seat.others = metrics.active_requests.saturating_sub(seat.ours);
-                seat.refused_until = None;
+                candidate.others = metrics.active_requests.saturating_sub(candidate.ours);
+                candidate.refused_until = None;
             }
         });
     }
@@ -164,31 +164,31 @@ impl Seats {
     /// Forgets a worker.
     pub(super) fn gone(&mut self, id: WorkerId) {
         if self.by_worker.contains_key(&id) {
-            self.change(id, |seat| seat.gone = true);
+            self.change(id, |candidate| candidate.gone = true);
             self.remove_if_over(id);
         }
     }
 
     /// The ids of all that are there.
     pub(super) fn ids(&self) -> HashSet<WorkerId> {
-        self.by_worker.iter().filter(|(_, seat)| !seat.gone).map(|(id, _)| *id).collect()
+        self.by_worker.iter().filter(|(_, candidate)| !candidate.gone).map(|(id, _)| *id).collect()
     }
 
     /// Those that can serve `model`: that have it, or, where none has, those that told no models.
     pub(super) fn able(&self, model: &str) -> Option<Able<'_>> {
         let index = |name: &str| self.by_model.get(name).filter(|index| !index.ranked.is_empty());
         let index = index(model).or_else(|| index(ANY_MODEL))?;
-        Some(Able { seats: self, index })
+        Some(Able { candidates: self, index })
     }
 
     /// A request goes to the worker.
     pub(super) fn begin(&mut self, id: WorkerId) {
         let mut turn = self.turn;
-        self.change(id, |seat| {
-            turn = turn.max(seat.turn);
-            seat.ours += 1;
-            seat.turn = seat.turn.max(turn) + step(seat.weight);
-            seat.breaker.begin();
+        self.change(id, |candidate| {
+            turn = turn.max(candidate.turn);
+            candidate.ours += 1;
+            candidate.turn = candidate.turn.max(turn) + step(candidate.weight);
+            candidate.breaker.begin();
         });
         self.turn = self.turn.max(turn);
     }
@@ -199,22 +199,22 @@ impl Seats {
         if !self.by_worker.contains_key(&id) {
             return;
         }
-        self.change(id, |seat| {
-            seat.ours = seat.ours.saturating_sub(1);
-            seat.refused_until = None;
+        self.change(id, |candidate| {
+            candidate.ours = candidate.ours.saturating_sub(1);
+            candidate.refused_until = None;
             if let Some(settings) = &breaker {
-                seat.breaker.end(outcome, settings, now);
+                candidate.breaker.end(outcome, settings, now);
             }
             if let Some(rate) = tokens_per_second {
-                let known = seat.tokens_per_second;
-                seat.tokens_per_second = if known > 0.0 { known * 0.7 + rate * 0.3 } else { rate };
+                let known = candidate.tokens_per_second;
+                candidate.tokens_per_second = if known > 0.0 { known * 0.7 + rate * 0.3 } else { rate };
             }
         });
         self.remove_if_over(id);
     }
 
     fn remove_if_over(&mut self, id: WorkerId) {
-        if self.by_worker.get(&id).is_some_and(|seat| seat.gone && seat.ours == 0) {
+        if self.by_worker.get(&id).is_some_and(|candidate| candidate.gone && candidate.ours == 0) {
             self.by_worker.remove(&id);
         }
     }
@@ -223,19 +223,20 @@ impl Seats {
     pub(super) fn refused(&mut self, id: WorkerId, now: Instant) {
         self.end(id, Outcome::Neutral, None, now);
         if self.by_worker.contains_key(&id) {
-            self.change(id, |seat| seat.refused_until = Some(now + REFUSED));
+            self.change(id, |candidate| candidate.refused_until = Some(now + REFUSED));
         }
     }
 
     /// When a worker that is held back now may be asked again, if that comes with time alone.
     pub(super) fn next_chance(&self, now: Instant) -> Option<Instant> {
-        let times = self.by_worker.values().flat_map(|seat| [seat.refused_until, seat.breaker.opens_at()]);
+        let times =
+            self.by_worker.values().flat_map(|candidate| [candidate.refused_until, candidate.breaker.opens_at()]);
         times.flatten().filter(|time| *time > now).min()
     }
 
     /// Requests of ours, and of all, that a worker has.
     pub(super) fn load(&self, id: WorkerId) -> (u64, u64) {
-        self.by_worker.get(&id).map_or((0, 0), |seat| (seat.ours, seat.load()))
+        self.by_worker.get(&id).map_or((0, 0), |candidate| (candidate.ours, candidate.load()))
     }
 
     /// Every model that some worker has.
@@ -247,9 +248,9 @@ impl Seats {
     }
 
     /// Changes what is known of a worker, and its places in the order.
-    fn change(&mut self, id: WorkerId, change: impl FnOnce(&mut Seat)) {
+    fn change(&mut self, id: WorkerId, change: impl FnOnce(&mut Candidate)) {
         let (strategy, turn) = (self.strategy, self.turn);
-        let seat = self.by_worker.entry(id).or_insert_with(|| Seat {
+        let candidate = self.by_worker.entry(id).or_insert_with(|| Candidate {
             status: WorkerStatus::Online,
             models: BTreeSet::new(),
             loaded: BTreeSet::new(),
@@ -263,23 +264,23 @@ impl Seats {
             refused_until: None,
             gone: true,
         });
-        for model in seat.indexes() {
+        for model in candidate.indexes() {
             if let Some(index) = self.by_model.get_mut(model)
-                && index.ranked.remove(&seat.rank(id, model, strategy))
+                && index.ranked.remove(&candidate.rank(id, model, strategy))
             {
-                index.load -= seat.load();
+                index.load -= candidate.load();
             }
         }
-        let before: Vec<String> = seat.indexes().into_iter().map(str::to_owned).collect();
-        change(seat);
-        let after = seat.indexes();
+        let before: Vec<String> = candidate.indexes().into_iter().map(str::to_owned).collect();
+        change(candidate);
+        let after = candidate.indexes();
         for model in &after {
             let index = match self.by_model.get_mut(*model) {
                 Some(index) => index,
                 None => self.by_model.entry((*model).to_owned()).or_default(),
             };
-            index.ranked.insert(seat.rank(id, model, strategy));
-            index.load += seat.load();
+            index.ranked.insert(candidate.rank(id, model, strategy));
+            index.load += candidate.load();
             if !before.iter().any(|before| before == model) {
                 index.members.push(id);
             }
@@ -350,25 +351,28 @@ impl Able<'_> {
 
     /// Whether it is one of these, may be asked now, and has less than `bound` to do.
     pub(super) fn has_room(&self, id: WorkerId, tried: &HashSet<WorkerId>, bound: u64, now: Instant) -> bool {
-        let is_one = || self.seats.by_worker.get(&id).is_some_and(|seat| self.is_ranked(id, seat));
+        let is_one = || self.candidates.by_worker.get(&id).is_some_and(|candidate| self.is_ranked(id, candidate));
         !tried.contains(&id) && is_one() && self.is_below(id, bound, now)
     }
 
     /// Whether a worker is one of these.
     pub(super) fn contains(&self, id: WorkerId) -> bool {
-        self.seats.by_worker.get(&id).is_some_and(|seat| self.is_ranked(id, seat))
+        self.candidates.by_worker.get(&id).is_some_and(|candidate| self.is_ranked(id, candidate))
     }
 
-    fn is_ranked(&self, id: WorkerId, seat: &Seat) -> bool {
-        let strategy = self.seats.strategy;
-        seat.indexes().into_iter().any(|model| self.index.ranked.contains(&seat.rank(id, model, strategy)))
+    fn is_ranked(&self, id: WorkerId, candidate: &Candidate) -> bool {
+        let strategy = self.candidates.strategy;
+        candidate.indexes().into_iter().any(|model| self.index.ranked.contains(&candidate.rank(id, model, strategy)))
     }
 
     fn is_below(&self, id: WorkerId, bound: u64, now: Instant) -> bool {
-        self.seats.by_worker.get(&id).is_some_and(|seat| seat.load() < bound && seat.may_be_asked(now))
+        self.candidates
+            .by_worker
+            .get(&id)
+            .is_some_and(|candidate| candidate.load() < bound && candidate.may_be_asked(now))
     }
 
     fn may_be_asked(&self, id: WorkerId, now: Instant) -> bool {
-        self.seats.by_worker.get(&id).is_some_and(|seat| seat.may_be_asked(now))
+        self.candidates.by_worker.get(&id).is_some_and(|candidate| candidate.may_be_asked(now))
     }
 }
