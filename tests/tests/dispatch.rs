@@ -10,7 +10,7 @@ use mlx_errors::{ApplicationError, Error, ErrorCode, ErrorKind, Result};
 use mlx_nats::{
     Client, ClientOptions, DispatchOptions, Dispatcher, InferOptions, TokenSink, TokenStream, Worker, WorkerProfile,
 };
-use mlx_tests::{LIMIT, TestServer, eventually, eventually_async, within};
+use mlx_tests::{LIMIT, TestServer, arrived, eventually, eventually_async, within};
 use mlx_types::messages::{FinishReason, InferenceRequest};
 use mlx_types::{SessionId, WorkerId};
 use tokio::sync::Notify;
@@ -168,8 +168,8 @@ async fn w3_a_worker_that_dies_before_its_first_token_is_replaced_within_the_dea
     within("the request", begins.recv()).await.unwrap();
     let second =
         cluster.worker(4, |_, mut tokens| async move { tokens.send("well").await.map(|()| FinishReason::Stop) }).await;
-    eventually("the second worker", || dispatcher.load(second.id()) == (0, 0)).await;
-    tokio::time::sleep(Duration::from_millis(300)).await; // its registration comes by the bus
+    second.control().set_models(["m", "n"]);
+    eventually("the second worker", || dispatcher.models() == ["m", "n"]).await;
     drop(first);
     let tokens = within("an answer", asking).await.unwrap().unwrap();
     assert_eq!(tokens.worker_id(), Some(second.id()));
@@ -226,10 +226,25 @@ async fn w6_a_wait_ends_in_time_and_a_model_that_nobody_has_is_told() {
     let _running = dispatcher.infer(&request()).await.unwrap();
     let late = within("the end of the wait", dispatcher.infer(&request())).await.unwrap_err();
     assert_eq!((late.code(), late.is_retryable()), (ErrorCode::NatsTimeout, true), "{late}");
+    let patient = cluster.dispatcher(DispatchOptions::default(), &[&worker]).await;
+    let in_time = InferOptions::default().deadline(std::time::SystemTime::now() + Duration::from_millis(100));
+    let late = within("the deadline", patient.infer_with(&request(), in_time)).await.unwrap_err();
+    assert_eq!(late.code(), ErrorCode::DeadlineExceeded, "{late}");
     assert_eq!(dispatcher.waiting(), 0);
     let nobody = within("the word", dispatcher.infer(&InferenceRequest::new("n", "p"))).await.unwrap_err();
     assert_eq!(nobody.to_string(), "no worker has the model `n`; there are: `m`");
     assert_eq!(nobody.code(), ErrorCode::NoWorker);
+}
+
+/// With no worker at all nothing is heard that would have anybody look again: time alone ends the wait.
+#[tokio::test]
+async fn w6_without_any_worker_that_is_said_in_time() {
+    let cluster = Cluster::start().await;
+    let dispatcher = cluster.dispatcher(DispatchOptions::default(), &[]).await;
+    // By then it has looked around, and rests.
+    arrived(&cluster.server.foreign_client().await).await;
+    let nobody = within("the word", dispatcher.infer(&request())).await.unwrap_err();
+    assert_eq!(nobody.to_string(), "no worker has the model `m`, nor any other");
 }
 
 /// What another controller has at a worker is known by its heartbeats, and by its refusals before that.

@@ -98,6 +98,20 @@ async fn w1_a_worker_registers_with_all_it_is_and_again_whenever_someone_may_hav
     worker.drain(LIMIT).await.unwrap();
 }
 
+/// Also one that comes before the worker has had a moment to look for any.
+#[tokio::test]
+async fn w1_a_change_right_after_the_start_is_told() {
+    let server = TestServer::start().await;
+    let (controller, client) = (server.client().await, server.client().await);
+    let mut ears = Ears::of(&controller).await;
+    let profile = WorkerProfile::new(WorkerId::new()).models(["m"]);
+    let worker = client.worker(profile).serve(|_, _| async { Ok(FinishReason::Stop) }).await.unwrap();
+    worker.control().set_models(["n"]);
+    assert_eq!(ears.registration().await.skills.available_models, ["m"]);
+    assert_eq!(ears.registration().await.skills.available_models, ["n"]);
+    worker.drain(LIMIT).await.unwrap();
+}
+
 /// A controller that was not there, and does not ask, learns of it in time.
 #[tokio::test]
 async fn w1_a_worker_registers_now_and_then_unasked() {

@@ -39,7 +39,8 @@ pub struct ClientOptions {
     pub coalesce: bool,
     /// How long a worker may be silent before it counts as lost. 15 s.
     pub offline_timeout: Duration,
-    /// Between two heartbeats of a worker, until its own are known; one that is late has it asked for a sign of life. 5 s.
+    /// Between two heartbeats: of a worker that this client runs (10 ms at the least), and of others until their own are known; one
+    /// that is late has its worker asked for a sign of life. 5 s.
     pub heartbeat_interval: Duration,
     /// How `nats micro` and other tools list this client once it serves anything, or `None` for not at all. By default as
     /// `mlx-node`.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use mlx_errors::{Error, Result};
+use mlx_errors::Result;
 use mlx_types::messages::{FinishReason, InferenceRequest, WorkerDeregistration, WorkerMetrics, WorkerStatus};
 use mlx_types::{Epoch, WorkerId, subjects};
 use tokio::sync::watch;
@@ -122,7 +122,14 @@ impl WorkerBuilder {
         let service = client.serve_inference(profile.id, options, measured).await?;
         let (id, epoch) = (profile.id.in_lower_case(), service.epoch());
         let state = watch::Sender::new(State::of(&profile));
-        let announcer = Announcer::new(client.clone(), epoch, profile, load, figures, state.subscribe());
+        let announcer = Announcer {
+            client: client.clone(),
+            epoch,
+            profile: WorkerProfile { id, ..profile },
+            load,
+            figures,
+            state: state.subscribe(),
+        };
         let announcements = client.subscribe(&subjects::CLUSTER_ANNOUNCE).await?;
         announcer.register().await?;
         open.send_replace(true);
@@ -270,7 +277,7 @@ impl WorkerControl {
 
 /// The task that keeps a worker known; it ends with the worker.
 #[derive(Debug)]
-struct Keeper(JoinHandle<Error>);
+struct Keeper(JoinHandle<()>);
 
 impl Keeper {
     async fn end(&mut self) {

@@ -21,7 +21,7 @@ use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::{ClusterAnnouncement, ClusterEvent, InferenceRequest};
 use mlx_types::{WorkerId, subjects};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use self::candidates::Candidates;
 use self::core::{Core, Decision};
@@ -68,7 +68,7 @@ impl Client {
         let life = options.session_life.unwrap_or_default();
         let core = Core::new(candidates, life, options.max_waiting, Instant::now() + ARRIVING);
         let state = Mutex::new(State { core, senders: HashMap::new() });
-        let shared = Arc::new(Shared { client: self.clone(), options, state });
+        let shared = Arc::new(Shared { client: self.clone(), options, state, waits: Notify::new() });
         let follower = self.runtime().spawn(follow(Arc::clone(&shared), workers));
         // Behind the table's subscriptions: the workers say again what they are.
         let started = ClusterAnnouncement::new(ClusterEvent::ControllerStarted);
@@ -109,7 +109,8 @@ impl Dispatcher {
     /// [`infer`](Self::infer) with options.
     ///
     /// # Errors
-    /// Those of [`infer`](Self::infer), and [`ErrorKind::DeadlineExceeded`] for a deadline that has passed.
+    /// Those of [`infer`](Self::infer), and [`ErrorKind::DeadlineExceeded`] for a deadline that passes before the answer has
+    /// begun, waiting for a place included.
     pub async fn infer_with(&self, request: &InferenceRequest, options: InferOptions) -> Result<TokenStream> {
         self.enqueue(request, options).answer().await
     }
@@ -126,7 +127,7 @@ impl Dispatcher {
     /// tokio::spawn(async move {
     ///     while let Some(place) = position.get() {
     ///         println!("{place} in the line");
-    ///         tokio::time::sleep(Duration::from_secs(1)).await;
+    ///         tokio::time::sleep(Duration::from_secs(1)).await; // people read no faster
     ///     }
     /// });
     /// let tokens = request.answer().await?;
@@ -158,6 +159,8 @@ struct Shared {
     client: Client,
     options: DispatchOptions,
     state: Mutex<State>,
+    /// Somebody has begun to wait, whom time alone may help.
+    waits: Notify,
 }
 
 #[derive(Debug)]

@@ -157,7 +157,7 @@ impl Service {
     /// # async fn example(mut service: mlx_nats::Service) -> mlx_nats::Result<()> {
     /// tokio::select! {
     ///     ended = service.ended() => ended?, // the server took the subscription away, or the client is closed
-    ///     _ = tokio::time::sleep(std::time::Duration::from_secs(60)) => {}
+    ///     _ = tokio::signal::ctrl_c() => {}
     /// }
     /// # Ok(())
     /// # }

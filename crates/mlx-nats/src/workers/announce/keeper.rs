@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt;
-use mlx_errors::{Error, ErrorKind, Result};
+use mlx_errors::Result;
 use mlx_types::messages::{
     ClusterAnnouncement, ClusterEvent, ModelSkills, WorkerCapabilities, WorkerHeartbeat, WorkerMetricsReport,
     WorkerRegistration, WorkerStatus,
@@ -15,9 +15,9 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::load::Load;
+use super::profile::LEAST_INTERVAL;
 use super::{Figures, WorkerProfile};
 use crate::client::Client;
-use crate::connection::ConnectionState;
 use crate::pubsub::Subscription;
 use crate::telemetry::log_limit::LogLimit;
 
@@ -37,27 +37,15 @@ impl State {
 
 /// Says what a worker is, and how it does.
 pub(super) struct Announcer {
-    client: Client,
-    epoch: Epoch,
-    profile: WorkerProfile,
-    load: Arc<Load>,
-    figures: Figures,
-    state: watch::Receiver<State>,
+    pub(super) client: Client,
+    pub(super) epoch: Epoch,
+    pub(super) profile: WorkerProfile,
+    pub(super) load: Arc<Load>,
+    pub(super) figures: Figures,
+    pub(super) state: watch::Receiver<State>,
 }
 
 impl Announcer {
-    pub(super) fn new(
-        client: Client,
-        epoch: Epoch,
-        profile: WorkerProfile,
-        load: Arc<Load>,
-        figures: Figures,
-        state: watch::Receiver<State>,
-    ) -> Self {
-        let profile = WorkerProfile { id: profile.id.in_lower_case(), ..profile };
-        Self { client, epoch, profile, load, figures, state }
-    }
-
     pub(super) async fn register(&self) -> Result<()> {
         self.client.publish(&subjects::WORKER_REGISTER, &self.registration()).await
     }
@@ -84,22 +72,17 @@ impl Announcer {
         let report = WorkerMetricsReport::new(self.profile.id, metrics.clone()).tokens_per_second(tokens_per_second);
         let beat = WorkerHeartbeat::new(self.profile.id, state.status, metrics).epoch(self.epoch);
         self.client.publish(&subjects::WORKER_HEARTBEAT, &beat).await?;
-        match self.client.publish(&subjects::METRICS_REPORT, &report).await {
-            // Its own fault, not the heartbeat's: a user may have no permission for it.
-            Err(error) if error.code() != mlx_errors::ErrorCode::NatsDisconnected => Err(error),
-            _ => Ok(()),
-        }
+        self.client.publish(&subjects::METRICS_REPORT, &report).await
     }
 }
 
-/// Registers whenever someone may have missed it, and sends heartbeats in between. Ends with the reason when nothing can be said
-/// any more.
-pub(super) async fn keep_known(announcer: Announcer, mut announcements: Subscription<ClusterAnnouncement>) -> Error {
+/// Registers whenever someone may have missed it, and sends heartbeats in between, until the client is closed.
+pub(super) async fn keep_known(announcer: Announcer, mut announcements: Subscription<ClusterAnnouncement>) {
     let limit = LogLimit::new();
     let mut connection = announcer.client.watch_state();
+    // What has changed since the first registration, before this task had its turn, is news too.
     let mut state = announcer.state.clone();
-    state.mark_unchanged();
-    let mut beats = interval(announcer.client.options().heartbeat_interval);
+    let mut beats = interval(announcer.client.options().heartbeat_interval.max(LEAST_INTERVAL));
     beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut registrations = interval(announcer.profile.register_interval);
     registrations.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -109,10 +92,7 @@ pub(super) async fn keep_known(announcer: Announcer, mut announcements: Subscrip
             _ = beats.tick() => announcer.beat().await,
             _ = registrations.tick() => announcer.register().await,
             // An error means that the worker is about to end.
-            Ok(()) = state.changed() => {
-                state.mark_unchanged();
-                announcer.register().await.and(announcer.beat().await)
-            }
+            Ok(()) = state.changed() => announcer.register().await.and(announcer.beat().await),
             Some(announcement) = announcements.next() => match announcement {
                 Ok(announcement) if announcement.event == ClusterEvent::ControllerStarted => announcer.register().await,
                 _ => Ok(()),
@@ -120,7 +100,7 @@ pub(super) async fn keep_known(announcer: Announcer, mut announcements: Subscrip
             changed = connection.changed() => {
                 let state = connection.borrow_and_update().clone();
                 if changed.is_err() || state.is_closed() {
-                    return Error::new(ErrorKind::Closed { reason: reason_of(&state) });
+                    return;
                 }
                 if state.is_connected() { announcer.register().await } else { Ok(()) }
             }
@@ -132,13 +112,6 @@ pub(super) async fn keep_known(announcer: Announcer, mut announcements: Subscrip
         {
             tracing::warn!(worker_id = %announcer.profile.id, error = &error as &dyn std::error::Error, so_far, "the cluster could not be told of this worker");
         }
-    }
-}
-
-fn reason_of(state: &ConnectionState) -> String {
-    match state {
-        ConnectionState::Closed { reason } => reason.to_string(),
-        state => state.to_string(),
     }
 }
 

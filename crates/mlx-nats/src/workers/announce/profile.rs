@@ -12,8 +12,8 @@ const PORT: u16 = 8080;
 /// A worker registers at least so often: a controller that was not there, and does not ask, learns of it by then.
 const REGISTER_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The least time between two registrations that nothing asked for.
-const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+/// The least time between two heartbeats, or two registrations that nothing asked for.
+pub(super) const LEAST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Requests answered at once, unless set otherwise.
 const MAX_CONCURRENT: usize = 4;

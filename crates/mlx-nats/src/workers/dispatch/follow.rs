@@ -39,6 +39,8 @@ pub(super) async fn follow(shared: Arc<Shared>, workers: Workers) {
             },
             _ = cleanup.tick() => shared.change(Core::clean),
             () = wait(next) => shared.change(|_, _| {}),
+            // Somebody waits now: the next look is due by the clock.
+            () = shared.waits.notified() => {}
         }
     }
 }

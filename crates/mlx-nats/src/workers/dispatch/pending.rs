@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::InferenceRequest;
@@ -73,6 +73,9 @@ impl PendingInference {
         request.session_id = options.session.or(request.session_id);
         let whole = request.stream == Some(false);
         let timeout = if whole { settings.whole_begin_timeout } else { settings.begin_timeout };
+        let until_deadline = options.deadline.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+        let has_deadline = until_deadline.is_some_and(|left| left < timeout);
+        let timeout = until_deadline.map_or(timeout, |left| left.min(timeout));
         let began = Instant::now();
         let prefixes = settings.strategy == mlx_types::config::Strategy::Smart;
         let key = Key::of(&request, settings.session_life.is_some(), prefixes);
@@ -83,6 +86,10 @@ impl PendingInference {
             let mut assignment = match place.take(&wanted, refused.take(), left).await? {
                 Taken::Assigned(assignment) => assignment,
                 Taken::Exhausted => return Err(last.unwrap_or_else(|| shared.no_worker(&wanted.model))),
+                Taken::Late if has_deadline => {
+                    let subject = format!("inference of `{}`", wanted.model);
+                    return Err(Error::new(ErrorKind::DeadlineExceeded { subject }));
+                }
                 Taken::Late => {
                     let subject = format!("a worker with room for `{}`", wanted.model);
                     return Err(last.unwrap_or_else(|| Error::new(ErrorKind::Timeout { subject, timeout })));
@@ -115,8 +122,10 @@ impl PendingInference {
             last = Some(error);
             // An id of its own for each attempt: nothing that a former one still sends can get in between.
             request.request_id = RequestId::new();
+            // Time itself is the point: what made one worker fail may pass meanwhile. Never longer than the answer may take to
+            // begin, and not at all where the configuration wants none.
             if !settings.retry_delay.is_zero() {
-                tokio::time::sleep(settings.retry_delay).await;
+                tokio::time::sleep(settings.retry_delay.min(timeout.saturating_sub(began.elapsed()))).await;
             }
         }
     }
@@ -154,6 +163,7 @@ impl QueuePosition {
         let decision = if let Decision::Waits(ticket) = decision {
             self.ticket.store(ticket, Ordering::Relaxed);
             let _waits = Waits { place: self, ticket };
+            shared.waits.notify_one();
             match tokio::time::timeout(left, reply).await {
                 Ok(Ok(Told::Assigned(assignment))) => return Ok(Taken::Assigned(assignment)),
                 Ok(Ok(Told::Over(decision))) => decision,
