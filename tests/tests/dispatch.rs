@@ -225,7 +225,7 @@ async fn w6_a_wait_ends_in_time_and_a_model_that_nobody_has_is_told() {
     let dispatcher = cluster.dispatcher(options, &[&worker]).await;
     let _running = dispatcher.infer(&request()).await.unwrap();
     let late = within("the end of the wait", dispatcher.infer(&request())).await.unwrap_err();
-    assert_eq!((late.code(), late.is_retryable()), (ErrorCode::NatsTimeout, true), "{late}");
+    assert_eq!((late.code(), late.is_retryable()), (ErrorCode::Overloaded, true), "{late}");
     let patient = cluster.dispatcher(DispatchOptions::default(), &[&worker]).await;
     let in_time = InferOptions::default().deadline(std::time::SystemTime::now() + Duration::from_millis(100));
     let late = within("the deadline", patient.infer_with(&request(), in_time)).await.unwrap_err();
@@ -322,7 +322,7 @@ async fn w3_a_worker_that_fails_again_and_again_is_left_alone_for_a_while() {
         assert_eq!(dispatcher.infer(&request()).await.unwrap_err().code(), ErrorCode::Internal);
     }
     let left_alone = within("the end of the wait", dispatcher.infer(&request())).await.unwrap_err();
-    assert_eq!(left_alone.code(), ErrorCode::NatsTimeout);
+    assert_eq!(left_alone.code(), ErrorCode::Overloaded);
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 

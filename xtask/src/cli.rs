@@ -108,7 +108,7 @@ Prompts go to the workers in turn; tokens are printed as they stream, and a tabl
 what, and how fast. The workers answer with a plainly named stand-in, or with a model server (docs/model-servers.md). Ctrl-C
 ends everything that was started.
 
-The demo itself is an example to copy from: crates/mlx-embedded/examples/cluster.
+What runs is `mlx-node demo`: crates/mlx-node.
 
 Examples:
   cargo xtask demo \"Tell me about NATS\"

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: provides what the example `cluster` needs, builds it, and becomes it.
+//! `cargo xtask demo`: provides what `mlx-node` needs, builds it, and becomes it.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -12,13 +12,13 @@ use crate::cli::DemoArguments;
 use crate::nats;
 use crate::workspace::Workspace;
 
-const PACKAGE: &str = "mlx-embedded";
-const EXAMPLE: &str = "cluster";
+const PACKAGE: &str = "mlx-node";
+const PROGRAM: &str = "mlx-node";
 
 /// Returns only where the demo could not be started: one process less means one less to stop.
 pub(crate) fn run(workspace: &Workspace, arguments: &DemoArguments) -> Result<ExitCode> {
     let server = nats::provide(workspace)?;
-    let mut demo = Command::new(workspace.build(PACKAGE, &["--example", EXAMPLE], EXAMPLE)?);
+    let mut demo = Command::new(workspace.build(PACKAGE, &["--bin", PROGRAM], PROGRAM)?);
     demo.args(words(workspace, arguments));
     if server.origin == Origin::Tools {
         demo.env(BINARY_VARIABLE, &server.path);
@@ -27,10 +27,12 @@ pub(crate) fn run(workspace: &Workspace, arguments: &DemoArguments) -> Result<Ex
     Err(error).with_context(|| format!("cannot run {}", demo.get_program().display()))
 }
 
-/// The example's command line.
+/// The program's command line.
 fn words(workspace: &Workspace, arguments: &DemoArguments) -> Vec<OsString> {
     let config = arguments.config.clone().unwrap_or_else(|| workspace.root().join("config").join("cluster.yaml"));
-    let mut words: Vec<OsString> = vec!["--config".into(), config.into()];
+    let command: &[&str] = if arguments.worker { &["run", "--mode", "worker"] } else { &["demo"] };
+    let mut words: Vec<OsString> = command.iter().map(Into::into).collect();
+    words.extend(["--config".into(), config.into()]);
     let mut option = |name: &str, value: Option<String>| {
         words.extend(value.into_iter().flat_map(|value| [name.into(), value.into()]));
     };
@@ -42,10 +44,11 @@ fn words(workspace: &Workspace, arguments: &DemoArguments) -> Vec<OsString> {
     option("--tokens-per-second", arguments.tokens_per_second.map(|rate| rate.to_string()));
     option("--max-tokens", arguments.max_tokens.map(|number| number.to_string()));
     words.extend(arguments.kill_worker.then(|| "--kill-worker".into()));
-    words.extend(arguments.worker.then(|| "--worker".into()));
-    // A prompt may look like an option.
-    words.push("--".into());
-    words.extend(arguments.prompts.iter().cloned());
+    if !arguments.worker {
+        // A prompt may look like an option.
+        words.push("--".into());
+        words.extend(arguments.prompts.iter().cloned());
+    }
     words
 }
 
@@ -57,33 +60,33 @@ mod tests {
     use crate::cli::{Cli, Command};
 
     #[test]
-    fn without_arguments_the_example_gets_the_workspaces_configuration() {
+    fn without_arguments_the_program_gets_the_workspaces_configuration() {
         let words = words_of(&[]);
-        assert_eq!(words[0], "--config");
-        assert!(words[1].ends_with("/config/cluster.yaml") && words[1].starts_with('/'), "{words:?}");
-        assert_eq!(words[2..], ["--"]);
+        assert_eq!(words[..2], ["demo", "--config"]);
+        assert!(words[2].ends_with("/config/cluster.yaml") && words[2].starts_with('/'), "{words:?}");
+        assert_eq!(words[3..], ["--"]);
     }
 
     #[test]
-    fn every_argument_reaches_the_example() {
+    fn every_argument_reaches_the_program() {
         let line = "one --workers 3 --kill-worker --config c.yaml --tokens-per-second 2.5 --max-tokens 9 two";
-        let wanted = "--config c.yaml --workers 3 --tokens-per-second 2.5 --max-tokens 9 --kill-worker -- one two";
+        let wanted = "demo --config c.yaml --workers 3 --tokens-per-second 2.5 --max-tokens 9 --kill-worker -- one two";
         assert_eq!(words_of(&line.split(' ').collect::<Vec<_>>()).join(" "), wanted);
     }
 
     #[test]
-    fn engines_and_roles_reach_the_example() {
+    fn engines_and_roles_reach_the_program() {
         let line = "--worker --engine-api completions --engine openai=http://h/v1 --config c.yaml";
-        let wanted = "--config c.yaml --engine openai=http://h/v1 --engine-api completions --worker --";
+        let wanted = "run --mode worker --config c.yaml --engine openai=http://h/v1 --engine-api completions";
         assert_eq!(words_of(&line.split(' ').collect::<Vec<_>>()).join(" "), wanted);
         let front = "--workers 0 --listen 127.0.0.1:8000 --allow-host a --allow-host b --config c.yaml";
-        let wanted = "--config c.yaml --workers 0 --listen 127.0.0.1:8000 --allow-host a --allow-host b --";
+        let wanted = "demo --config c.yaml --workers 0 --listen 127.0.0.1:8000 --allow-host a --allow-host b --";
         assert_eq!(words_of(&front.split(' ').collect::<Vec<_>>()).join(" "), wanted);
     }
 
     #[test]
     fn a_prompt_that_looks_like_an_option_stays_a_prompt() {
-        assert_eq!(words_of(&["--config", "c", "--", "--workers"]), ["--config", "c", "--", "--workers"]);
+        assert_eq!(words_of(&["--config", "c", "--", "--workers"]), ["demo", "--config", "c", "--", "--workers"]);
     }
 
     fn words_of(line: &[&str]) -> Vec<String> {

@@ -303,7 +303,7 @@ fn what_a_person_hands_over_runs_without_what_cannot_run_here() {
 
 #[test]
 fn an_example_that_a_chosen_test_runs_is_built_before_it() {
-    let building = "build --workspace --examples";
+    let building = "build --workspace --bins --examples";
     for (arguments, is_built) in [(["--test", "engine"], true), (["-p", "mlx-tests"], true), (["-p", "mlx-log"], false)]
     {
         let bench = Bench::new(&[("nextest-run", SUITE)]);
@@ -317,7 +317,7 @@ fn an_example_that_a_chosen_test_runs_is_built_before_it() {
     let bench = Bench::new(&[("nextest-run", SUITE), ("build---workspace", "exit 101")]);
     let output = bench.xtask(&["test", "--", "--test", "engine"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(text(&output).contains("the examples could not be built"), "{}", text(&output));
+    assert!(text(&output).contains("the programs and examples could not be built"), "{}", text(&output));
     assert!(!bench.calls().iter().any(|call| call.starts_with("nextest run")), "{:?}", bench.calls());
 }
 

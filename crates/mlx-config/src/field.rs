@@ -78,7 +78,8 @@ impl Field {
             expected: expected(resolved, &kind),
             kind,
             secret,
-            about: about.unwrap_or_default().to_owned(),
+            // A description of several lines is one text.
+            about: about.unwrap_or_default().replace('\n', " "),
             default: schema.get("default").cloned(),
             required: false,
         }

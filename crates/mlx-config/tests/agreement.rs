@@ -87,6 +87,8 @@ fn f4_a_configuration_survives_a_round_trip() {
         config.nats.password = None;
         config.nats.user = None;
         config.nats.token = None;
+        config.controller.api_keys.clear();
+        config.worker.engine.api_key = None;
         config.nats.server_url = config.nats.server_url.as_ref().map(NatsUrl::without_credentials);
         config.nats.servers = config.nats.servers.map(|urls| urls.iter().map(NatsUrl::without_credentials).collect());
         config.nats.embedded.allow_anonymous = true;

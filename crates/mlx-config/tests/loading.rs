@@ -27,6 +27,8 @@ fn shipped(name: &str) -> std::path::PathBuf {
 fn the_default_file_loads() {
     let config = mlx_config::load(shipped("cluster.yaml")).unwrap();
     let mut expected = ClusterConfig::default();
+    expected.controller.enabled = true;
+    expected.controller.bind_address = "127.0.0.1".to_owned();
     expected.discovery.heartbeat_interval_ms = mlx_types::Millis::new(1000).unwrap();
     expected.discovery.offline_timeout_ms = mlx_types::Millis::new(5000).unwrap();
     assert_eq!(config, expected);

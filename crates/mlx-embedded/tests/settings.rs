@@ -172,6 +172,17 @@ async fn monitoring_tells_what_a_controller_needs() {
 }
 
 #[tokio::test]
+async fn p3_jetstream_takes_no_more_than_its_limits() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = with_jetstream(folder.path());
+    config.embedded.jetstream.max_memory_bytes = Some(3 << 20);
+    config.embedded.jetstream.max_file_bytes = Some(5 << 20);
+    let server = EmbeddedServer::start(&config).await.unwrap();
+    let limits = server.jsz().await.unwrap().config;
+    assert_eq!((limits.max_memory, limits.max_storage), (3 << 20, 5 << 20));
+}
+
+#[tokio::test]
 async fn without_monitoring_the_error_names_the_setting() {
     let mut config = any_port();
     config.embedded.monitoring = false;

@@ -162,6 +162,9 @@ codes! {
     /// The embedded NATS server crashed more often than its restart budget allows.
     EmbeddedServerFailed = "EMBEDDED_SERVER_FAILED", retryable: false, status: 500,
         remedy: "Read the server's last lines in the message; restart the node once the cause is gone.";
+    /// Nothing can listen at the address: another program has it, or the machine has no such address.
+    Listen = "LISTEN_ERROR", retryable: false, status: 500,
+        remedy: "End the program that has the port, or set another one: the message names the key.";
     /// Logging could not be set up.
     Log = "LOG_ERROR", retryable: false, status: 500,
         remedy: "Check `logging.file`, the rights on its folder, and `MLX_LOG`.";

@@ -313,6 +313,14 @@ pub enum ErrorKind {
         /// Its last lines on standard error.
         last_lines: Vec<String>,
     },
+    /// Nothing can listen at the address.
+    #[error("cannot listen on {address}{}", and_hint(.hint))]
+    Listen {
+        /// The address and the port.
+        address: String,
+        /// The setting to change.
+        hint: String,
+    },
     /// Logging could not be set up.
     #[error("cannot set up logging: {reason}")]
     Log {
@@ -369,6 +377,7 @@ impl ErrorKind {
             Self::ServerVersion { .. } => ErrorCode::EmbeddedServerVersion,
             Self::ServerStart { .. } => ErrorCode::EmbeddedServerStart,
             Self::ServerFailed { .. } => ErrorCode::EmbeddedServerFailed,
+            Self::Listen { .. } => ErrorCode::Listen,
             Self::Log { .. } => ErrorCode::Log,
             Self::Internal { .. } => ErrorCode::Internal,
         }
@@ -415,6 +424,7 @@ impl ErrorKind {
             Self::ServerVersion { .. } => "ServerVersion",
             Self::ServerStart { .. } => "ServerStart",
             Self::ServerFailed { .. } => "ServerFailed",
+            Self::Listen { .. } => "Listen",
             Self::Log { .. } => "Log",
             Self::Internal { .. } => "Internal",
         }

@@ -8,17 +8,16 @@ use std::process::Command;
 use mlx_embedded::ServerState;
 use mlx_errors::{Error, ErrorCode};
 use mlx_nats::Client;
-use mlx_tests::{TestServer, eventually, millis, within};
+use mlx_tests::{TestServer, eventually, millis, own_namespaces, within};
 
 use crate::support::{drain, echo, options, request};
 
-/// Set in the environment of a test that runs in its own namespaces.
-const INSIDE: &str = "MLX_TEST_IN_OWN_NAMESPACES";
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn m6_durable_requests_fail_on_a_full_disk_and_succeed_again_without_a_hand_in_own_namespaces() {
-    if !inside("full_disk::m6_durable_requests_fail_on_a_full_disk_and_succeed_again_without_a_hand_in_own_namespaces")
-    {
+    if !own_namespaces(
+        "full_disk::m6_durable_requests_fail_on_a_full_disk_and_succeed_again_without_a_hand_in_own_namespaces",
+        &[],
+    ) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -73,23 +72,6 @@ fn fill(path: &Path) {
     for size in [64 * 1024, 512, 1] {
         while file.write_all(&vec![0; size]).is_ok() {}
     }
-}
-
-/// Whether this process is in namespaces of its own; if not, `test` has now passed in some.
-fn inside(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let again = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
-        .output()
-        .expect("unshare, of util-linux");
-    let [said, complaints] = [again.stdout, again.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    assert!(again.status.success() && said.contains("1 passed"), "{said}{complaints}");
-    false
 }
 
 /// A file system in memory at `folder`; it goes with the namespace.

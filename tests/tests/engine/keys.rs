@@ -1,7 +1,7 @@
 //! The key of a model server, which nobody but that server may see.
 
 use mlx_errors::ErrorKind;
-use mlx_tests::{Answer, ModelServer, cluster_example, eventually, shipped_config};
+use mlx_tests::{Answer, ModelServer, eventually, mlx_node, shipped_config};
 
 use crate::support::Scene;
 
@@ -60,8 +60,8 @@ fn a_key_that_cannot_be_used_ends_a_worker_with_its_reason() {
         (["--engine", "ollama"], "", 2, "neither `stand-in` nor `openai=http://HOST:PORT/v1`"),
         (["--engine", "openai=ftp://h/"], "", 2, "begins with `http://` or `https://`"),
     ] {
-        let mut worker = cluster_example(&shipped_config());
-        let output = worker.arg("--worker").args(engine).env("OPENAI_API_KEY", key).output().unwrap();
+        let mut worker = mlx_node(&shipped_config());
+        let output = worker.args(["run", "--mode", "worker"]).args(engine).env("OPENAI_API_KEY", key).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{said}");
         assert!(said.contains(words) && !said.contains("canary"), "{said}");

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use mlx_tests::{ModelServer, TestServer, cluster_example, eventually, shipped_config, within};
+use mlx_tests::{ModelServer, TestServer, eventually, mlx_node, shipped_config, within};
 use mlx_types::messages::WorkerStatus;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
@@ -67,8 +67,8 @@ async fn a_controller_hands_the_engine_on_to_its_workers() {
 #[tokio::test]
 async fn a_worker_that_dies_before_it_has_a_model_is_not_waited_for() {
     let models = ModelServer::not_yet();
-    let mut cluster = Command::from(cluster_example(&shipped_config()));
-    cluster.args(["--workers", "2", "--engine", &format!("openai={}", models.url()), "a question"]);
+    let mut cluster = Command::from(mlx_node(&shipped_config()));
+    cluster.args(["demo", "--workers", "2", "--engine", &format!("openai={}", models.url()), "a question"]);
     let mut cluster = cluster.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let mut said = BufReader::new(cluster.stderr.take().unwrap()).lines();
     let mut next = async || within("what the cluster says next", said.next_line()).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use mlx_errors::{Error, Result};
 use mlx_nats::{Client, ClientOptions, TokenStream, WorkerInfo, Workers};
-use mlx_tests::{LIMIT, ModelServer, TestServer, WorkerProcess, cluster_example, shipped_config, within};
+use mlx_tests::{LIMIT, ModelServer, TestServer, WorkerProcess, mlx_node, shipped_config, within};
 use mlx_types::messages::{FinishReason, InferenceRequest};
 use mlx_types::{NatsUrl, WorkerId};
 use tokio::process::Command;
@@ -127,9 +127,9 @@ pub async fn read(mut stream: TokenStream) -> Answered {
 
 /// `cluster --worker`, before the model server at `engine`.
 pub fn start_worker(bus: &NatsUrl, engine: &str, arguments: &[&str], env: &[(&str, &str)]) -> WorkerProcess {
-    let mut command = cluster_example(&shipped_config());
+    let mut command = mlx_node(&shipped_config());
     command
-        .args(["--worker", "--exit-with-stdin", "--engine", &format!("openai={engine}")])
+        .args(["run", "--mode", "worker", "--exit-with-stdin", "--engine", &format!("openai={engine}")])
         .args(arguments)
         .env("MLX_DISCOVERY__HEARTBEAT_INTERVAL_MS", "200")
         .env_remove("OPENAI_API_KEY")
@@ -139,8 +139,8 @@ pub fn start_worker(bus: &NatsUrl, engine: &str, arguments: &[&str], env: &[(&st
 
 /// What a whole cluster before the model server at `engine` says to the prompts of its command line, once it has ended.
 pub async fn said_to_prompts(engine: &str, arguments: &[&str]) -> String {
-    let mut cluster = Command::from(cluster_example(&shipped_config()));
-    cluster.args(["--engine", &format!("openai={engine}")]).args(arguments).kill_on_drop(true);
+    let mut cluster = Command::from(mlx_node(&shipped_config()));
+    cluster.args(["demo", "--engine", &format!("openai={engine}")]).args(arguments).kill_on_drop(true);
     let output = within("the end of a cluster", cluster.output()).await.unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use mlx_config::Loader;
 use mlx_nats::{Client, WorkerInfo};
-use mlx_tests::{LIMIT, ModelServer, cluster_example};
+use mlx_tests::{LIMIT, ModelServer, mlx_node};
 use mlx_types::messages::InferenceRequest;
 use mlx_types::{NatsUrl, WorkerId};
 
@@ -27,9 +27,9 @@ async fn the_files_of_the_docs_make_one_cluster_of_two_machines() {
     .await
     .unwrap();
     let id = WorkerId::new();
-    let mut worker = cluster_example(&second);
+    let mut worker = mlx_node(&second);
     worker
-        .args(["--worker", "--exit-with-stdin", "--engine", &format!("openai={}", servers[1].url())])
+        .args(["run", "--exit-with-stdin", "--engine", &format!("openai={}", servers[1].url())])
         .env("BUS_PASSWORD", PASSWORD)
         .env("MLX_NATS__SERVER_URL", bus.as_str_without_credentials())
         .env("MLX_WORKER__WORKER_ID", id.to_string())
@@ -78,16 +78,15 @@ fn files_of_the_docs(folder: &Path) -> [PathBuf; 2] {
 
 /// The first machine, and where its bus is.
 fn controller(config: &Path, engine: &str) -> (Machine, NatsUrl) {
-    let mut controller = cluster_example(config);
+    let mut controller = mlx_node(config);
     controller
-        .args(["--workers", "1", "--engine", &format!("openai={engine}"), "--listen", "127.0.0.1:0"])
+        .args(["run", "--exit-with-stdin", "--engine", &format!("openai={engine}"), "--listen", "127.0.0.1:0"])
         .env("BUS_PASSWORD", PASSWORD)
         .env("MLX_NATS__EMBEDDED__HOST", "127.0.0.1")
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
+        .stdout(Stdio::piped());
     let mut controller = Machine(controller.spawn().unwrap());
-    let mut lines = BufReader::new(controller.0.stderr.take().unwrap()).lines();
+    let mut lines = BufReader::new(controller.0.stdout.take().unwrap()).lines();
     loop {
         let line = lines.next().expect("the address of the bus, before the end").unwrap();
         if let Some((_, url)) = line.split_once(", at nats://") {

@@ -58,7 +58,7 @@ async fn chromium_and_curl_show_workers_that_join_leave_and_are_lost_and_is_righ
     // At work, for the picture.
     let clients: Vec<Child> = (0..3).map(|_| endless(&models, &door)).collect();
     browser.shows("tokens", |text| !text.contains("Tokens a second\n0\n")).await;
-    door.eventually("a rate that has settled", async || door.metric("mlx_front_tokens_total").await > Some(400.0))
+    door.eventually("a rate that has settled", async || door.metric("mlx_gateway_tokens_total").await > Some(400.0))
         .await;
     browser.screenshot("joined-and-left").await;
     drop(clients);

@@ -101,7 +101,7 @@ async fn what_cannot_be_answered_is_refused_in_openais_words() {
         assert_eq!(said, ("413".to_owned(), code.to_owned()), "NATS takes 8 MiB, in which a chat is twice; we read 8");
     }
     assert_eq!(door.get("/v1/nothing").await.0, 404);
-    assert_eq!(door.metric("mlx_front_requests_total{outcome=\"model_not_found\"}").await, Some(1.0));
+    assert_eq!(door.metric("mlx_gateway_requests_total{outcome=\"model_not_found\"}").await, Some(1.0));
 }
 
 #[tokio::test]
@@ -123,10 +123,10 @@ async fn a_client_that_goes_away_stops_the_generation_at_the_model_server() {
     client.kill().await.unwrap();
     eventually("a second one given up", || models.abandoned() == 2 && models.generating() == 0).await;
     door.eventually("both counted", async || {
-        door.metric("mlx_front_requests_total{outcome=\"cancelled\"}").await == Some(2.0)
+        door.metric("mlx_gateway_requests_total{outcome=\"cancelled\"}").await == Some(2.0)
     })
     .await;
-    assert_eq!(door.metric("mlx_front_active_requests").await, Some(0.0));
+    assert_eq!(door.metric("mlx_gateway_active_requests").await, Some(0.0));
 }
 
 #[tokio::test]
@@ -140,9 +140,11 @@ async fn a_stop_sequence_stops_the_generation_too() {
 }
 
 #[tokio::test]
-async fn who_is_asked_while_all_are_busy_says_so_and_when_to_come_back() {
+async fn w6_who_is_asked_while_all_are_busy_waits_and_is_refused_in_time_with_when_to_come_back() {
     let models = ModelServer::start();
-    let door = FrontDoor::before(&models, 1).await;
+    let engine = format!("openai={}", models.url());
+    let limited = [("MLX_REQUEST_ROUTING__TIMEOUT_MS", "1000")];
+    let door = FrontDoor::start(1, &["--engine", &engine], &limited).await;
     for _ in 0..4 {
         models.answer_next(Answer::endless());
     }
@@ -153,8 +155,12 @@ async fn who_is_asked_while_all_are_busy_says_so_and_when_to_come_back() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("HTTP/1.1 429") && text.contains("retry-after: 1"), "{text}");
     assert!(text.contains("\"code\":\"OVERLOADED\"") && text.contains("rate_limit_error"), "{text}");
+
+    let waiting = tokio::spawn(door.asking(CHAT, &chat_with("tiny", "Hi", &json!({ "stream": true }))).output());
+    door.eventually("one that waits", async || door.metric("mlx_gateway_waiting_requests").await == Some(1.0)).await;
     drop(clients);
-    door.eventually("room for another", async || door.post(CHAT, &chat("tiny", "Hi")).await.0 == 200).await;
+    let output = within("its turn", waiting).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("[DONE]"), "{output:?}");
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ async fn s4_a_worker_that_dies_before_the_first_token_is_replaced_and_nobody_not
     let output = within("the answer", client.wait_with_output()).await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("You said: hello there") && text.ends_with("\n200"), "{text}");
-    assert_eq!((models.requests().len(), door.metric("mlx_front_retries_total").await), (2, Some(1.0)));
+    assert_eq!((models.requests().len(), door.metric("mlx_nats_dispatch_retries_total").await), (2, Some(1.0)));
 }
 
 #[tokio::test]
@@ -31,19 +31,19 @@ async fn s4_a_worker_that_dies_after_the_first_token_ends_the_stream_with_an_err
     let asked = chat_with("tiny", "hello there", &json!({ "stream": true }));
     let killing = async {
         eventually("a generation", || models.generating() == 1).await;
-        door.eventually("the first token", async || door.metric("mlx_front_tokens_total").await == Some(1.0)).await;
+        door.eventually("the first token", async || door.metric("mlx_gateway_tokens_total").await == Some(1.0)).await;
         door.kill(&door.worker_at_work().await).await;
     };
     let (events, ()) = tokio::join!(door.stream(CHAT, &asked), killing);
     let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
     assert_eq!((&last["error"]["code"], &last["error"]["type"]), (&json!("WORKER_LOST"), &json!("server_error")));
     assert!(events.iter().any(|event| event.contains("Hel")), "{events:?}");
-    assert_eq!((models.requests().len(), door.metric("mlx_front_retries_total").await), (1, Some(0.0)));
+    assert_eq!((models.requests().len(), door.metric("mlx_nats_dispatch_retries_total").await), (1, Some(0.0)));
 
     // What is not streamed has no part that could be shown: a status says it.
     models.answer_next(Answer::stream().chat_token("Hel").silence());
     let client = door.asking(CHAT, &chat("tiny", "hello there")).spawn().unwrap();
-    door.eventually("the first token", async || door.metric("mlx_front_tokens_total").await == Some(2.0)).await;
+    door.eventually("the first token", async || door.metric("mlx_gateway_tokens_total").await == Some(2.0)).await;
     door.kill(&door.worker_at_work().await).await;
     let output = within("the answer", client.wait_with_output()).await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

@@ -28,19 +28,22 @@ async fn openai_client_lists_the_models_and_is_answered_whole_and_in_parts() {
 #[tokio::test]
 async fn openai_client_takes_refusals_for_what_they_are() {
     let models = ModelServer::start();
-    let door = FrontDoor::before(&models, 1).await;
+    let engine = format!("openai={}", models.url());
+    let limited = [("MLX_REQUEST_ROUTING__TIMEOUT_MS", "1000"), ("MLX_REQUEST_ROUTING__STREAMING_TIMEOUT_MS", "1000")];
+    let door = FrontDoor::start(1, &["--engine", &engine], &limited).await;
     let said = Client::run(&door, "refused", "gpt-17").await.remove(0);
     assert_eq!((&said[0], &said[1], &said[2]), (&json!("NotFoundError"), &json!(404), &json!("model_not_found")));
     assert!(said[3].as_str().unwrap().contains("`tiny`"), "{said}");
-
-    models.answer_next(Answer::refusal(429, "too many requests"));
-    let said = Client::run(&door, "refused", "tiny").await.remove(0);
-    assert_eq!((&said[0], &said[1]), (&json!("RateLimitError"), &json!(429)), "{said}");
 
     models.answer_next(Answer::refusal(400, "the prompt is too long"));
     let said = Client::run(&door, "refused", "tiny").await.remove(0);
     assert_eq!((&said[0], &said[1]), (&json!("BadRequestError"), &json!(400)), "{said}");
     assert!(said[3].as_str().unwrap().contains("the prompt is too long"), "{said}");
+
+    // It is asked again while there is time.
+    (0..50).for_each(|_| models.answer_next(Answer::refusal(429, "too many requests")));
+    let said = Client::run(&door, "refused", "tiny").await.remove(0);
+    assert_eq!((&said[0], &said[1]), (&json!("RateLimitError"), &json!(429)), "{said}");
 }
 
 #[tokio::test]

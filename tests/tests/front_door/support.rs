@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::{Output, Stdio};
 
-use mlx_tests::{ModelServer, cluster_example, shipped_config, within};
+use mlx_tests::{ModelServer, mlx_node, shipped_config, within};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -183,8 +183,9 @@ pub fn chat_with(model: &str, text: &str, members: &Value) -> Value {
 
 /// The example with the shipped configuration; the silence of the dead is noticed within 2 s.
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::from(cluster_example(&shipped_config()));
+    let mut command = Command::from(mlx_node(&shipped_config()));
     command
+        .arg("demo")
         .args(arguments)
         .env("MLX_DISCOVERY__HEARTBEAT_INTERVAL_MS", "400")
         .env("MLX_DISCOVERY__OFFLINE_TIMEOUT_MS", "2000")

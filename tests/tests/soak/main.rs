@@ -38,7 +38,7 @@ async fn s1_c10_m6_a_cluster_in_chaos_loses_nothing_silently_and_keeps_its_memor
     let seed = number_from_env("MLX_TEST_SEED", || fastrand::u64(..));
     println!("MLX_TEST_SOAK_MINUTES={minutes} MLX_TEST_SEED={seed}");
     let length = Duration::from_secs_f64(minutes * 60.0);
-    timeout(length + CALM, soak(length, fastrand::Rng::with_seed(seed))).await.expect("the cluster hangs");
+    timeout(length + CALM, Box::pin(soak(length, fastrand::Rng::with_seed(seed)))).await.expect("the cluster hangs");
 }
 
 async fn soak(length: Duration, mut random: fastrand::Rng) {

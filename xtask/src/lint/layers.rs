@@ -8,7 +8,7 @@ use cargo_metadata::DependencyKind;
 use crate::workspace::Workspace;
 
 /// The layers, lowest first; the first is layer 1.
-const LAYERS: [&str; 6] = ["mlx-errors", "mlx-log", "mlx-types", "mlx-config", "mlx-nats", "mlx-embedded"];
+const LAYERS: [&str; 7] = ["mlx-errors", "mlx-log", "mlx-types", "mlx-config", "mlx-nats", "mlx-embedded", "mlx-node"];
 
 /// Members above all layers: they may depend on any layer, and nothing may depend on them.
 const TOP: [&str; 3] = ["mlx-bench", "mlx-tests", "xtask"];

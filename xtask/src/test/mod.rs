@@ -190,9 +190,9 @@ impl Testing<'_> {
     /// Some tests run an example as a program, which cargo does not build of itself where test targets are named.
     fn build_examples(&self) -> Result<()> {
         let mut command = self.workspace.cargo();
-        command.args(["build", "--workspace", "--examples"]);
+        command.args(["build", "--workspace", "--bins", "--examples"]);
         let status = process::run_with_lines(command, |_| {})?;
-        ensure!(status.success(), "the examples could not be built: see above");
+        ensure!(status.success(), "the programs and examples could not be built: see above");
         Ok(())
     }
 

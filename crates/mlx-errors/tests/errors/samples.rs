@@ -78,6 +78,7 @@ pub(crate) fn samples() -> Vec<ErrorKind> {
             last_lines: vec!["[FTL] listen tcp 127.0.0.1:4222: bind: address already in use".into()],
         },
         ErrorKind::ServerFailed { restarts: 5, reason: "signal: 9 (SIGKILL)".into(), last_lines: Vec::new() },
+        ErrorKind::Listen { address: "127.0.0.1:8080".into(), hint: "`controller.port` says where".into() },
         ErrorKind::Log { reason: "cannot open logs/mlx.log".into() },
         ErrorKind::Internal { reason: "a handler panicked".into() },
     ]

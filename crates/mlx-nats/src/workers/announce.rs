@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use mlx_errors::Result;
 use mlx_types::messages::{FinishReason, InferenceRequest, WorkerDeregistration, WorkerMetrics, WorkerStatus};
 use mlx_types::{Epoch, WorkerId, subjects};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use self::keeper::{Announcer, State, keep_known};
@@ -107,18 +107,26 @@ impl WorkerBuilder {
         let load = Arc::new(Load::new());
         let (open, opened) = watch::channel(false);
         let (counting, handler) = (Arc::clone(&load), Arc::new(handler));
-        let measured = move |request, tokens: TokenSink| {
-            let (handler, mut opened) = (Arc::clone(&handler), opened.clone());
+        let turns = (profile.max_queued > 0).then(|| Arc::new(Semaphore::new(profile.max_concurrent.max(1))));
+        let measured = move |request, mut tokens: TokenSink| {
+            let (handler, mut opened, turns) = (Arc::clone(&handler), opened.clone(), turns.clone());
             let running = counting.begin(tokens.meter());
             async move {
                 // An error means that the worker is gone, and this handler goes with it.
                 let _ = opened.wait_for(|open| *open).await;
+                let turn = match turns {
+                    None => None,
+                    Some(turns) => tokio::select! {
+                        turn = turns.acquire_owned() => turn.ok(), // it is never closed
+                        cancelled = tokens.cancelled() => return Err(cancelled),
+                    },
+                };
                 let ended = handler(request, tokens).await;
-                drop(running);
+                drop((running, turn));
                 ended
             }
         };
-        let options = InferenceOptions::default().max_concurrent(profile.max_concurrent);
+        let options = InferenceOptions::default().max_concurrent(profile.max_concurrent + profile.max_queued);
         let service = client.serve_inference(profile.id, options, measured).await?;
         let (id, epoch) = (profile.id.in_lower_case(), service.epoch());
         let state = watch::Sender::new(State::of(&profile));

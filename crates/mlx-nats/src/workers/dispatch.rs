@@ -6,6 +6,7 @@ mod breaker;
 mod candidates;
 mod core;
 mod follow;
+mod known;
 mod options;
 mod pending;
 mod policy;
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, oneshot};
 use self::candidates::Candidates;
 use self::core::{Core, Decision};
 use self::follow::follow;
+pub use self::known::KnownWorkers;
 pub use self::options::DispatchOptions;
 use self::pending::Assignment;
 pub use self::pending::{PendingInference, QueuePosition};
@@ -33,6 +35,7 @@ use super::infer::InferOptions;
 use crate::client::Client;
 use crate::connection::AbortOnDrop;
 use crate::stream::TokenStream;
+use crate::telemetry::measure::dispatched_again;
 
 /// How long after its start a dispatcher waits for workers that have a model, before it says that there is none.
 const ARRIVING: Duration = Duration::from_secs(1);
@@ -64,7 +67,8 @@ impl Client {
     pub async fn dispatcher(&self, options: impl Into<DispatchOptions>) -> Result<Dispatcher> {
         let options = options.into();
         let workers = self.workers().await?;
-        let candidates = Candidates::new(options.strategy, options.breaker(), options.priorities.clone());
+        dispatched_again(0);
+        let candidates = Candidates::new(options.strategy, options.breaker(), options.known.clone());
         let life = options.session_life.unwrap_or_default();
         let core = Core::new(candidates, life, options.max_waiting, Instant::now() + ARRIVING);
         let state = Mutex::new(State { core, senders: HashMap::new() });
@@ -97,8 +101,8 @@ impl Dispatcher {
     /// Asks the worker that suits best, and returns when its answer has begun.
     ///
     /// # Errors
-    /// [`ErrorKind::NoWorker`] when nobody has the model, [`ErrorKind::Overloaded`] when too many wait already,
-    /// [`ErrorKind::Timeout`] when no worker had room in time; otherwise the error of the last worker that was asked.
+    /// [`ErrorKind::NoWorker`] when nobody has the model, [`ErrorKind::Overloaded`] when too many wait already, or
+    /// when no worker had room in time; otherwise the error of the last worker that was asked.
     ///
     /// # Cancel safety
     /// Dropping the future gives up the place in the waiting room, and tells a worker that was asked to stop.
@@ -207,6 +211,13 @@ impl Shared {
             };
             drop(sender.send(word));
         }
+    }
+
+    /// Requests that the workers of a model have, as far as is known.
+    fn under_way(&self, model: &str) -> usize {
+        let state = self.state.lock();
+        let load = state.core.candidates.able(model).map_or(0, |able| able.total_load());
+        usize::try_from(load).unwrap_or(usize::MAX)
     }
 
     fn no_worker(&self, model: &str) -> Error {

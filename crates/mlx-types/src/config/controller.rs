@@ -8,8 +8,8 @@ use mlx_errors::Violation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rules::{host_or_address, relation, worker_url};
-use crate::{Millis, WorkerId};
+use super::rules::{host_name, host_or_address, origin, relation, worker_url};
+use crate::{Millis, Secret, WorkerId};
 
 /// The controller's own interfaces.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate)]
@@ -18,23 +18,44 @@ use crate::{Millis, WorkerId};
 #[garde(allow_unvalidated)]
 #[non_exhaustive]
 pub struct ControllerConfig {
-    /// Whether the controller runs.
+    /// Whether a node of mode `both` serves the gateway, which speaks OpenAI's protocol over HTTP; one of mode `controller` does in
+    /// any case.
     pub enabled: bool,
     /// The address to bind.
     #[garde(custom(host_or_address))]
     #[cfg_attr(feature = "schema", schemars(schema_with = "super::rules::host_schema"))]
     pub bind_address: String,
-    /// The port of the API.
+    /// The port of the gateway.
     #[garde(range(min = 1024, max = 65535))]
     pub port: u16,
-    /// The port of the dashboard.
+    /// The port of the page that shows the cluster; where it is `port`, the gateway has the page too.
     #[garde(range(min = 1024, max = 65535))]
     pub dashboard_port: u16,
+    /// Host names that requests may be for, as behind a proxy. Without any, a loopback address serves `localhost`, this machine's
+    /// names and IP addresses only, against DNS rebinding; another serves any.
+    #[garde(inner(custom(host_name)))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "super::rules::host_names_schema"))]
+    pub allow_hosts: Vec<String>,
+    /// Web pages that may ask the gateway, by their origins such as `https://chat.example.org`; `*` for all.
+    #[garde(inner(custom(origin)))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "super::rules::origins_schema"))]
+    pub allow_origins: Vec<String>,
+    /// Keys of which a request needs one, as `Authorization: Bearer KEY`; without any, whoever reaches the gateway may ask.
+    #[garde(inner(length(min = 1)))]
+    pub api_keys: Vec<Secret<String>>,
 }
 
 impl Default for ControllerConfig {
     fn default() -> Self {
-        Self { enabled: false, bind_address: "0.0.0.0".to_owned(), port: 8080, dashboard_port: 8081 }
+        Self {
+            enabled: false,
+            bind_address: "0.0.0.0".to_owned(),
+            port: 8080,
+            dashboard_port: 8081,
+            allow_hosts: Vec::new(),
+            allow_origins: Vec::new(),
+            api_keys: Vec::new(),
+        }
     }
 }
 
@@ -45,10 +66,10 @@ impl Default for ControllerConfig {
 #[garde(allow_unvalidated)]
 #[non_exhaustive]
 pub struct DiscoveryConfig {
-    /// The controller's address, for workers that are not to look for it.
+    /// The controller's address: a worker whose `nats.mode` is `embedded` connects to the bus there, at `nats.embedded.port`.
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::shapes::ip_address_if_set"))]
     pub controller_ip: Option<IpAddr>,
-    /// Whether workers announce themselves.
+    /// Whether the controller asks any worker that announces itself, or those of `workers.static` only.
     pub enabled: bool,
     /// How often a worker says that it lives, in ms.
     pub heartbeat_interval_ms: Millis,

@@ -22,6 +22,6 @@ pub use serving::{
     StreamingConfig,
 };
 pub use worker::{
-    ContinuousBatchingConfig, PreWarmModel, PreWarmPriority, PreWarmingConfig, RegisterWhen, RequestQueueConfig,
-    ResourceLimitsConfig, WorkerConfig,
+    ContinuousBatchingConfig, EngineApi, EngineConfig, EngineKind, PreWarmModel, PreWarmPriority, PreWarmingConfig,
+    RegisterWhen, RequestQueueConfig, ResourceLimitsConfig, WorkerConfig,
 };

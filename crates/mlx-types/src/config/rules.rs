@@ -30,6 +30,71 @@ pub(super) fn host_schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// What [`host_name`] takes.
+const HOST_NAME: &str = "must be one host name in ASCII, without a scheme, a port or a `*`, such as `gpu.example.org`";
+
+/// The name of a host, as a request says whom it is for.
+pub(super) fn host_name(value: &str, _: &()) -> garde::Result {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    let name = value.strip_suffix('.').unwrap_or(value);
+    if value.len() <= 254 && name.split('.').all(is_label) { Ok(()) } else { Err(garde::Error::new(HOST_NAME)) }
+}
+
+/// A list of [`host_name`]s, for the schema.
+#[cfg(feature = "schema")]
+pub(super) fn host_names_schema(_: &mut SchemaGenerator) -> Schema {
+    let name = json_schema!({
+        "type": "string",
+        "maxLength": 254,
+        "pattern": r"^[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*\.?$",
+        "errorMessage": HOST_NAME,
+    });
+    json_schema!({ "type": "array", "items": name })
+}
+
+/// What [`origin`] takes.
+const ORIGIN: &str = "must be an origin such as `https://chat.example.org`, without a path, or `*`";
+
+/// Where a web page comes from.
+pub(super) fn origin(value: &str, _: &()) -> garde::Result {
+    let host = value.strip_prefix("https://").or_else(|| value.strip_prefix("http://"));
+    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    let fits = value == "*" || host.is_some_and(|host| !host.is_empty() && host.bytes().all(is_host));
+    if fits { Ok(()) } else { Err(garde::Error::new(ORIGIN)) }
+}
+
+/// A list of [`origin`]s, for the schema.
+#[cfg(feature = "schema")]
+pub(super) fn origins_schema(_: &mut SchemaGenerator) -> Schema {
+    let origin = json_schema!({
+        "type": "string",
+        "pattern": r"^(\*|https?://[0-9A-Za-z._:\[\]-]+)$",
+        "errorMessage": ORIGIN,
+    });
+    json_schema!({ "type": "array", "items": origin })
+}
+
+/// The address of a model server, which is one of HTTP.
+pub(super) fn engine_url(value: &Option<String>, none: &()) -> garde::Result {
+    let is_http = value.as_ref().is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"));
+    if is_http && worker_url(value, none).is_ok() { Ok(()) } else { Err(garde::Error::new(ENGINE_URL)) }
+}
+
+/// What [`engine_url`] takes.
+const ENGINE_URL: &str = "must be an address such as `http://127.0.0.1:8080/v1`; a key goes into `apiKey`";
+
+/// [`engine_url`], for the schema.
+#[cfg(feature = "schema")]
+pub(super) fn engine_url_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": ["string", "null"],
+        "pattern": r"^https?://[^\s/@?#]+([/?#]\S*)?$",
+        "errorMessage": ENGINE_URL,
+    })
+}
+
 /// What [`subject_prefix`] takes.
 const SUBJECT_PREFIX: &str =
     "must be a subject of ASCII characters without wildcards, such as `_INBOX_alice`, without `.` or `.>` at its end";

@@ -6,9 +6,9 @@ use mlx_errors::Violation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rules::{nested, relation};
+use super::rules::{engine_url, nested, relation};
 use crate::check::positive;
-use crate::{Millis, WorkerId};
+use crate::{Millis, Secret, WorkerId};
 
 /// The worker of this node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
@@ -20,12 +20,18 @@ pub struct WorkerConfig {
     /// The port of its own interface.
     #[garde(range(min = 1024, max = 65535))]
     pub port: u16,
-    /// Its id; generated at each start where unset.
+    /// Its id; where unset, one is generated and kept beside the configuration.
     pub worker_id: Option<WorkerId>,
+    /// Requests that it answers at a time; controllers are told.
+    #[garde(range(min = 1))]
+    pub max_concurrent: u32,
+    /// What makes the text.
+    #[garde(dive)]
+    pub engine: EngineConfig,
     /// Models to load before the first request.
     #[garde(dive)]
     pub pre_warming: PreWarmingConfig,
-    /// How much memory it may take.
+    /// How much memory of the machine may be in use.
     #[garde(dive)]
     pub resource_limits: ResourceLimitsConfig,
     /// Requests that wait.
@@ -41,6 +47,8 @@ impl Default for WorkerConfig {
         Self {
             port: 8080,
             worker_id: None,
+            max_concurrent: 4,
+            engine: EngineConfig::default(),
             pre_warming: PreWarmingConfig::default(),
             resource_limits: ResourceLimitsConfig::default(),
             request_queue: RequestQueueConfig::default(),
@@ -51,9 +59,65 @@ impl Default for WorkerConfig {
 
 impl WorkerConfig {
     pub(super) fn relations(&self) -> Vec<Violation> {
+        let engine = nested("engine", self.engine.relations());
         let limits = nested("resourceLimits", self.resource_limits.relations());
-        limits.chain(nested("continuousBatching", self.continuous_batching.relations())).collect()
+        engine.chain(limits).chain(nested("continuousBatching", self.continuous_batching.relations())).collect()
     }
+}
+
+/// What makes the text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Validate)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[garde(allow_unvalidated)]
+#[non_exhaustive]
+pub struct EngineConfig {
+    /// `stand-in` needs no model and makes its answer of the prompt; `openai` is a model server that speaks OpenAI's protocol.
+    pub kind: EngineKind,
+    /// Where the API of the model server begins, for example `http://127.0.0.1:8080/v1`; for the kind `openai`.
+    #[garde(custom(engine_url))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "super::rules::engine_url_schema"))]
+    pub url: Option<String>,
+    /// Which of the model server's APIs is used.
+    pub api: EngineApi,
+    /// The key that the model server asks for; `OPENAI_API_KEY` of the environment where unset.
+    #[garde(length(min = 1))]
+    pub api_key: Option<Secret<String>>,
+}
+
+impl EngineConfig {
+    fn relations(&self) -> Vec<Violation> {
+        let message = match (self.kind, &self.url) {
+            (EngineKind::Openai, None) => "is needed by the kind `openai`, such as `http://127.0.0.1:8080/v1`",
+            (EngineKind::StandIn, Some(_)) => "belongs to the kind `openai`: set `worker.engine.kind: openai`",
+            _ => return Vec::new(),
+        };
+        vec![relation("url", "together", message)]
+    }
+}
+
+/// What kind of engine makes the text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineKind {
+    /// None: an answer made of the prompt, to try a cluster out.
+    #[default]
+    StandIn,
+    /// A model server that speaks OpenAI's protocol.
+    Openai,
+}
+
+/// Which of a model server's APIs is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineApi {
+    /// `/chat/completions`: the server puts the messages into the model's own chat template.
+    #[default]
+    Chat,
+    /// `/completions`: the model goes on from the prompt as it is.
+    Completions,
 }
 
 /// Models to load before the first request.
@@ -128,7 +192,7 @@ pub enum RegisterWhen {
     Complete,
 }
 
-/// How much memory a worker may take.
+/// How much memory of the machine may be in use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Validate)]
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -137,12 +201,13 @@ pub enum RegisterWhen {
 pub struct ResourceLimitsConfig {
     /// Whether the limits hold.
     pub enabled: bool,
-    /// Memory in GB from which no model is loaded any more; below the hard limit.
+    /// Memory of the machine in use, in GB, from which the worker says that it is degraded, so that others are asked first; below
+    /// the hard limit.
     #[serde(rename = "softMemoryLimitGB")]
     #[garde(custom(positive))]
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub soft_memory_limit_gb: f64,
-    /// Memory in GB from which models are unloaded.
+    /// Memory of the machine in use, in GB, from which requests are refused.
     #[serde(rename = "hardMemoryLimitGB")]
     #[garde(custom(positive))]
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
@@ -180,7 +245,7 @@ impl ResourceLimitsConfig {
 #[garde(allow_unvalidated)]
 #[non_exhaustive]
 pub struct RequestQueueConfig {
-    /// Whether requests may wait.
+    /// Whether requests beyond `worker.maxConcurrent` may wait at the worker.
     pub enabled: bool,
     /// Whether a request that finds the queue full is refused at once.
     pub reject_when_full: bool,

@@ -13,11 +13,11 @@ mod table;
 
 #[cfg(not(feature = "metrics"))]
 pub(crate) use off::{
-    ConnectionMeasure, Exchange, Measure, ServiceMeasure, StreamMeasure, decode_failed, dropped, foreign_frame,
-    publish_refused, published_late, refused,
+    ConnectionMeasure, Exchange, Measure, ServiceMeasure, StreamMeasure, decode_failed, dispatched_again, dropped,
+    foreign_frame, publish_refused, published_late, refused,
 };
 #[cfg(feature = "metrics")]
 pub(crate) use on::{
-    ConnectionMeasure, Exchange, Measure, ServiceMeasure, StreamMeasure, decode_failed, dropped, foreign_frame,
-    publish_refused, published_late, refused,
+    ConnectionMeasure, Exchange, Measure, ServiceMeasure, StreamMeasure, decode_failed, dispatched_again, dropped,
+    foreign_frame, publish_refused, published_late, refused,
 };

@@ -81,6 +81,8 @@ pub(crate) fn publish_refused() {}
 
 pub(crate) fn foreign_frame() {}
 
+pub(crate) fn dispatched_again(_times: u64) {}
+
 pub(crate) fn dropped(_messages: usize) {}
 
 pub(crate) fn refused(_error: &Error) {}

@@ -274,6 +274,11 @@ pub(crate) fn decode_failed(code: ErrorCode) {
     counter!(table::DECODE_ERRORS, "code" => code.as_str()).increment(1);
 }
 
+/// Requests were asked of another worker; 0 has the counter be there from the start.
+pub(crate) fn dispatched_again(times: u64) {
+    counter!(table::DISPATCH_RETRIES).increment(times);
+}
+
 /// A frame came that belongs to another answer.
 pub(crate) fn foreign_frame() {
     counter!(table::FOREIGN_FRAMES).increment(1);

@@ -22,6 +22,7 @@ pub(super) const STREAMS: &str = "mlx_nats_streams_total";
 pub(super) const STREAMS_RUNNING: &str = "mlx_nats_streams_running";
 pub(super) const STREAM_TOKENS: &str = "mlx_nats_stream_tokens_total";
 pub(super) const STREAM_DURATION: &str = "mlx_nats_stream_duration_seconds";
+pub(super) const DISPATCH_RETRIES: &str = "mlx_nats_dispatch_retries_total";
 pub(super) const FIRST_TOKEN: &str = "mlx_nats_stream_first_token_seconds";
 
 /// Tells the recorder what each name means.
@@ -40,6 +41,7 @@ pub(super) fn describe() {
         (REQUESTS, Unit::Count, "Requests made, by outcome."),
         (REFUSED_REQUESTS, Unit::Count, "Requests that a service answered with an error, by its code."),
         (STREAMS, Unit::Count, "Token streams asked for that have ended, by outcome."),
+        (DISPATCH_RETRIES, Unit::Count, "Requests that a dispatcher asked of another worker, after one had failed."),
         (STREAM_TOKENS, Unit::Count, "Tokens received by streams."),
     ] {
         metrics::describe_counter!(name, unit, help);

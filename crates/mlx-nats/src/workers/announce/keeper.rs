@@ -82,6 +82,7 @@ pub(super) async fn keep_known(announcer: Announcer, mut announcements: Subscrip
     let mut connection = announcer.client.watch_state();
     // What has changed since the first registration, before this task had its turn, is news too.
     let mut state = announcer.state.clone();
+    let mut registered = announcer.profile.clone();
     let mut beats = interval(announcer.client.options().heartbeat_interval.max(LEAST_INTERVAL));
     beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut registrations = interval(announcer.profile.register_interval);
@@ -92,7 +93,14 @@ pub(super) async fn keep_known(announcer: Announcer, mut announcements: Subscrip
             _ = beats.tick() => announcer.beat().await,
             _ = registrations.tick() => announcer.register().await,
             // An error means that the worker is about to end.
-            Ok(()) = state.changed() => announcer.register().await.and(announcer.beat().await),
+            Ok(()) = state.changed() => {
+                let now = state.borrow_and_update().clone();
+                // Which models are in memory is the heartbeat's to say.
+                let (models, status) = (now.models, now.status);
+                let is_news = models != registered.models || status != registered.status;
+                (registered.models, registered.status) = (models, status);
+                if is_news { announcer.register().await.and(announcer.beat().await) } else { announcer.beat().await }
+            }
             Some(announcement) = announcements.next() => match announcement {
                 Ok(announcement) if announcement.event == ClusterEvent::ControllerStarted => announcer.register().await,
                 _ => Ok(()),

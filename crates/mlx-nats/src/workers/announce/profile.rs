@@ -38,6 +38,7 @@ pub struct WorkerProfile {
     pub(super) port: u16,
     pub(super) models: Vec<String>,
     pub(super) max_concurrent: usize,
+    pub(super) max_queued: usize,
     pub(super) model_tiers: Vec<ModelTier>,
     pub(super) available_memory_gb: Option<f64>,
     pub(super) hardware: Option<HardwareProfile>,
@@ -55,6 +56,7 @@ impl WorkerProfile {
             port: PORT,
             models: Vec::new(),
             max_concurrent: MAX_CONCURRENT,
+            max_queued: 0,
             model_tiers: Vec::new(),
             available_memory_gb: None,
             hardware: None,
@@ -96,6 +98,14 @@ impl WorkerProfile {
     #[must_use]
     pub fn max_concurrent(mut self, max_concurrent: usize) -> Self {
         self.max_concurrent = max_concurrent;
+        self
+    }
+
+    /// Sets how many requests beyond those wait at the worker for their turn, in the order in which they came, instead of being
+    /// refused; none by default. Controllers are told of [`max_concurrent`](Self::max_concurrent) alone.
+    #[must_use]
+    pub fn max_queued(mut self, max_queued: usize) -> Self {
+        self.max_queued = max_queued;
         self
     }
 

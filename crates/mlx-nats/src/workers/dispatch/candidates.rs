@@ -9,6 +9,7 @@ use mlx_types::config::Strategy;
 use mlx_types::messages::WorkerStatus;
 
 use super::breaker::{Breaker, BreakerSettings, Outcome};
+use super::known::KnownWorkers;
 use crate::workers::WorkerInfo;
 
 /// How long a worker that refused for want of room is not asked again, unless it is heard of, or has finished something of ours,
@@ -120,7 +121,7 @@ struct Index {
 pub(super) struct Candidates {
     strategy: Strategy,
     breaker: Option<BreakerSettings>,
-    priorities: HashMap<WorkerId, u8>,
+    known: KnownWorkers,
     by_worker: HashMap<WorkerId, Candidate>,
     by_model: HashMap<String, Index>,
     /// The turn of a worker that comes new: that of the one asked last.
@@ -134,16 +135,19 @@ pub(super) struct Able<'a> {
 }
 
 impl Candidates {
-    pub(super) fn new(strategy: Strategy, breaker: Option<BreakerSettings>, priorities: HashMap<WorkerId, u8>) -> Self {
-        Self { strategy, breaker, priorities, by_worker: HashMap::new(), by_model: HashMap::new(), turn: 0 }
+    pub(super) fn new(strategy: Strategy, breaker: Option<BreakerSettings>, known: KnownWorkers) -> Self {
+        Self { strategy, breaker, known, by_worker: HashMap::new(), by_model: HashMap::new(), turn: 0 }
     }
 
     /// Notes what a worker says of itself.
     pub(super) fn heard(&mut self, info: &WorkerInfo) {
+        if !self.known.may_be_asked(info) {
+            return self.gone(info.worker_id);
+        }
         let registration = info.registration.as_ref();
         let models = registration.map(|known| known.skills.available_models.iter().take(MODELS).cloned().collect());
         let limit = registration.and_then(|known| known.capabilities.as_ref()).map(|known| known.max_concurrent);
-        let priority = self.priorities.get(&info.worker_id).copied().unwrap_or(USUAL_PRIORITY);
+        let priority = self.known.priority_of(info).unwrap_or(USUAL_PRIORITY);
         self.change(info.worker_id, |candidate| {
             candidate.gone = false;
             candidate.status = info.status;

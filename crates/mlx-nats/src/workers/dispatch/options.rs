@@ -1,12 +1,11 @@
 //! How requests are dispatched.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use mlx_types::WorkerId;
 use mlx_types::config::{ClusterConfig, Strategy};
 
 use super::breaker::BreakerSettings;
+use super::known::KnownWorkers;
 
 /// Requests that wait for a place at most, unless set otherwise.
 const MAX_WAITING: usize = 100;
@@ -18,7 +17,7 @@ const BEGIN_TIMEOUT: Duration = Duration::from_mins(1);
 const CLEANUP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How a [`Dispatcher`](super::Dispatcher) chooses workers, and what it does when one fails. From a whole configuration:
-/// `loadBalancing`, `requestRouting` and `workers.static`.
+/// `loadBalancing`, `requestRouting`, `workers.static` and `discovery.enabled`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -57,8 +56,8 @@ pub struct DispatchOptions {
     pub breaker_successes: u32,
     /// How long it is left alone. 30 s.
     pub breaker_timeout: Duration,
-    /// How much each worker is preferred, 0 to 100; 50 for those that are not in it.
-    pub priorities: HashMap<WorkerId, u8>,
+    /// How much each worker is preferred, and whether others are asked at all; by default all are, and equally.
+    pub known: KnownWorkers,
 }
 
 impl Default for DispatchOptions {
@@ -76,7 +75,7 @@ impl Default for DispatchOptions {
             breaker_failures: None,
             breaker_successes: 2,
             breaker_timeout: Duration::from_secs(30),
-            priorities: HashMap::new(),
+            known: KnownWorkers::default(),
         }
     }
 }
@@ -95,7 +94,7 @@ mlx_errors::setters! {
         breaker_failures: option u32,
         breaker_successes: set u32,
         breaker_timeout: set Duration,
-        priorities: into HashMap<WorkerId, u8>,
+        known: set KnownWorkers,
     }
 }
 
@@ -104,16 +103,13 @@ impl From<&ClusterConfig> for DispatchOptions {
         let (balancing, routing) = (&config.load_balancing, &config.request_routing);
         let sticky = balancing.session_affinity.enabled || balancing.sticky_session;
         let (retry, breaker) = (&routing.retry, &routing.circuit_breaker);
-        let known = config.workers.static_.iter();
         let options = Self::default()
             .strategy(balancing.strategy)
             .cleanup_interval(balancing.session_affinity.cleanup_interval_ms.as_duration())
             .session_life(sticky.then(|| balancing.session_affinity.ttl_ms.as_duration()))
             .begin_timeout(routing.streaming_timeout_ms.as_duration())
             .whole_begin_timeout(routing.timeout_ms.as_duration())
-            .priorities(
-                known.filter_map(|worker| worker.worker_id.map(|id| (id, worker.priority))).collect::<HashMap<_, _>>(),
-            );
+            .known(KnownWorkers::from(config));
         let options = if retry.enabled {
             options
                 .max_retries(retry.max_retries)

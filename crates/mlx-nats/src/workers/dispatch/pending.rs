@@ -15,6 +15,7 @@ use super::breaker::Outcome;
 use super::core::{Decision, Wanted};
 use super::{Shared, Told, policy};
 use crate::stream::{Companion, StreamSummary, TokenStream};
+use crate::telemetry::measure::dispatched_again;
 use crate::workers::InferOptions;
 
 /// Of a request that does not wait.
@@ -92,7 +93,9 @@ impl PendingInference {
                 }
                 Taken::Late => {
                     let subject = format!("a worker with room for `{}`", wanted.model);
-                    return Err(last.unwrap_or_else(|| Error::new(ErrorKind::Timeout { subject, timeout })));
+                    let timed_out = Error::new(ErrorKind::Timeout { subject, timeout });
+                    let limit = shared.under_way(&wanted.model);
+                    return Err(last.unwrap_or_else(|| Error::with_source(ErrorKind::Overloaded { limit }, timed_out)));
                 }
             };
             let error = match shared.ask(&assignment, &request, &options, timeout.saturating_sub(began.elapsed())).await
@@ -119,6 +122,7 @@ impl PendingInference {
             tracing::info!(%worker, error = &error as &dyn std::error::Error, "asking another worker");
             wanted.tried.insert(worker);
             retries += 1;
+            dispatched_again(1);
             last = Some(error);
             // An id of its own for each attempt: nothing that a former one still sends can get in between.
             request.request_id = RequestId::new();

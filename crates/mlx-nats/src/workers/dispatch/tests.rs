@@ -13,13 +13,14 @@ use super::affinity::{Key, bounded_load};
 use super::breaker::{BreakerSettings, Outcome};
 use super::candidates::Candidates;
 use super::core::{Core, Decision, Wanted};
+use super::known::KnownWorkers;
 use crate::workers::WorkerInfo;
 
 const LIFE: Duration = Duration::from_mins(10);
 
 fn core(strategy: Strategy, max_waiting: usize) -> Core {
     let breaker = BreakerSettings { failures: 3, successes: 2, timeout: Duration::from_secs(5) };
-    Core::new(Candidates::new(strategy, Some(breaker), HashMap::new()), LIFE, max_waiting, Instant::now())
+    Core::new(Candidates::new(strategy, Some(breaker), KnownWorkers::default()), LIFE, max_waiting, Instant::now())
 }
 
 fn info(id: WorkerId, models: &[&str], limit: Option<u64>, active: u64) -> WorkerInfo {
@@ -253,8 +254,8 @@ fn w4_prompts_that_begin_alike_share_a_worker_as_long_as_its_load_is_bounded() {
 fn weights_decide_over_shares_and_a_worker_that_has_the_model_loaded_comes_first() {
     let (heavy, light) = (WorkerId::new(), WorkerId::new());
     for strategy in [Strategy::RoundRobin, Strategy::LeastLoaded] {
-        let priorities = HashMap::from([(heavy, 75), (light, 25)]);
-        let mut core = Core::new(Candidates::new(strategy, None, priorities), LIFE, 0, Instant::now());
+        let known = KnownWorkers::default().prefer(heavy, 75).prefer(light, 25);
+        let mut core = Core::new(Candidates::new(strategy, None, known), LIFE, 0, Instant::now());
         let now = Instant::now();
         for id in [heavy, light] {
             core.heard(&info(id, &["m"], None, 0));

@@ -1,0 +1,142 @@
+//! A model server that speaks OpenAI's protocol: `mlx_lm.server`, llama.cpp, Ollama, vLLM and others.
+
+mod answer;
+mod bounded;
+mod failure;
+mod request;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use mlx_errors::{Error, ErrorKind, Result, Violation};
+use mlx_types::Secret;
+use mlx_types::config::{EngineApi, StreamingConfig};
+use mlx_types::messages::InferenceRequest;
+use reqwest::{Client, RequestBuilder, StatusCode, Url, redirect};
+use serde::Deserialize;
+
+use self::answer::Limits;
+use self::failure::Failures;
+use self::request::Body;
+use super::{Engine, Piece};
+
+/// Where the key is found, if the configuration has none.
+pub(crate) const KEY_VARIABLE: &str = "OPENAI_API_KEY";
+
+/// How long a connection may take to be made.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long the server may take to list its models.
+const LISTING_LIMIT: Duration = Duration::from_secs(5);
+
+/// A model server.
+pub(super) struct OpenAi {
+    http: Client,
+    base: Url,
+    key: Option<Secret<String>>,
+    api: EngineApi,
+    limits: Limits,
+    failures: Failures,
+}
+
+impl OpenAi {
+    /// The server whose API begins at `base`. Nothing is sent yet. Silence is borne for as long as `streaming` says.
+    ///
+    /// # Errors
+    /// An address or a key that cannot be used.
+    pub(super) fn new(
+        base: &str,
+        api: EngineApi,
+        key: Option<Secret<String>>,
+        streaming: &StreamingConfig,
+    ) -> Result<Self> {
+        let base = Url::parse(base)
+            .map_err(|error| invalid("worker.engine.url", "url", &format!("is no address: {error}")))?;
+        if !key.as_ref().is_none_or(|key| key.expose().bytes().all(|byte| byte.is_ascii_graphic())) {
+            let path = format!("worker.engine.apiKey ({KEY_VARIABLE})");
+            return Err(invalid(&path, "ascii", "a key has no spaces, and ASCII characters only"));
+        }
+        // An error means that there is a provider already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // A redirection would take the prompt, and maybe the key, to where nobody has sent it.
+        let mut http = Client::builder().connect_timeout(CONNECT_LIMIT).redirect(redirect::Policy::none());
+        if is_loopback(&base) {
+            http = http.no_proxy();
+        }
+        let http = http.build().map_err(|error| {
+            Error::with_source(ErrorKind::Internal { reason: "cannot make an HTTP client".to_owned() }, error)
+        })?;
+        let failures = Failures::new(base.clone(), key.clone());
+        Ok(Self { http, base, key, api, limits: Limits::from(streaming), failures })
+    }
+
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.key {
+            Some(key) => request.bearer_auth(key.expose()),
+            None => request,
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<String>> {
+        let request = self.authorized(self.http.get(below(&self.base, &["models"]))).timeout(LISTING_LIMIT);
+        let response = request.send().await.map_err(|error| self.failures.unreachable(error))?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Err(self.failures.garbled("it has no `/models`; does its address lack a `/v1` at the end?"));
+        }
+        if !response.status().is_success() {
+            return Err(self.failures.refused(response).await);
+        }
+        let body = bounded::body(response).await.map_err(|error| self.failures.unlisted(error))?;
+        let listing: Listing = serde_json::from_slice(&body).map_err(|error| self.failures.unlisted(error))?;
+        Ok(listing.data.into_iter().map(|model| model.id).collect())
+    }
+}
+
+impl Engine for OpenAi {
+    fn models(&self) -> BoxFuture<'_, Result<Vec<String>>> {
+        self.list().boxed()
+    }
+
+    fn generate(&self, request: InferenceRequest) -> BoxStream<'static, Result<Piece>> {
+        let path: &[&str] = match self.api {
+            EngineApi::Chat => &["chat", "completions"],
+            EngineApi::Completions => &["completions"],
+        };
+        let post = self.http.post(below(&self.base, path)).json(&Body::new(&request, self.api));
+        let (post, limits, failures) = (self.authorized(post), self.limits, self.failures.clone());
+        stream::once(answer::begin(post, limits, failures)).try_flatten().boxed()
+    }
+}
+
+/// What `GET /models` answers, as far as it matters.
+#[derive(Deserialize)]
+struct Listing {
+    data: Vec<Listed>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    id: String,
+}
+
+fn invalid(path: &str, rule: &str, message: &str) -> Error {
+    let violations = vec![Violation::new(path, rule, message)].into();
+    Error::new(ErrorKind::ConfigValidation { violations })
+}
+
+fn below(base: &Url, path: &[&str]) -> Url {
+    let mut url = base.clone();
+    // An error means an address that cannot have a path; one of HTTP always can.
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
+    url
+}
+
+/// Whether the server is on this machine, where no proxy can be in between.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}

@@ -1,0 +1,158 @@
+//! What goes wrong at a model server, as requesters are told of it.
+//!
+//! | code | when | again elsewhere? |
+//! |---|---|---|
+//! | `OVERLOADED` | it answers 429 or 503 | yes |
+//! | `WORKER_UNAVAILABLE` | it cannot be reached, refuses the key, answers 408, 502 or 504, or breaks off before the first token | yes |
+//! | `REQUEST_REJECTED` | it answers any other 4xx | no |
+//! | `MODEL_SERVER_ERROR` | it fails in any other way | no |
+//! | `STREAM_FIRST_TOKEN_TIMEOUT`, `STREAM_INTER_TOKEN_TIMEOUT` | it is silent | as everywhere |
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use mlx_errors::{Error, ErrorCode, ErrorKind, RemoteError};
+use mlx_types::Secret;
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Response, StatusCode, Url};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::KEY_VARIABLE;
+use crate::engine::{REJECTED, UNAVAILABLE};
+
+/// The server is at fault.
+const FAILED: &str = "MODEL_SERVER_ERROR";
+
+/// How much of an error's body is read, in bytes, and for how long.
+const BODY_LIMIT: usize = 64 * 1024;
+const BODY_TIME: Duration = Duration::from_secs(5);
+/// How much of the server's own words is passed on, in characters.
+const WORDS: usize = 500;
+
+/// Makes errors. It knows the key so as to keep it out of them: some servers repeat what they were sent.
+#[derive(Clone, Debug)]
+pub(super) struct Failures {
+    /// Without a query, in which some servers take their key.
+    base: Url,
+    key: Option<Secret<String>>,
+}
+
+impl Failures {
+    pub(super) fn new(mut base: Url, key: Option<Secret<String>>) -> Self {
+        base.set_query(None);
+        Self { base, key }
+    }
+
+    /// No answer came. Where from is for the log alone.
+    pub(super) fn unreachable(&self, error: reqwest::Error) -> Error {
+        self.caused(UNAVAILABLE, "the model server cannot be reached", error.with_url(self.base.clone()))
+    }
+
+    /// An answer with a status that tells of an error.
+    pub(super) async fn refused(&self, mut response: Response) -> Error {
+        let status = response.status();
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            let what = if self.key.is_some() { "refuses the key in" } else { "wants a key in" };
+            return self.told(UNAVAILABLE, &format!("the model server {what} {KEY_VARIABLE} ({status})"));
+        }
+        let later = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()).map(str::to_owned);
+        let words = self.words_of(&mut response).await;
+        let later =
+            later.map(|after| format!(" (to be asked again after: {})", self.clean(&after))).unwrap_or_default();
+        let code = match status.as_u16() {
+            429 | 503 => ErrorCode::Overloaded.as_str(),
+            408 | 502 | 504 => UNAVAILABLE,
+            400..=499 => REJECTED,
+            _ => FAILED,
+        };
+        self.told(code, &format!("the model server answers {status}{words}{later}"))
+    }
+
+    /// An error in place of a piece of the answer.
+    pub(super) fn reported(&self, error: &Value) -> Error {
+        self.told(FAILED, &format!("the model server reports an error{}", self.words(error)))
+    }
+
+    /// The answer ends without an end.
+    pub(super) fn broken(&self, tokens: u64) -> Error {
+        self.told(broken_off(tokens), "the model server's answer ends in the middle")
+    }
+
+    /// The answer cannot be read any further.
+    pub(super) fn interrupted(&self, tokens: u64, cause: impl StdError + Send + Sync + 'static) -> Error {
+        self.caused(broken_off(tokens), "the model server's answer broke off", cause)
+    }
+
+    /// What came is not what the protocol has there.
+    pub(super) fn garbled(&self, what: &str) -> Error {
+        self.told(FAILED, &format!("the model server does not speak OpenAI's protocol: {what}"))
+    }
+
+    /// An event that cannot be read. What it says stays out of logs and errors: it is part of somebody's answer.
+    pub(super) fn unread(&self, error: &serde_json::Error) -> Error {
+        self.garbled(&format!(
+            "an event is no piece of an answer ({:?} error at column {})",
+            error.classify(),
+            error.column()
+        ))
+    }
+
+    pub(super) fn unlisted(&self, cause: impl StdError + Send + Sync + 'static) -> Error {
+        self.caused(FAILED, "the model server sent no list of models", cause)
+    }
+
+    fn told(&self, code: &str, message: &str) -> Error {
+        Error::new(self.kind(code, message))
+    }
+
+    fn caused(&self, code: &str, message: &str, cause: impl StdError + Send + Sync + 'static) -> Error {
+        Error::with_source(self.kind(code, message), cause)
+    }
+
+    fn kind(&self, code: &str, message: &str) -> ErrorKind {
+        RemoteError::from_parts(self.clean(message), Some(code.to_owned())).into()
+    }
+
+    async fn words_of(&self, response: &mut Response) -> String {
+        let mut body = Vec::new();
+        let reading = async {
+            while let Ok(Some(chunk)) = response.chunk().await {
+                body.extend_from_slice(&chunk);
+                if body.len() >= BODY_LIMIT {
+                    break;
+                }
+            }
+        };
+        // What has come by then will do.
+        let _ = timeout(BODY_TIME, reading).await;
+        match serde_json::from_slice::<Value>(&body) {
+            Ok(Value::Object(mut body)) => self.words(&body.remove("error").unwrap_or(Value::Object(body))),
+            // A page for people, which is not for a message of one line.
+            Ok(_) | Err(_) => String::new(),
+        }
+    }
+
+    /// The server's own words: `{"message": "..."}`, or, as `mlx_lm.server` has it, the text alone.
+    fn words(&self, error: &Value) -> String {
+        let text = error.get("message").unwrap_or(error).as_str().unwrap_or_default();
+        if text.is_empty() {
+            return String::new();
+        }
+        let text = self.clean(text);
+        let cut = if text.chars().nth(WORDS).is_some() { "..." } else { "" };
+        format!(": {}{cut}", text.chars().take(WORDS).collect::<String>())
+    }
+
+    fn clean(&self, text: &str) -> String {
+        match &self.key {
+            Some(key) => text.replace(key.expose().as_str(), "[redacted]"),
+            None => text.to_owned(),
+        }
+    }
+}
+
+/// Whoever has had tokens cannot have them from another worker.
+fn broken_off(tokens: u64) -> &'static str {
+    if tokens == 0 { UNAVAILABLE } else { FAILED }
+}

@@ -1,0 +1,39 @@
+//! What the model server is asked.
+
+use std::borrow::Cow;
+
+use mlx_types::config::EngineApi;
+use mlx_types::messages::{ChatMessage, InferenceRequest};
+use serde::Serialize;
+
+/// The body of a completion request. What is unset is left to the server's own default.
+#[derive(Serialize)]
+pub(super) struct Body<'a> {
+    model: &'a str,
+    /// Whatever the requester wants: the bus carries a stream in any case, and only a stream shows that the server lives.
+    stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<Cow<'a, [ChatMessage]>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f64>,
+}
+
+impl<'a> Body<'a> {
+    /// The request for `api`. A prompt is a chat of one message.
+    pub(super) fn new(request: &'a InferenceRequest, api: EngineApi) -> Self {
+        let prompt = request.prompt.as_str();
+        let (messages, prompt) = match (api, &request.messages) {
+            (EngineApi::Chat, Some(messages)) => (Some(Cow::from(messages)), None),
+            (EngineApi::Chat, None) => (Some(Cow::from(vec![ChatMessage::new("user", prompt)])), None),
+            (EngineApi::Completions, _) => (None, Some(prompt)),
+        };
+        let &InferenceRequest { max_tokens, temperature, top_p, .. } = request;
+        Self { model: &request.model_id, stream: true, messages, prompt, max_tokens, temperature, top_p }
+    }
+}

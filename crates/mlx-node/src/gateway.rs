@@ -1,0 +1,139 @@
+//! The gateway, for those who speak HTTP: OpenAI's protocol, monitoring, and a page to look at.
+
+mod access;
+mod answer;
+mod completions;
+mod error;
+mod events;
+mod hosts;
+mod meter;
+mod monitoring;
+mod openai;
+mod page;
+mod registry;
+mod server;
+mod stats;
+mod stop;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use mlx_nats::{Client, Dispatcher, Workers};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use self::access::Keys;
+use self::error::ApiError;
+use self::events::EventLog;
+use self::hosts::Hosts;
+pub(crate) use self::monitoring::install as install_metrics;
+pub(crate) use self::server::{Listeners, Server};
+use self::stats::Stats;
+use crate::plan::{GatewayPlan, KnownWorkers};
+
+/// Bytes of a request's body at the most. NATS is the narrower gate: its limit is 8 MiB unless configured, and a chat is in
+/// a request twice.
+const BODY_LIMIT: usize = 8 << 20;
+
+/// What every request works with.
+pub(crate) struct Gateway {
+    client: Client,
+    registry: Workers,
+    dispatcher: Dispatcher,
+    known: KnownWorkers,
+    stats: Stats,
+    events: EventLog,
+    hosts: Hosts,
+    keys: Keys,
+    /// Where the page is, if it has a port of its own.
+    page_port: Option<u16>,
+    /// Set once no answer may go on.
+    over: watch::Receiver<bool>,
+}
+
+impl Gateway {
+    /// Resolves once no answer may go on.
+    async fn ended(&self) {
+        let mut over = self.over.clone();
+        // The sender outlives the server, so that its end is no reason either.
+        if over.wait_for(|over| *over).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What is served at the address of the API, and at that of the page where it is another one.
+fn routers(gateway: &Arc<Gateway>, plan: &GatewayPlan) -> (Router, Option<Router>) {
+    let api = Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
+        .route("/v1/chat/completions", post(completions::chat))
+        .route("/v1/completions", post(completions::completion))
+        .layer(middleware::from_fn_with_state(Arc::clone(gateway), access::check));
+    let watched = Router::new().route("/healthz", get(monitoring::healthz)).route("/metrics", get(monitoring::metrics));
+    let page = Router::new()
+        .route("/", get(page::page))
+        .route("/live", get(page::live))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script));
+    if gateway.page_port.is_none() {
+        return (finished(gateway, plan, api.merge(watched).merge(page)), None);
+    }
+    let first = api.merge(watched.clone()).route("/", get(to_the_page));
+    (finished(gateway, plan, first), Some(finished(gateway, plan, watched.merge(page))))
+}
+
+/// With what holds for every address.
+fn finished(gateway: &Arc<Gateway>, plan: &GatewayPlan, router: Router<Arc<Gateway>>) -> Router {
+    let router = router
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "unknown_url", "there is nothing at this address"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this address takes another method")
+        })
+        .layer(DefaultBodyLimit::max(BODY_LIMIT));
+    let router = match access::cross_origin(&plan.allow_origins) {
+        Some(cross_origin) => router.layer(cross_origin),
+        None => router,
+    };
+    router
+        .layer(middleware::from_fn_with_state(Arc::clone(gateway), hosts::check)) // before all else
+        .with_state(Arc::clone(gateway))
+}
+
+/// `GET /` where the page has a port of its own.
+async fn to_the_page(State(gateway): State<Arc<Gateway>>, request: axum::extract::Request) -> Response {
+    let host = request.headers().get(axum::http::header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.and_then(|host| host.parse::<axum::http::uri::Authority>().ok());
+    match (host, gateway.page_port) {
+        (Some(host), Some(port)) => Redirect::temporary(&format!("http://{}:{port}/", host.host())).into_response(),
+        _ => ApiError::new(StatusCode::NOT_FOUND, "unknown_url", "the page is at another port").into_response(),
+    }
+}
+
+/// `GET /v1/models`.
+async fn models(State(gateway): State<Arc<Gateway>>) -> Json<Value> {
+    let models: Vec<Value> = gateway.models().iter().map(|(id, seen)| description(id, *seen)).collect();
+    Json(json!({ "object": "list", "data": models }))
+}
+
+/// `GET /v1/models/{id}`.
+async fn model(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    match gateway.models().get(&id) {
+        Some(seen) => Ok(Json(description(&id, *seen))),
+        None => Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", format!("no worker has a model `{id}`"))),
+    }
+}
+
+fn description(id: &str, seen: u64) -> Value {
+    json!({ "id": id, "object": "model", "created": seen, "owned_by": "mlx-serving" })
+}
+
+/// Whether anybody on the network may ask, and needs no key for it.
+pub(crate) fn is_open(address: SocketAddr, plan: &GatewayPlan) -> bool {
+    !address.ip().to_canonical().is_loopback() && plan.api_keys.is_empty()
+}
