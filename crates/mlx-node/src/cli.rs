@@ -63,7 +63,13 @@ fn run(cli: &Cli, settings: &Settings) -> Result<u8> {
     })?;
     let code = runtime.block_on(async {
         match &cli.command {
-            Command::Run(arguments) => crate::node::run(&plan, arguments.exit_with_stdin).await.map(|()| EXIT_DONE),
+            Command::Run(arguments) => {
+                // Who starts processes has read the configuration for them.
+                if !arguments.exit_with_stdin {
+                    settings.warn_of_unused();
+                }
+                crate::node::run(&plan, arguments.exit_with_stdin).await.map(|()| EXIT_DONE)
+            }
             Command::Ask(arguments) => ask::run(settings, arguments).await,
             Command::Status(arguments) => status::run(settings, arguments).await,
             Command::Demo(arguments) => demo::run(settings, arguments, cli).await,

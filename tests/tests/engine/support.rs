@@ -1,4 +1,4 @@
-//! A bus, a worker process of the cluster example, and somebody who asks it.
+//! A bus, a worker process of `mlx-node`, and somebody who asks it.
 
 use std::time::Duration;
 

@@ -101,7 +101,7 @@ pub(crate) const MLX_LM: Package = Package {
     besides: include_str!("mlx_lm.txt"),
 };
 
-/// OpenAI's own client, for the tests of what the example's front door answers.
+/// OpenAI's own client, for the tests of what the gateway answers.
 pub(crate) const OPENAI: Package = Package {
     name: "openai",
     version: "3.54.0",

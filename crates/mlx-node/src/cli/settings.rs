@@ -82,6 +82,10 @@ impl Settings {
         for warning in self.loaded.warnings() {
             tracing::warn!("{warning}");
         }
+    }
+
+    /// Logs the keys that change nothing about a node with this configuration: one line for each.
+    pub(crate) fn warn_of_unused(&self) {
         for unused in unused(self.config()) {
             tracing::warn!(key = unused.key, "`{}` {}", unused.key, unused.reason);
         }

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::process::Child;
 
 use crate::browser::Browser;
-use crate::support::{FrontDoor, chat, chat_with};
+use crate::support::{GatewayProcess, chat, chat_with};
 
 /// How long the bus is away: ten times what is taken for the silence of the dead.
 const OUTAGE: Duration = Duration::from_secs(20);
@@ -35,9 +35,9 @@ async fn chromium_and_curl_show_workers_that_join_leave_and_are_lost_and_is_righ
         ("MLX_NATS__RECONNECT_TIME_WAIT", "50"),
     ];
     let engine = format!("openai={}", models.url());
-    let door = FrontDoor::start(3, &["--engine", &engine], &environment).await;
+    let gateway = GatewayProcess::start(3, &["--engine", &engine], &environment).await;
     let mut browser = Browser::start().await;
-    browser.open(&door.url("/")).await;
+    browser.open(&gateway.url("/")).await;
     let text = browser.shows("three workers", |text| text.matches("online").count() == 3).await;
     assert!(text.contains("connected") && text.matches(" joined").count() == 3 && text.contains("tiny"), "{text}");
 
@@ -50,15 +50,16 @@ async fn chromium_and_curl_show_workers_that_join_leave_and_are_lost_and_is_righ
     assert_eq!(browser.value("document.title").await, json!("mlx cluster"));
     guest.publish(&subjects::WORKER_DEREGISTER, &WorkerDeregistration::new(id)).await.unwrap();
     browser.shows("a worker that left", |text| text.contains(" left")).await;
-    let lost = door.workers.keys().next().unwrap().clone();
-    door.kill(&lost).await;
+    let lost = gateway.workers.keys().next().unwrap().clone();
+    gateway.kill(&lost).await;
     browser.shows("a lost worker", |text| text.contains(&format!("({}) was lost", &lost[..8]))).await;
     assert_eq!(browser.value("document.querySelectorAll('tbody tr').length").await, json!(2));
 
     // At work, for the picture.
-    let clients: Vec<Child> = (0..3).map(|_| endless(&models, &door)).collect();
+    let clients: Vec<Child> = (0..3).map(|_| endless(&models, &gateway)).collect();
     browser.shows("tokens", |text| !text.contains("Tokens a second\n0\n")).await;
-    door.eventually("a rate that has settled", async || door.metric("mlx_gateway_tokens_total").await > Some(400.0))
+    gateway
+        .eventually("a rate that has settled", async || gateway.metric("mlx_gateway_tokens_total").await > Some(400.0))
         .await;
     browser.screenshot("joined-and-left").await;
     drop(clients);
@@ -67,7 +68,7 @@ async fn chromium_and_curl_show_workers_that_join_leave_and_are_lost_and_is_righ
     server.stop(LIMIT).await.unwrap();
     let text = browser.shows("a bus that is gone", |text| text.contains("The message bus is gone since")).await;
     assert_eq!(text.matches("not known").count(), 2, "{text}");
-    let refused = door.get("/healthz").await;
+    let refused = gateway.get("/healthz").await;
     assert_eq!((refused.0, &refused.1["status"]), (503, &json!("unavailable")), "{}", refused.1);
     browser.screenshot("outage").await;
     tokio::time::sleep(OUTAGE).await; // the outage itself
@@ -85,24 +86,26 @@ async fn chromium_and_curl_show_workers_that_join_leave_and_are_lost_and_is_righ
         browser.value("[...document.querySelectorAll('tbody td:nth-of-type(4)')].map((cell) => cell.innerText)").await;
     assert_eq!(rates, json!(["0", "0"]), "what a worker said before the outage is long over");
     // The controller may be back before a worker is, whose next attempt is due when it is due.
-    door.eventually("an answer", async || door.post("/v1/chat/completions", &chat("tiny", "hi")).await.0 == 200).await;
+    gateway
+        .eventually("an answer", async || gateway.post("/v1/chat/completions", &chat("tiny", "hi")).await.0 == 200)
+        .await;
     browser.screenshot("after-the-outage").await;
 
     // So does the controller, and another one takes its place.
-    let address = door.address().to_owned();
-    assert_eq!(door.end("-KILL").await, None);
+    let address = gateway.address().to_owned();
+    assert_eq!(gateway.end("-KILL").await, None);
     browser.shows("a controller that is gone", |text| text.contains("The controller does not answer")).await;
-    let _door = FrontDoor::start_at(&address, 1, &["--engine", &engine], &environment).await;
+    let _gateway = GatewayProcess::start_at(&address, 1, &["--engine", &engine], &environment).await;
     browser.shows("another controller", |text| !text.contains("does not answer") && text.contains("online")).await;
     server.stop(LIMIT).await.unwrap();
 }
 
 #[tokio::test]
 async fn chromium_can_read_the_page_without_scripts_and_on_a_narrow_screen() {
-    let door = FrontDoor::of_stand_ins(2, 100).await;
+    let gateway = GatewayProcess::of_stand_ins(2, 100).await;
     let mut browser = Browser::start().await;
     browser.looks(360, 760, "dark").await;
-    browser.open(&door.url("/")).await;
+    browser.open(&gateway.url("/")).await;
     browser.shows("two workers", |text| text.matches("online").count() == 2).await;
     let overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
     assert_eq!(browser.value(overflow).await, json!(0), "the page itself must not scroll sideways");
@@ -112,16 +115,16 @@ async fn chromium_can_read_the_page_without_scripts_and_on_a_narrow_screen() {
 
     let mut plain = Browser::start().await;
     plain.without_scripts().await;
-    plain.open(&door.url("/")).await;
+    plain.open(&gateway.url("/")).await;
     plain.shows("two workers", |text| text.matches("online").count() == 2).await;
     let written = plain.value("document.querySelector('footer').innerText").await;
     plain.shows("a page that is fetched again", |text| !text.contains(written.as_str().unwrap())).await;
 }
 
 /// A client with an answer that goes on.
-fn endless(models: &ModelServer, door: &FrontDoor) -> Child {
+fn endless(models: &ModelServer, gateway: &GatewayProcess) -> Child {
     models.answer_next(mlx_tests::Answer::endless());
-    door.asking("/v1/chat/completions", &chat_with("tiny", "go on", &json!({ "stream": true }))).spawn().unwrap()
+    gateway.asking("/v1/chat/completions", &chat_with("tiny", "go on", &json!({ "stream": true }))).spawn().unwrap()
 }
 
 fn registration(worker_id: WorkerId) -> WorkerRegistration {

@@ -1,4 +1,4 @@
-//! The front door of the cluster example, as those see it who speak HTTP: curl, OpenAI's Python client, a browser.
+//! The gateway of `mlx-node`, as those see it who speak HTTP: curl, OpenAI's Python client, a browser.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(unreachable_pub, reason = "modules of a test, with one user")]
 

@@ -1,4 +1,4 @@
-//! The cluster example with `--listen`, as a process.
+//! `mlx-node demo --listen`, as a process.
 
 use std::collections::BTreeMap;
 use std::process::{Output, Stdio};
@@ -10,14 +10,14 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 /// A controller that serves HTTP on a free port, with worker processes.
-pub struct FrontDoor {
+pub struct GatewayProcess {
     controller: Child,
     address: String,
     /// The process ids of its workers, by their ids.
     pub workers: BTreeMap<String, u32>,
 }
 
-impl FrontDoor {
+impl GatewayProcess {
     /// One whose workers have the stand-in for an engine, at this many tokens a second.
     pub async fn of_stand_ins(workers: u16, tokens_per_second: u32) -> Self {
         Self::start(workers, &["--tokens-per-second", &tokens_per_second.to_string()], &[]).await
@@ -43,7 +43,7 @@ impl FrontDoor {
         let mut said = BufReader::new(controller.stderr.take().unwrap()).lines();
         let (mut seen, mut pids) = (Vec::new(), BTreeMap::new());
         let address = loop {
-            let line = within("the front door's address", said.next_line()).await.unwrap();
+            let line = within("the gateway's address", said.next_line()).await.unwrap();
             let line = line.unwrap_or_else(|| panic!("it ended at once: {seen:?}"));
             if let Some((_, address)) = line.split_once("listening on http://") {
                 break address.to_owned();
@@ -59,10 +59,10 @@ impl FrontDoor {
                 eprintln!("{line}");
             }
         });
-        let door = Self { controller, address, workers: pids };
-        let all_online = async || door.get("/healthz").await.1["workers"]["online"].as_u64() >= Some(workers.into());
-        door.eventually("its workers online", all_online).await;
-        door
+        let gateway = Self { controller, address, workers: pids };
+        let all_online = async || gateway.get("/healthz").await.1["workers"]["online"].as_u64() >= Some(workers.into());
+        gateway.eventually("its workers online", all_online).await;
+        gateway
     }
 
     /// Where it listens.

@@ -104,13 +104,13 @@ impl Browser {
         text
     }
 
-    /// Writes what the window shows to `target/tests/front_door/NAME.png`.
+    /// Writes what the window shows to `target/tests/gateway/NAME.png`.
     pub async fn screenshot(&mut self, name: &str) -> PathBuf {
         let picture = self.command("Page.captureScreenshot", json!({ "format": "png" })).await;
         let picture = BASE64.decode(picture["data"].as_str().unwrap().as_bytes()).unwrap();
         // This test is target/PROFILE/deps/NAME.
         let test = std::env::current_exe().unwrap();
-        let folder = test.ancestors().nth(3).unwrap().join("tests/front_door");
+        let folder = test.ancestors().nth(3).unwrap().join("tests/gateway");
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join(format!("{name}.png"));
         std::fs::write(&path, picture).unwrap();
