@@ -24,6 +24,8 @@ use crate::terminal::note;
 pub(crate) const EXIT_DONE: u8 = 0;
 /// It could not be run; the reason is on standard error.
 pub(crate) const EXIT_FAILED: u8 = 1;
+/// The command line is wrong, as clap has it.
+pub(crate) const EXIT_USAGE: u8 = 2;
 /// At least one prompt ended in an error.
 pub(crate) const EXIT_PROMPT_FAILED: u8 = 3;
 /// Interrupted by Ctrl-C or SIGTERM.

@@ -18,6 +18,7 @@ mod stop;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
@@ -91,7 +92,7 @@ fn routers(gateway: &Arc<Gateway>, plan: &GatewayPlan) -> (Router, Option<Router
 /// With what holds for every address.
 fn finished(gateway: &Arc<Gateway>, plan: &GatewayPlan, router: Router<Arc<Gateway>>) -> Router {
     let router = router
-        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "unknown_url", "there is nothing at this address"))
+        .fallback(nowhere)
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this address takes another method")
         })
@@ -115,6 +116,20 @@ async fn to_the_page(State(gateway): State<Arc<Gateway>>, request: axum::extract
     }
 }
 
+/// Any other address: mostly a base URL with a `/v1` too many, or too few.
+async fn nowhere(uri: axum::http::Uri) -> ApiError {
+    const KNOWN: [&str; 3] = ["/chat/completions", "/completions", "/models"];
+    let path = uri.path();
+    let message = if path.starts_with("/v1/v1/") {
+        "there is nothing at this address: the base URL has `/v1` twice; it ends in one".to_owned()
+    } else if KNOWN.iter().any(|known| path.starts_with(known)) {
+        format!("there is nothing at this address, but at `/v1{path}`: the base URL ends in `/v1`")
+    } else {
+        "there is nothing at this address; OpenAI's protocol is below `/v1`".to_owned()
+    };
+    ApiError::new(StatusCode::NOT_FOUND, "unknown_url", message)
+}
+
 /// `GET /v1/models`.
 async fn models(State(gateway): State<Arc<Gateway>>) -> Json<Value> {
     let models: Vec<Value> = gateway.models().iter().map(|(id, seen)| description(id, *seen)).collect();
@@ -122,7 +137,12 @@ async fn models(State(gateway): State<Arc<Gateway>>) -> Json<Value> {
 }
 
 /// `GET /v1/models/{id}`.
-async fn model(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+async fn model(
+    State(gateway): State<Arc<Gateway>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Path(id) =
+        id.map_err(|rejection| ApiError::new(rejection.status(), "invalid_request", rejection.body_text()))?;
     match gateway.models().get(&id) {
         Some(seen) => Ok(Json(description(&id, *seen))),
         None => Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", format!("no worker has a model `{id}`"))),

@@ -21,7 +21,7 @@ use self::health::{Health, Memory};
 use self::identity::OwnId;
 use self::loaded::Loaded;
 use self::machine::Machine;
-use self::models::Scanner;
+use self::models::{Running, Scanner};
 use crate::engine::{self, Engine, Piece};
 use crate::plan::WorkerPlan;
 
@@ -41,7 +41,8 @@ pub(crate) async fn start(client: &Client, plan: &WorkerPlan) -> Result<RunningW
     let engine = engine::open(&plan.engine)?;
     let id = OwnId::of(&plan.id);
     let machine = Arc::new(Machine::default());
-    let (mut scanner, models) = Scanner::new(id.get(), Arc::clone(&engine));
+    let running = Running::default();
+    let (mut scanner, models) = Scanner::new(id.get(), Arc::clone(&engine), running.clone());
     scanner.scan().await; // so that the first registration has the models of an engine that is there
     let memory = plan.memory.map(|limits| Memory::new(limits, Arc::clone(&machine)));
     let warming = plan.warming.clone().map(|warming| warming::Load::new(warming, Arc::clone(&engine)));
@@ -67,7 +68,14 @@ pub(crate) async fn start(client: &Client, plan: &WorkerPlan) -> Result<RunningW
     let worker = client
         .worker(profile)
         .figures(move || machine.figures())
-        .serve(move |request, tokens| answer(Arc::clone(&engine), Arc::clone(&answering), request, tokens))
+        .serve(move |request, tokens| {
+            let running = running.begin();
+            let answer = answer(Arc::clone(&engine), Arc::clone(&answering), request, tokens);
+            async move {
+                let _running = running;
+                answer.await
+            }
+        })
         .await?;
     let beside = Beside { health, scanner, memory, warming, loaded };
     let beside = tokio::spawn(beside.run(worker.control()));

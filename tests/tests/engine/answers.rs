@@ -91,15 +91,14 @@ async fn comments_empty_pieces_and_figures_are_no_tokens() {
 }
 
 #[tokio::test]
-async fn an_answer_is_whole_by_its_reason_or_by_done() {
+async fn an_answer_is_whole_by_its_reason() {
     let scene = Scene::start().await;
     let one = || Answer::stream().chat_token("one");
-    // Without `[DONE]`; with nothing else; with a last piece that has both text and reason; with a connection that
+    // Without `[DONE]`; with a last piece that has both text and reason; with a connection that
     // breaks, or stays open, after all has been said.
     let last = json!({ "choices": [{ "delta": { "content": " two" }, "finish_reason": "stop" }] });
     let answers = [
         (one().chat_finish("stop"), "one"),
-        (one().done(), "one"),
         (one().event(&last), "one two"),
         (one().chat_finish("stop").cut(), "one"),
         (one().chat_finish("stop").silence(), "one"),

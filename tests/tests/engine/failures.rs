@@ -26,8 +26,17 @@ async fn a_refusal_reaches_the_requester_with_its_reason_and_whether_to_ask_else
         (Answer::refusal(429, "x").with_header("retry-after", "7"), "OVERLOADED", true, "again after: 7"),
         (Answer::refusal(503, "loading model"), "OVERLOADED", true, "loading model"),
         (Answer::refusal(400, "context is full"), "REQUEST_REJECTED", false, "context is full"),
-        (Answer::refusal_of(404, r#"{"error": "no such file"}"#), "REQUEST_REJECTED", false, "no such file"),
-        (Answer::refusal_of(422, r#"{"detail": [1]}"#), "REQUEST_REJECTED", false, "422 Unprocessable Entity"),
+        // The model is one that the server lists: it is not the request which is at fault.
+        (Answer::refusal_of(404, r#"{"error": "no such file"}"#), "WORKER_UNAVAILABLE", true, "no such file"),
+        (Answer::refusal_of(422, r#"{"detail": [1]}"#), "REQUEST_REJECTED", false, "422 Unprocessable Entity: [1]"),
+        (Answer::refusal_of(422, r#"{"detail": "no such role"}"#), "REQUEST_REJECTED", false, "no such role"),
+        (
+            Answer::refusal_of(500, "Internal Server Error: out of pages\nat line 1"),
+            "MODEL_SERVER_ERROR",
+            false,
+            "out of pages",
+        ),
+        (Answer::refusal_of(200, r#"{"error": {"message": "no room"}}"#), "MODEL_SERVER_ERROR", false, "no room"),
         (Answer::refusal(500, "out of memory"), "MODEL_SERVER_ERROR", false, "out of memory"),
         (Answer::refusal_of(502, page), "WORKER_UNAVAILABLE", true, "502 Bad Gateway"),
         (

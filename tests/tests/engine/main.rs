@@ -11,5 +11,6 @@ mod failures;
 mod https;
 mod keys;
 mod models;
+mod oddities;
 mod real;
 mod two_machines;

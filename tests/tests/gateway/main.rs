@@ -5,6 +5,7 @@
 mod browser;
 mod chromium;
 mod curl;
+mod curl_clients;
 mod curl_deaths;
 mod curl_hosts;
 mod openai_client;

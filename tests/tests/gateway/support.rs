@@ -35,6 +35,21 @@ impl GatewayProcess {
 
     /// The same, at an address.
     pub async fn start_at(listen: &str, workers: u16, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let gateway = Self::begin(listen, workers, arguments, environment).await;
+        let all_online = async || gateway.get("/healthz").await.1["workers"]["online"].as_u64() >= Some(workers.into());
+        gateway.eventually("its workers online", all_online).await;
+        gateway
+    }
+
+    /// One whose workers are there, and have no model yet.
+    pub async fn start_degraded(workers: u16, arguments: &[&str]) -> Self {
+        let gateway = Self::begin("127.0.0.1:0", workers, arguments, &[]).await;
+        let there = async || gateway.get("/healthz").await.1["workers"]["degraded"].as_u64() >= Some(workers.into());
+        gateway.eventually("its workers", there).await;
+        gateway
+    }
+
+    async fn begin(listen: &str, workers: u16, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut controller = command(arguments)
             .args(["--listen", listen, "--workers", &workers.to_string()])
             .envs(environment.iter().copied())
@@ -59,10 +74,7 @@ impl GatewayProcess {
                 eprintln!("{line}");
             }
         });
-        let gateway = Self { controller, address, workers: pids };
-        let all_online = async || gateway.get("/healthz").await.1["workers"]["online"].as_u64() >= Some(workers.into());
-        gateway.eventually("its workers online", all_online).await;
-        gateway
+        Self { controller, address, workers: pids }
     }
 
     /// Where it listens.

@@ -10,7 +10,7 @@ use mlx_types::messages::InferenceRequest;
 
 use super::arguments::AskArguments;
 use super::settings::Settings;
-use super::{EXIT_DONE, EXIT_INTERRUPTED, EXIT_PROMPT_FAILED};
+use super::{EXIT_DONE, EXIT_INTERRUPTED, EXIT_PROMPT_FAILED, EXIT_USAGE};
 use crate::plan::bus_of_others;
 use crate::signals::Interrupts;
 use crate::terminal::{note, unprintable};
@@ -24,6 +24,10 @@ const CLOSING: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(settings: &Settings, arguments: &AskArguments) -> Result<u8> {
     let prompt = prompt(arguments)?;
+    if prompt.trim().is_empty() {
+        note("there is no prompt: give one as an argument, or on standard input");
+        return Ok(EXIT_USAGE);
+    }
     let client = connect(settings, "mlx-node ask").await?;
     let mut interrupts = Interrupts::catch();
     let dispatcher = client.dispatcher(settings.config()).await?;

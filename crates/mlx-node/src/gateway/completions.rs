@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use mlx_types::{RequestId, Timestamp};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::answer::{Answer, Ending, Piece};
 use super::error::ApiError;
@@ -21,62 +21,91 @@ use super::{BODY_LIMIT, Gateway};
 
 /// Names the worker in a response, for whoever wants to find it in the logs.
 pub(super) const WORKER: HeaderName = HeaderName::from_static("x-mlx-worker");
-/// How often a stream without a token shows that it is alive, so that nothing on the way takes it for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a stream is silent at the most: then it shows that it is alive, so that nothing on the way takes it for dead.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long a body may take to come.
+const BODY_TIME: Duration = Duration::from_mins(1);
 
 /// `POST /v1/chat/completions`.
-pub(super) async fn chat(
-    State(gateway): State<Arc<Gateway>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, ApiError> {
-    respond(gateway, openai::chat(&json_body(&headers, body)?)?, Shape::Chat).await
+pub(super) async fn chat(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, ApiError> {
+    respond(gateway, openai::chat(&json_body(request).await?)?, Shape::Chat).await
 }
 
 /// `POST /v1/completions`.
-pub(super) async fn completion(
-    State(gateway): State<Arc<Gateway>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, ApiError> {
-    respond(gateway, openai::completion(&json_body(&headers, body)?)?, Shape::Text).await
+pub(super) async fn completion(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, ApiError> {
+    respond(gateway, openai::completion(&json_body(request).await?)?, Shape::Text).await
 }
 
 /// The body, which has to say that it is JSON: another site's page can have a browser send anything but that.
-fn json_body(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
-        return body.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                let message = format!("a body of more than {BODY_LIMIT} bytes is not read");
-                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
-            }
-            status => ApiError::new(status, "invalid_request", rejection.body_text()),
-        });
+async fn json_body(request: Request) -> Result<Bytes, ApiError> {
+    let headers = request.headers();
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+        let encoding = String::from_utf8_lossy(encoding.as_bytes());
+        let message = format!("a body in `content-encoding: {encoding}` is not read: send it as it is");
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", message));
     }
-    let message = "the header `content-type: application/json` is needed";
-    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", message))
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+        let message = "the header `content-type: application/json` is needed";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", message));
+    }
+    let read = timeout(BODY_TIME, Bytes::from_request(request, &())).await;
+    let late = || {
+        let message = format!("the body took longer than {} s to come", BODY_TIME.as_secs());
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
+    };
+    read.map_err(|_| late())?.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let message = format!("a body of more than {BODY_LIMIT} bytes is not read");
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+        }
+        status => ApiError::new(status, "invalid_request", rejection.body_text()),
+    })
 }
 
 async fn respond(gateway: Arc<Gateway>, asked: Asked, shape: Shape) -> Result<Response, ApiError> {
+    let Asked { request, stop, stream: streamed, include_usage } = asked;
     let form = Form {
         shape,
         id: format!("{}-{}", shape.prefix(), RequestId::new()),
         created: Timestamp::now().as_millis() / 1000,
-        model: asked.request.model_id.clone(),
-        include_usage: asked.include_usage,
+        model: request.model_id.clone(),
+        include_usage,
     };
-    let answer = gateway.ask(asked.request, asked.stop).await?;
-    let worker: HeaderMap =
-        answer.worker().and_then(|id| Some((WORKER, id.to_string().parse().ok()?))).into_iter().collect();
-    if asked.stream {
-        let events =
-            stream::once(std::future::ready(form.opening())).chain(events(form, answer)).flat_map(stream::iter);
-        let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-        return Ok((worker, Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(keep_alive)).into_response());
+    let mut asking = Box::pin(async move { gateway.ask(request, stop).await });
+    if !streamed {
+        let answer = asking.await?;
+        let worker = worker_of(&answer);
+        let whole = whole(answer).await?;
+        return Ok((worker, axum::Json(form.whole(&whole.0, whole.1))).into_response());
     }
-    let whole = whole(answer).await?;
-    Ok((worker, axum::Json(form.whole(&whole.0, whole.1))).into_response())
+    // What fails quickly has a status. What takes its time shows that it is alive, and fails by an event.
+    if let Ok(answer) = timeout(SILENCE, &mut asking).await {
+        let answer = answer?;
+        return Ok((worker_of(&answer), as_events(answer_events(form, answer))).into_response());
+    }
+    let alive = stream::once(std::future::ready(vec![Event::default().comment("")]));
+    let answer = stream::once(asking).flat_map(move |answer| match answer {
+        Ok(answer) => answer_events(form.clone(), answer).left_stream(),
+        Err(refusal) => stream::once(std::future::ready(vec![event(&refusal.body())])).right_stream(),
+    });
+    Ok(as_events(alive.chain(answer)))
+}
+
+/// The header that says which worker answers.
+fn worker_of(answer: &Answer) -> HeaderMap {
+    answer.worker().and_then(|id| Some((WORKER, id.to_string().parse().ok()?))).into_iter().collect()
+}
+
+fn answer_events(form: Form, answer: Answer) -> impl Stream<Item = Vec<Event>> + Send {
+    stream::once(std::future::ready(form.opening())).chain(events(form, answer))
+}
+
+/// A stream of events that nothing on the way holds back or takes for dead.
+fn as_events(events: impl Stream<Item = Vec<Event>> + Send + 'static) -> Response {
+    let events = events.flat_map(stream::iter).map(Ok::<_, Infallible>);
+    let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no"), (header::CACHE_CONTROL, "no-cache")];
+    (unbuffered, Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE))).into_response()
 }
 
 async fn whole(mut answer: Answer) -> Result<(String, Ending), ApiError> {
@@ -91,7 +120,7 @@ async fn whole(mut answer: Answer) -> Result<(String, Ending), ApiError> {
 }
 
 /// The events of an answer, as they come. The answer is dropped with its end, or with the connection.
-fn events(form: Form, answer: Answer) -> impl stream::Stream<Item = Vec<Event>> {
+fn events(form: Form, answer: Answer) -> impl Stream<Item = Vec<Event>> {
     stream::unfold((form, Some(answer)), |(form, answer)| async move {
         let mut answer = answer?;
         Some(match answer.next().await {
@@ -120,6 +149,7 @@ impl Shape {
 }
 
 /// How one answer is written down.
+#[derive(Clone)]
 struct Form {
     shape: Shape,
     id: String,

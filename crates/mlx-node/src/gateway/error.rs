@@ -53,6 +53,8 @@ impl From<&Error> for ApiError {
         let public = error.to_remote(); // addresses, paths and causes stay in the log
         let status = match error.code() {
             _ if is_overload(error) => StatusCode::TOO_MANY_REQUESTS,
+            // What a worker sends is none of the client's faults.
+            ErrorCode::MessageDecode | ErrorCode::MessageValidation | ErrorCode::StreamGap => StatusCode::BAD_GATEWAY,
             _ if public.code() == REJECTED => StatusCode::BAD_REQUEST,
             _ if public.code() == UNAVAILABLE => StatusCode::SERVICE_UNAVAILABLE,
             code => StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::BAD_GATEWAY),

@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 use serde_json::json;
 
 use super::Gateway;
+use super::registry::models_of;
 
 /// Upper bounds of the histograms, in seconds.
 const BOUNDS: [f64; 10] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
@@ -68,14 +69,25 @@ pub(super) async fn healthz(State(gateway): State<Arc<Gateway>>) -> impl IntoRes
     let workers = gateway.registry.list();
     let count = |status| workers.iter().filter(|worker| worker.status == status).count();
     let (online, degraded) = (count(WorkerStatus::Online), count(WorkerStatus::Degraded));
-    let serves = bus.is_connected() && online + degraded > 0;
+    let models = gateway.models();
+    // One that is well and lists nothing loads what it is asked for.
+    let loads_on_demand =
+        workers.iter().any(|worker| worker.status == WorkerStatus::Online && models_of(worker).next().is_none());
+    let reason = match () {
+        () if !bus.is_connected() => Some("the message bus is gone"),
+        () if online + degraded == 0 => Some("no worker is online"),
+        () if models.is_empty() && !loads_on_demand => Some("no worker has a model"),
+        () => None,
+    };
+    let serves = reason.is_none();
     let status = if serves { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({
         "status": if serves { "ok" } else { "unavailable" },
         "bus": bus.to_string(),
         "workers": { "online": online, "degraded": degraded },
         "waiting": gateway.dispatcher.waiting(),
-        "models": gateway.models().into_keys().collect::<Vec<_>>(),
+        "reason": reason,
+        "models": models.into_keys().collect::<Vec<_>>(),
     });
     (status, Json(body))
 }

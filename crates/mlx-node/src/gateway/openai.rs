@@ -2,8 +2,8 @@
 
 use axum::http::StatusCode;
 use mlx_types::messages::{ChatMessage, InferenceRequest, Message};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::error::ApiError;
@@ -45,6 +45,10 @@ pub(super) fn completion(body: &[u8]) -> Result<Asked, ApiError> {
     let Completion { prompt, echo, best_of } = parse(body)?;
     let [prompt] = <[String; 1]>::try_from(prompt.into_vec())
         .map_err(|_| ApiError::invalid("prompt".to_owned(), "one prompt at a time is answered"))?;
+    if prompt.is_empty() {
+        // It kills the generating thread of some engines.
+        return Err(ApiError::invalid("prompt".to_owned(), "`prompt` must not be empty"));
+    }
     refuse("echo", echo.as_ref(), &[Value::Bool(false)])?;
     refuse("best_of", best_of.as_ref(), &[1.into()])?;
     checked(parse::<Sampling>(body)?.asked(prompt)?)
@@ -94,7 +98,9 @@ struct Sampling {
     #[serde(default)]
     stream: Option<bool>,
     stream_options: Option<StreamClosing>,
+    #[serde(default, deserialize_with = "whole")]
     max_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "whole")]
     max_completion_tokens: Option<u64>,
     temperature: Option<f64>,
     top_p: Option<f64>,
@@ -105,6 +111,20 @@ struct Sampling {
     response_format: Option<Value>,
     logprobs: Option<Value>,
 }
+
+/// A count of tokens: JSON knows one kind of number, and some clients write `100.0`.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let of_float = || number.as_f64().filter(|value| value.fract() == 0.0 && (0.0..=LARGEST).contains(value));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, and within bounds")]
+    let value = number.as_u64().or_else(|| of_float().map(|value| value as u64));
+    value.map(Some).ok_or_else(|| {
+        serde::de::Error::custom(format!("`{number}` is no count of tokens, which is a whole number from 1"))
+    })
+}
+
+/// The largest whole number that a JSON number surely holds.
+const LARGEST: f64 = 9_007_199_254_740_992.0;
 
 #[derive(Deserialize)]
 struct StreamClosing {
@@ -169,7 +189,12 @@ impl Sampling {
 
 /// Reads a body, or says which member is wrong.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(body)).map_err(|error| {
+    let mut document = serde_json::Deserializer::from_slice(body);
+    let read = serde_path_to_error::deserialize(&mut document);
+    if read.is_ok() && document.end().is_err() {
+        return Err(ApiError::invalid(None, "the body goes on behind its JSON document"));
+    }
+    read.map_err(|error| {
         let path = error.path().to_string();
         // Its signs for the whole document, and for a place that has no name.
         let param = Some(path).filter(|path| !matches!(path.as_str(), "." | "?"));

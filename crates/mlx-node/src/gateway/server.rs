@@ -6,10 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_nats::{Client, Dispatcher, Workers};
 use tokio::net::{TcpListener, lookup_host};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -20,6 +24,12 @@ use super::stats::Stats;
 use super::{Gateway, is_open, routers};
 use crate::plan::{GatewayPlan, KnownWorkers};
 
+/// Connections at a time; further ones wait to be accepted.
+const CONNECTIONS: usize = 2048;
+/// How long the head of a request may take to come, and a connection may be idle between two.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+/// After a connection that could not be accepted, for want of files.
+const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 /// How long the connections may take to close once no answer goes on.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -77,7 +87,7 @@ fn shown(host: &str, port: u16) -> String {
 /// A gateway that serves.
 pub(crate) struct Server {
     gateway: Arc<Gateway>,
-    servers: Vec<JoinHandle<io::Result<()>>>,
+    servers: Vec<JoinHandle<()>>,
     /// Said once no new connections are taken.
     close: watch::Sender<bool>,
     /// Said once no answer may go on.
@@ -132,8 +142,7 @@ impl Server {
         self.close.send_replace(true);
         let mut finish = Box::pin(async move {
             for server in self.servers {
-                // An error of a server is one of its listener, which is closed now.
-                let _ = server.await;
+                let _ = server.await; // an error means that it is over
             }
         });
         let finished = tokio::select! {
@@ -147,9 +156,41 @@ impl Server {
     }
 }
 
-async fn serve(listener: TcpListener, router: Router, mut closed: watch::Receiver<bool>) -> io::Result<()> {
-    let told = async move {
-        let _ = closed.wait_for(|closed| *closed).await; // an error means the same
-    };
-    axum::serve(listener, router).with_graceful_shutdown(told).await
+/// Serves connections until told to close, and returns when those that were open then have finished.
+async fn serve(listener: TcpListener, router: Router, mut closed: watch::Receiver<bool>) {
+    let (room, graceful) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    loop {
+        let accepted = async {
+            let permit = Arc::clone(&room).acquire_owned().await.ok();
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            _ = closed.wait_for(|closed| *closed) => break, // an error means the same
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(REFUSED_PAUSE).await; // time is the point: files may be free again
+                continue;
+            }
+        };
+        // Without it a short write waits for the acknowledgement of the one before: 40 ms.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY cannot be set");
+        }
+        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            let _permit = permit;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
 }

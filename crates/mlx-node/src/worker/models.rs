@@ -1,6 +1,7 @@
 //! Which models a worker has: what its engine lists, asked for again and again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mlx_types::messages::WorkerStatus;
@@ -34,28 +35,56 @@ impl Models {
     }
 }
 
+/// The requests that an engine works on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    /// Counts one until what is returned is dropped.
+    pub(super) fn begin(&self) -> impl Drop + use<> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ended(self.clone())
+    }
+
+    fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+struct Ended(Running);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Asks an engine for its models, and tells a worker of changes.
 pub(super) struct Scanner {
     worker: WorkerId,
     engine: Arc<dyn Engine>,
     models: watch::Sender<Models>,
+    running: Running,
     /// Lists missing in a row.
     missed: u32,
 }
 
 impl Scanner {
     /// A scanner, and what it will have found.
-    pub(super) fn new(worker: WorkerId, engine: Arc<dyn Engine>) -> (Self, watch::Receiver<Models>) {
+    pub(super) fn new(worker: WorkerId, engine: Arc<dyn Engine>, running: Running) -> (Self, watch::Receiver<Models>) {
         let (models, found) = watch::channel(Models::none());
-        (Self { worker, engine, models, missed: 0 }, found)
+        (Self { worker, engine, models, running, missed: 0 }, found)
     }
 
-    /// Asks now and then, for ever.
+    /// Asks now and then, for ever; not while a request runs: an engine that answers is there, some are too busy to list anything
+    /// meanwhile, and some (llama-cpp-python's server) break the answer off for it.
     pub(super) async fn follow(mut self) {
         loop {
             // Between two questions to what cannot tell of itself.
             tokio::time::sleep(if self.missed == 0 { SCAN } else { RETRY }).await;
-            self.scan().await;
+            if !self.running.any() {
+                self.scan().await;
+            }
         }
     }
 

@@ -22,6 +22,10 @@ use crate::engine::Piece;
 const AFTERWORD: Duration = Duration::from_millis(250);
 /// What ends a stream, beside its connection's end.
 const DONE: &str = "[DONE]";
+/// The name of an event that tells of an error.
+const ERROR_EVENT: &str = "error";
+/// Reasons to stop that are failures: of an engine that died (vLLM), or gave up.
+const FAILED: [&str; 2] = ["abort", "error"];
 
 /// How long silence is borne.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +57,10 @@ pub(super) async fn begin(
         return Err(timeout_at(deadline, failures.refused(response)).await.unwrap_or_else(|_| silence(limits, 0)));
     }
     let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    if !kind.starts_with("text/event-stream") {
-        return Err(failures.garbled("its answer is no stream of events"));
+    if !kind.to_ascii_lowercase().starts_with("text/event-stream") {
+        // Some servers tell of an error by a 200.
+        let told = timeout_at(deadline, failures.refused_by_success(response)).await;
+        return Err(told.unwrap_or_else(|_| silence(limits, 0)));
     }
     let events = bounded::events(response);
     let answer = Answer { events, limits, failures, deadline, tokens: 0, finish: None, ended: false };
@@ -80,17 +86,18 @@ impl Answer {
             let event = match timeout_at(self.deadline, self.events.next()).await {
                 Ok(Some(Ok(event))) => event,
                 // Whatever becomes of the connection once all has been said.
-                _ if self.finish.is_some() => return Ok(Some(self.end())),
+                _ if self.finish.is_some() => return self.end().map(Some),
                 Ok(Some(Err(error))) => return Err(self.failures.interrupted(self.tokens, error)),
                 Ok(None) => return Err(self.failures.broken(self.tokens)),
                 Err(_) => return Err(silence(self.limits, self.tokens)),
             };
-            let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+            let is_error = event.event.as_deref() == Some(ERROR_EVENT);
+            let Some(data) = event.data.filter(|data| !data.trim().is_empty()) else { continue };
+            if is_error {
+                return Err(self.failures.reported(&serde_json::from_str(&data).unwrap_or(Value::String(data))));
+            }
             if let Some(text) = self.read(&data)? {
                 self.tokens += 1;
-                if self.finish.is_none() {
-                    self.deadline = Instant::now() + self.limits.between_tokens;
-                }
                 return Ok(Some(Piece::Token(text)));
             }
         }
@@ -99,9 +106,9 @@ impl Answer {
 
     /// The text of an event, if it has any.
     fn read(&mut self, data: &str) -> Result<Option<String>> {
-        if data == DONE {
-            self.finish(FinishReason::Stop);
-            return Ok(None);
+        if data.trim() == DONE {
+            // It ends the stream. Why, the server has said before: one that breaks an answer off says nothing else than this.
+            return if self.finish.is_some() { Ok(None) } else { Err(self.failures.broken(self.tokens)) };
         }
         let chunk: Chunk = serde_json::from_str(data).map_err(|error| self.failures.unread(&error))?;
         if let Some(error) = chunk.error {
@@ -109,11 +116,19 @@ impl Answer {
         }
         // One choice is asked for; an event without any tells of the usage.
         let Some(choice) = chunk.choices.into_iter().next() else { return Ok(None) };
-        if let Some(reason) = choice.finish_reason {
-            self.finish(FinishReason::from(reason.as_str()));
+        let text = choice.delta.and_then(|delta| delta.content).or(choice.text).filter(|text| !text.is_empty());
+        if text.is_some() {
+            // What came before it was no end.
+            self.finish = None;
+            self.deadline = Instant::now() + self.limits.between_tokens;
         }
-        let text = choice.delta.and_then(|delta| delta.content).or(choice.text);
-        Ok(text.filter(|text| !text.is_empty()))
+        match choice.finish_reason.as_deref() {
+            // Some servers say so in every event.
+            None | Some("") => {}
+            Some(reason) if FAILED.contains(&reason) => return Err(self.failures.gave_up(reason)),
+            Some(reason) => self.finish(FinishReason::from(reason)),
+        }
+        Ok(text)
     }
 
     /// The first reason counts.
@@ -124,9 +139,10 @@ impl Answer {
         }
     }
 
-    fn end(&mut self) -> Piece {
+    fn end(&mut self) -> Result<Piece> {
         self.ended = true;
-        Piece::End(self.finish.take().unwrap_or(FinishReason::Stop))
+        let reason = self.finish.take().ok_or_else(|| self.failures.broken(self.tokens))?;
+        Ok(Piece::End(reason))
     }
 }
 

@@ -3,7 +3,7 @@
 //! | code | when | again elsewhere? |
 //! |---|---|---|
 //! | `OVERLOADED` | it answers 429 or 503 | yes |
-//! | `WORKER_UNAVAILABLE` | it cannot be reached, refuses the key, answers 408, 502 or 504, or breaks off before the first token | yes |
+//! | `WORKER_UNAVAILABLE` | it cannot be reached, refuses the key, answers 404, 408, 502 or 504, or breaks off before the first token | yes |
 //! | `REQUEST_REJECTED` | it answers any other 4xx | no |
 //! | `MODEL_SERVER_ERROR` | it fails in any other way | no |
 //! | `STREAM_FIRST_TOKEN_TIMEOUT`, `STREAM_INTER_TOKEN_TIMEOUT` | it is silent | as everywhere |
@@ -62,7 +62,8 @@ impl Failures {
             later.map(|after| format!(" (to be asked again after: {})", self.clean(&after))).unwrap_or_default();
         let code = match status.as_u16() {
             429 | 503 => ErrorCode::Overloaded.as_str(),
-            408 | 502 | 504 => UNAVAILABLE,
+            // The model is one that it lists, so that it is not the request which is at fault.
+            404 | 408 | 502 | 504 => UNAVAILABLE,
             400..=499 => REJECTED,
             _ => FAILED,
         };
@@ -72,6 +73,21 @@ impl Failures {
     /// An error in place of a piece of the answer.
     pub(super) fn reported(&self, error: &Value) -> Error {
         self.told(FAILED, &format!("the model server reports an error{}", self.words(error)))
+    }
+
+    /// An answer that is no stream, although its status is that of success: an error, or something else altogether.
+    pub(super) async fn refused_by_success(&self, mut response: Response) -> Error {
+        match self.error_of(&mut response).await {
+            Some(words) => {
+                self.told(FAILED, &format!("the model server answers with an error in place of a stream{words}"))
+            }
+            None => self.garbled("its answer is no stream of events"),
+        }
+    }
+
+    /// A reason to stop that is a failure.
+    pub(super) fn gave_up(&self, reason: &str) -> Error {
+        self.told(FAILED, &format!("the model server gave the answer up: it says `{}`", self.clean(reason)))
     }
 
     /// The answer ends without an end.
@@ -114,7 +130,12 @@ impl Failures {
         RemoteError::from_parts(self.clean(message), Some(code.to_owned())).into()
     }
 
+    /// What a body says of an error, for a message.
     async fn words_of(&self, response: &mut Response) -> String {
+        self.error_of(response).await.unwrap_or_default()
+    }
+
+    async fn error_of(&self, response: &mut Response) -> Option<String> {
         let mut body = Vec::new();
         let reading = async {
             while let Ok(Some(chunk)) = response.chunk().await {
@@ -126,20 +147,32 @@ impl Failures {
         };
         // What has come by then will do.
         let _ = timeout(BODY_TIME, reading).await;
-        match serde_json::from_slice::<Value>(&body) {
-            Ok(Value::Object(mut body)) => self.words(&body.remove("error").unwrap_or(Value::Object(body))),
-            // A page for people, which is not for a message of one line.
-            Ok(_) | Err(_) => String::new(),
-        }
+        let words = match serde_json::from_slice::<Value>(&body) {
+            // `{"error": ...}` of the protocol, or `{"detail": ...}` of FastAPI.
+            Ok(Value::Object(mut members)) => {
+                // Whatever else is in it may be part of somebody's answer.
+                let told = ["error", "detail", "message"].into_iter().find_map(|name| members.remove(name));
+                self.words(&told?)
+            }
+            Ok(Value::String(text)) => self.words(&Value::String(text)),
+            Ok(_) => return None,
+            Err(_) => self.words(&Value::String(plain(&body)?)),
+        };
+        Some(words).filter(|words| !words.is_empty())
     }
 
     /// The server's own words: `{"message": "..."}`, or, as `mlx_lm.server` has it, the text alone.
     fn words(&self, error: &Value) -> String {
-        let text = error.get("message").unwrap_or(error).as_str().unwrap_or_default();
-        if text.is_empty() {
+        let text = match error.get("message").unwrap_or(error) {
+            Value::Null => return String::new(),
+            Value::String(text) => text.clone(),
+            // A list of what is wrong with a request, as FastAPI has it.
+            other => other.to_string(),
+        };
+        if text.is_empty() || text == "{}" {
             return String::new();
         }
-        let text = self.clean(text);
+        let text = self.clean(&text);
         let cut = if text.chars().nth(WORDS).is_some() { "..." } else { "" };
         format!(": {}{cut}", text.chars().take(WORDS).collect::<String>())
     }
@@ -152,7 +185,14 @@ impl Failures {
     }
 }
 
-/// Whoever has had tokens cannot have them from another worker.
+/// A plain text of one line. A page for people is not for a message.
+fn plain(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?.trim();
+    let is_page = text.starts_with('<');
+    (!is_page && !text.is_empty()).then(|| text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Who has had tokens cannot have them from another worker.
 fn broken_off(tokens: u64) -> &'static str {
     if tokens == 0 { UNAVAILABLE } else { FAILED }
 }

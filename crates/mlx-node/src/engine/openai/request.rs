@@ -24,12 +24,26 @@ pub(super) struct Body<'a> {
     top_p: Option<f64>,
 }
 
+/// The role that newer clients use in place of `system`, which is the one that every chat template knows.
+const DEVELOPER: &str = "developer";
+
+fn known_roles(messages: &[ChatMessage]) -> Cow<'_, [ChatMessage]> {
+    if messages.iter().all(|message| message.role != DEVELOPER) {
+        return Cow::Borrowed(messages);
+    }
+    let known = |message: &ChatMessage| {
+        let role = if message.role == DEVELOPER { "system" } else { &message.role };
+        ChatMessage::new(role, message.content.as_str())
+    };
+    messages.iter().map(known).collect()
+}
+
 impl<'a> Body<'a> {
     /// The request for `api`. A prompt is a chat of one message.
     pub(super) fn new(request: &'a InferenceRequest, api: EngineApi) -> Self {
         let prompt = request.prompt.as_str();
         let (messages, prompt) = match (api, &request.messages) {
-            (EngineApi::Chat, Some(messages)) => (Some(Cow::from(messages)), None),
+            (EngineApi::Chat, Some(messages)) => (Some(known_roles(messages)), None),
             (EngineApi::Chat, None) => (Some(Cow::from(vec![ChatMessage::new("user", prompt)])), None),
             (EngineApi::Completions, _) => (None, Some(prompt)),
         };

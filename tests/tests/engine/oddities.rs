@@ -1,0 +1,96 @@
+//! What real model servers do, and what must become of it: each is one of the faults that were seen in the field.
+
+use std::time::Duration;
+
+use mlx_errors::{Error, ErrorKind};
+use mlx_tests::{Answer, eventually};
+use mlx_types::messages::{ChatMessage, FinishReason, InferenceRequest};
+use serde_json::{Value, json};
+
+use crate::support::{MODEL, Scene, read};
+
+fn code(error: &Error) -> &str {
+    match error.kind() {
+        ErrorKind::Remote(remote) => remote.code(),
+        _ => error.code().as_str(),
+    }
+}
+
+/// A token, with a reason to stop in the same event.
+fn token(text: &str, reason: &Value) -> Value {
+    json!({ "choices": [{ "index": 0, "delta": { "content": text }, "finish_reason": reason }] })
+}
+
+#[tokio::test]
+async fn an_empty_finish_reason_in_every_event_ends_nothing() {
+    let scene = Scene::start().await;
+    let all = Answer::stream().event(&token("a", &json!(""))).event(&token("b", &json!(""))).chat_finish("stop").done();
+    scene.models.answer_next(all);
+    let answered = scene.answer().await;
+    assert_eq!((answered.text().as_str(), answered.reason()), ("ab", FinishReason::Stop));
+
+    // One that says it too early takes it back by going on.
+    let early = Answer::stream().event(&token("a", &json!("stop"))).event(&token("b", &json!("length"))).done();
+    scene.models.answer_next(early);
+    let answered = scene.answer().await;
+    assert_eq!((answered.text().as_str(), answered.reason()), ("ab", FinishReason::Length));
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_gives_up_is_no_success() {
+    let scene = Scene::start().await;
+    let event = b"event: error\ndata: {\"message\": \"out of pages\"}\n\n".to_vec();
+    let cases = [
+        (Answer::stream().chat_token("a").chat_finish("abort").done(), "a", "MODEL_SERVER_ERROR", false, "`abort`"),
+        (Answer::stream().chat_finish("error").done(), "", "MODEL_SERVER_ERROR", false, "`error`"),
+        (Answer::stream().chat_token("a").bytes(event).done(), "a", "MODEL_SERVER_ERROR", false, "out of pages"),
+        // The end without a reason: broken off, whatever follows.
+        (Answer::stream().done(), "", "WORKER_UNAVAILABLE", true, "ends in the middle"),
+        (Answer::stream().chat_token("a").done(), "a", "MODEL_SERVER_ERROR", false, "ends in the middle"),
+    ];
+    for (answer, text, expected, retryable, words) in cases {
+        scene.models.answer_next(answer.clone());
+        let (tokens, error) = scene.failure().await;
+        assert_eq!((tokens.concat().as_str(), code(&error)), (text, expected), "{answer:?}: {error}");
+        assert_eq!(error.is_retryable(), retryable, "{answer:?}");
+        assert!(error.to_string().contains(words), "{answer:?}: {error}");
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn spaces_around_the_end_are_no_fault() {
+    let scene = Scene::start().await;
+    scene.models.answer_next(Answer::stream().chat_token("a").chat_finish("stop").bytes("data: [DONE] \n\n"));
+    assert_eq!(scene.answer().await.text(), "a");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_developer_is_a_system_to_engines() {
+    let scene = Scene::start().await;
+    let messages = vec![ChatMessage::new("developer", "Be brief."), ChatMessage::new("user", "hi")];
+    read(scene.ask(&InferenceRequest::new(MODEL, "p").messages(messages)).await).await.ended.unwrap();
+    let seen = scene.models.requests().remove(0).body;
+    assert_eq!(seen["messages"][0], json!({ "role": "system", "content": "Be brief." }), "{seen}");
+    assert_eq!(seen["messages"][1]["role"], "user");
+    scene.end().await;
+}
+
+/// The list is asked for every 5 s, and some servers break an answer off for it.
+#[tokio::test]
+async fn an_engine_that_answers_is_not_asked_for_its_models() {
+    let scene = Scene::start().await;
+    let long = (0..70).fold(Answer::stream(), |answer, _| answer.chat_token("a").pause(Duration::from_millis(100)));
+    scene.models.answer_next(long.chat_finish("stop").done());
+    let request = InferenceRequest::new(MODEL, "p");
+    let stream = scene.ask(&request).await;
+    eventually("an answer under way", || scene.models.generating() == 1).await;
+    let before = scene.models.listings();
+    let answered = read(stream).await;
+    let during = scene.models.listings() - before;
+    assert_eq!((answered.text().len(), during), (70, 0), "in 7 s it would have been asked once");
+    eventually("it is asked again", || scene.models.listings() > before).await;
+    scene.end().await;
+}
