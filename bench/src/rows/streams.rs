@@ -210,6 +210,7 @@ async fn answer_raw(
         total_tokens: tokens,
         latency_ms: begun.elapsed().as_secs_f64() * 1000.0,
         finish_reason: Some(FinishReason::Length),
+        usage: None,
     };
     Ok(client.publish(to, raw::encode_marked(&done, epoch)?).await?)
 }

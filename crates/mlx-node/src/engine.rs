@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use mlx_errors::Result;
 use mlx_types::Secret;
 use mlx_types::config::{EngineApi, StreamingConfig};
-use mlx_types::messages::{FinishReason, InferenceRequest};
+use mlx_types::messages::{FinishReason, InferenceRequest, Usage};
 
 pub(crate) use openai::KEY_VARIABLE;
 
@@ -35,6 +35,8 @@ pub(crate) trait Engine: Send + Sync + 'static {
 pub(crate) enum Piece {
     /// The next token. A model server may send the text of several at once.
     Token(String),
+    /// What the answer costs, as the engine counts it.
+    Usage(Usage),
     /// The end, and why.
     End(FinishReason),
 }

@@ -163,6 +163,7 @@ async fn answer(
                 loaded.answers();
                 tokens.send(token).await?;
             }
+            Some(Piece::Usage(usage)) => tokens.set_usage(usage),
             Some(Piece::End(reason)) => return Ok(reason),
             None => return Ok(FinishReason::Stop),
         }

@@ -177,7 +177,10 @@ fn a_frame_knows_its_request_and_whether_it_is_the_last() {
     let frames = [
         (StreamingResponse::Token { request_id, token: "t".into(), index: 0 }, false),
         (StreamingResponse::Tokens { request_id, tokens: vec!["t".into()], index: 1 }, false),
-        (StreamingResponse::Done { request_id, total_tokens: 2, latency_ms: 1.5, finish_reason: None }, true),
+        (
+            StreamingResponse::Done { request_id, total_tokens: 2, latency_ms: 1.5, finish_reason: None, usage: None },
+            true,
+        ),
         (StreamingResponse::Error { request_id, error: "e".into(), code: "C".into(), retryable: None }, true),
     ];
     for (frame, terminal) in frames {

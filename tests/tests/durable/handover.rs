@@ -273,7 +273,7 @@ async fn s3_frames_of_a_second_run_never_mix_with_those_of_the_first() {
     headers.set("Mlx-Attempt", "2").unwrap();
     for frame in [
         StreamingResponse::Tokens { request_id, tokens: vec!["another ".to_owned(), "token".to_owned()], index: 0 },
-        StreamingResponse::Done { request_id, total_tokens: 2, latency_ms: 1.0, finish_reason: None },
+        StreamingResponse::Done { request_id, total_tokens: 2, latency_ms: 1.0, finish_reason: None, usage: None },
     ] {
         client.publish_with_headers(&response, &frame, headers.clone()).await.unwrap();
     }

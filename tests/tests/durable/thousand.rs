@@ -175,7 +175,8 @@ impl Observer {
     /// What was seen up to now.
     async fn so_far(self, client: &Client) -> Runs {
         let request_id = END.parse().unwrap();
-        let end = StreamingResponse::Done { request_id, total_tokens: 0, latency_ms: 0.0, finish_reason: None };
+        let end =
+            StreamingResponse::Done { request_id, total_tokens: 0, latency_ms: 0.0, finish_reason: None, usage: None };
         client.publish(&mlx_types::subjects::response(request_id), &end).await.unwrap();
         self.0.await.unwrap()
     }

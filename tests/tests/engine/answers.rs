@@ -26,7 +26,7 @@ async fn a_chat_is_answered_token_by_token_with_what_was_asked_for() {
     let messages =
         json!([{ "role": "system", "content": "Be brief." }, { "role": "user", "content": "what is a bus" }]);
     let body = json!({
-        "model": MODEL, "stream": true, "messages": messages, "max_tokens": 64, "temperature": 0.5, "top_p": 0.9
+        "model": MODEL, "stream": true, "stream_options": { "include_usage": true }, "messages": messages, "max_tokens": 64, "temperature": 0.5, "top_p": 0.9
     });
     assert_eq!(asked.body, body);
     scene.end().await;
@@ -36,7 +36,7 @@ async fn a_chat_is_answered_token_by_token_with_what_was_asked_for() {
 async fn a_prompt_is_a_chat_of_one_message_and_what_is_unset_is_left_out() {
     let scene = Scene::start().await;
     assert_eq!(scene.answer().await.text(), "You said: hello there");
-    let body = json!({ "model": MODEL, "stream": true, "messages": [{ "role": "user", "content": "hello there" }] });
+    let body = json!({ "model": MODEL, "stream": true, "stream_options": { "include_usage": true }, "messages": [{ "role": "user", "content": "hello there" }] });
     assert_eq!(scene.models.requests()[0].body, body);
     scene.end().await;
 }
@@ -50,7 +50,10 @@ async fn a_prompt_goes_as_it_is_where_completions_are_asked_for() {
     assert_eq!(answered.reason(), FinishReason::Length);
     let asked = &scene.models.requests()[0];
     assert_eq!(asked.path, "/v1/completions");
-    assert_eq!(asked.body, json!({ "model": MODEL, "stream": true, "prompt": "hello there", "max_tokens": 3 }));
+    assert_eq!(
+        asked.body,
+        json!({ "model": MODEL, "stream": true, "stream_options": { "include_usage": true }, "prompt": "hello there", "max_tokens": 3 })
+    );
     scene.end().await;
 }
 

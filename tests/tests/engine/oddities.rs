@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind};
 use mlx_tests::{Answer, eventually};
-use mlx_types::messages::{ChatMessage, FinishReason, InferenceRequest};
+use mlx_types::messages::{ChatMessage, FinishReason, InferenceRequest, Usage};
 use serde_json::{Value, json};
 
 use crate::support::{MODEL, Scene, read};
@@ -93,4 +94,41 @@ async fn an_engine_that_answers_is_not_asked_for_its_models() {
     assert_eq!((answered.text().len(), during), (70, 0), "in 7 s it would have been asked once");
     eventually("it is asked again", || scene.models.listings() > before).await;
     scene.end().await;
+}
+
+#[tokio::test]
+async fn what_an_answer_costs_is_what_the_engine_counts() {
+    let scene = Scene::start().await;
+    let figures =
+        json!({ "prompt_tokens": 12, "completion_tokens": 40, "prompt_tokens_details": { "cached_tokens": 3 } });
+    let counted = json!({ "choices": [], "usage": figures });
+    scene.models.answer_next(Answer::stream().chat_token("ab").chat_finish("stop").event(&counted).done());
+    assert_eq!(usage(&scene).await, Usage::default().prompt_tokens(12).completion_tokens(40).cached_tokens(3));
+    assert_eq!(scene.models.requests()[0].body["stream_options"], json!({ "include_usage": true }));
+
+    // In the last event itself, and with members that are no numbers.
+    let last = json!({
+        "choices": [{ "delta": {}, "finish_reason": "stop" }],
+        "usage": { "prompt_tokens": 7, "completion_tokens": "many" }
+    });
+    scene.models.answer_next(Answer::stream().chat_token("a").event(&last).done());
+    assert_eq!(usage(&scene).await, Usage::default().prompt_tokens(7));
+
+    // A server that refuses to be asked is asked without, from then on.
+    let refusal = r#"{"detail": "Unexpected fields in the request: {'stream_options'}"}"#;
+    scene.models.answer_next(Answer::refusal_of(422, refusal));
+    scene.answer().await.ended.unwrap();
+    scene.answer().await.ended.unwrap();
+    let asked: Vec<bool> =
+        scene.models.requests().iter().map(|asked| asked.body.get("stream_options").is_some()).collect();
+    assert_eq!(asked, [true, true, true, false, false]);
+    scene.end().await;
+}
+
+async fn usage(scene: &Scene) -> Usage {
+    let mut stream = scene.ask(&InferenceRequest::new(MODEL, "p")).await;
+    while let Some(token) = stream.next().await {
+        token.unwrap();
+    }
+    stream.summary().unwrap().usage.unwrap()
 }

@@ -131,6 +131,23 @@ async fn a_client_that_goes_away_stops_the_generation_at_the_model_server() {
 }
 
 #[tokio::test]
+async fn usage_is_what_the_engine_counts() {
+    let models = ModelServer::start();
+    let gateway = GatewayProcess::before(&models, 1).await;
+    let counted = json!({ "choices": [], "usage": { "prompt_tokens": 12, "completion_tokens": 40 } });
+    let answer = || Answer::stream().chat_token("ab").chat_finish("stop").event(&counted).done();
+    models.answer_next(answer());
+    let (_, whole) = gateway.post(CHAT, &chat("tiny", "Hi")).await;
+    let usage = json!({ "prompt_tokens": 12, "completion_tokens": 40, "total_tokens": 52 });
+    assert_eq!(whole["usage"], usage, "{whole}");
+    models.answer_next(answer());
+    let options = json!({ "stream": true, "stream_options": { "include_usage": true } });
+    let events = gateway.stream(CHAT, &chat_with("tiny", "Hi", &options)).await;
+    let last: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
+    assert_eq!((&last["usage"], &last["choices"]), (&usage, &json!([])), "{last}");
+}
+
+#[tokio::test]
 async fn a_stop_sequence_stops_the_generation_too() {
     let models = ModelServer::start();
     let gateway = GatewayProcess::before(&models, 1).await;

@@ -218,7 +218,7 @@ async fn cancel(client: &Client, sequence: u64, cancel: &InferenceCancel, begun:
     let request_id = cancel.request_id;
     let end = if cancel.mode == CancelMode::Stop {
         let finish_reason = Some(FinishReason::Cancelled);
-        StreamingResponse::Done { request_id, total_tokens: 0, latency_ms: 0.0, finish_reason }
+        StreamingResponse::Done { request_id, total_tokens: 0, latency_ms: 0.0, finish_reason, usage: None }
     } else {
         let cancelled = Error::new(ErrorKind::Cancelled { tokens: 0 });
         let code = ErrorCode::StreamCancelled.as_str().to_owned();

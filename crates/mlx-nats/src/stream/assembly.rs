@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use mlx_errors::{ErrorCode, ErrorKind, RemoteError};
-use mlx_types::messages::{FinishReason, StreamingResponse};
+use mlx_types::messages::{FinishReason, StreamingResponse, Usage};
 
 /// What a frame amounts to.
 #[derive(Debug, PartialEq)]
@@ -15,7 +15,7 @@ pub(crate) enum Step {
     /// Nothing new.
     Repeated,
     /// The worker finished.
-    Done(Option<FinishReason>),
+    Done(Option<FinishReason>, Option<Usage>),
     /// The stream is over with an error.
     Failed(ErrorKind),
 }
@@ -37,12 +37,12 @@ impl Assembly {
         match frame {
             StreamingResponse::Token { token, index, .. } => self.token(index, token),
             StreamingResponse::Tokens { tokens, index, .. } => self.tokens(index, tokens),
-            StreamingResponse::Done { total_tokens, finish_reason, .. } => {
+            StreamingResponse::Done { total_tokens, finish_reason, usage, .. } => {
                 // A TypeScript worker always says 0; any other count tells whether the last frames were lost.
                 if total_tokens > self.received {
                     return Step::Failed(ErrorKind::StreamGap { expected: self.received, got: total_tokens });
                 }
-                Step::Done(finish_reason)
+                Step::Done(finish_reason, usage)
             }
             StreamingResponse::Error { error, code, retryable, .. } => {
                 let remote = RemoteError::from_parts(error, Some(code)).with_retryable(retryable);
@@ -102,7 +102,13 @@ mod tests {
     }
 
     fn done(total_tokens: u64) -> StreamingResponse {
-        StreamingResponse::Done { request_id: RequestId::new(), total_tokens, latency_ms: 1.0, finish_reason: None }
+        StreamingResponse::Done {
+            request_id: RequestId::new(),
+            total_tokens,
+            latency_ms: 1.0,
+            finish_reason: None,
+            usage: None,
+        }
     }
 
     #[test]
@@ -144,7 +150,7 @@ mod tests {
     fn an_end_that_counts_nothing_is_a_typescript_worker() {
         let mut assembly = Assembly::default();
         assembly.accept(token(0));
-        assert_eq!(assembly.accept(done(0)), Step::Done(None));
+        assert_eq!(assembly.accept(done(0)), Step::Done(None, None));
     }
 
     proptest! {
@@ -170,7 +176,7 @@ mod tests {
                     }
                     Step::Repeated => prop_assert!(index + count <= expected),
                     Step::Failed(_) => { prop_assert!(index > expected); break; }
-                    Step::Done(_) => prop_assert!(false, "no end was sent"),
+                    Step::Done(..) => prop_assert!(false, "no end was sent"),
                 }
                 prop_assert_eq!(assembly.received(), expected);
             }

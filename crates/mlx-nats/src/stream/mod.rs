@@ -13,12 +13,13 @@ mod run;
 mod running;
 mod silence;
 mod sink;
+mod summary;
 
 pub(crate) use cancel::asked_again;
 pub(crate) use lifeline::{Departure, Lifelines, Suspicion};
 pub(crate) use requester::Companion;
 pub(crate) use requester::Opening;
-pub use requester::{StreamSummary, TokenFrame, TokenStream};
+pub use requester::{TokenFrame, TokenStream};
 pub use responder::{InferenceOptions, InferenceService};
 #[cfg(feature = "durable")]
 pub(crate) use responder::{finish, is_disconnection, offers_tokens, pass_on, send_end};
@@ -29,3 +30,4 @@ pub(crate) use sink::TokenMeter;
 pub use sink::TokenSink;
 #[cfg(feature = "durable")]
 pub(crate) use sink::{Marks, OutgoingStream};
+pub use summary::StreamSummary;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use mlx_errors::{Error, ErrorKind, Result};
-use mlx_types::messages::{CancelMode, FinishReason, InferenceCancel};
+use mlx_types::messages::{CancelMode, FinishReason, InferenceCancel, Usage};
 use mlx_types::{RequestId, WorkerId, subjects};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
@@ -29,6 +29,7 @@ use super::lifeline::{Departure, Lifelines, Suspicion};
 use super::route::Route;
 use super::run::Run;
 use super::silence::Silence;
+use super::summary::StreamSummary;
 use crate::client::Client;
 use crate::pubsub::RawSubscription;
 use crate::telemetry::log_limit::LogLimit;
@@ -48,36 +49,6 @@ pub struct TokenFrame {
     pub index: u64,
     /// Its text.
     pub text: String,
-}
-
-/// What a stream came to.
-///
-/// ```no_run
-/// # async fn example(client: mlx_nats::Client, worker: mlx_types::WorkerId) -> mlx_nats::Result<()> {
-/// use futures_util::StreamExt;
-/// use mlx_types::messages::InferenceRequest;
-///
-/// let mut tokens = client.infer(worker, &InferenceRequest::new("llama-3", "Hello")).await?;
-/// while let Some(token) = tokens.next().await {
-///     print!("{}", token?.text);
-/// }
-/// if let Some(summary) = tokens.summary() {
-///     println!("{} tokens in {:?}, {:?} to the first", summary.tokens, summary.duration, summary.time_to_first_token);
-/// }
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct StreamSummary {
-    /// Tokens received.
-    pub tokens: u64,
-    /// From the request to the first token; unset when none came.
-    pub time_to_first_token: Option<Duration>,
-    /// From the request to the end.
-    pub duration: Duration,
-    /// Why the worker stopped, where it finished and said so.
-    pub finish_reason: Option<FinishReason>,
 }
 
 /// The tokens of one request, as a [`Stream`].
@@ -216,11 +187,11 @@ impl TokenStream {
             return Ok(());
         }
         self.ready.clear();
-        self.end(None, Some(&Error::new(ErrorKind::Cancelled { tokens: self.assembly.received() })));
+        self.end(None, None, Some(&Error::new(ErrorKind::Cancelled { tokens: self.assembly.received() })));
         self.cancellation(CancelMode::Kill).await
     }
 
-    fn end(&mut self, finish_reason: Option<FinishReason>, error: Option<&Error>) {
+    fn end(&mut self, finish_reason: Option<FinishReason>, usage: Option<Usage>, error: Option<&Error>) {
         // What is kept for its summary has no further use for these.
         self.frames = None;
         self.acceptance = None;
@@ -234,6 +205,7 @@ impl TokenStream {
             time_to_first_token: self.first_token.map(|first| first - self.started),
             duration: self.started.elapsed(),
             finish_reason,
+            usage,
         };
         if let Some(mut companion) = self.companion.take() {
             companion.ended(&summary, error);
@@ -263,7 +235,7 @@ impl TokenStream {
             // What has been shown would be shown twice.
             error = remote.clone().after_begin().into();
         }
-        self.end(None, Some(&error));
+        self.end(None, None, Some(&error));
         if worker_goes_on {
             self.cancel_in_background();
         }

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
-use mlx_types::messages::{CancelMode, FinishReason, Message, StreamingResponse};
+use mlx_types::messages::{CancelMode, FinishReason, Message, StreamingResponse, Usage};
 use mlx_types::{Epoch, RequestId, WorkerId, subjects};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::coalesce::Coalescer;
@@ -64,6 +65,19 @@ impl TokenSink {
             return Err(self.stream.cancelled_error());
         }
         self.stream.send(token.into()).await
+    }
+
+    /// Sets what the answer cost, as the engine counts it. It goes out with the end.
+    ///
+    /// ```no_run
+    /// # use mlx_types::messages::{FinishReason, Usage};
+    /// # fn example(mut tokens: mlx_nats::TokenSink) -> FinishReason {
+    /// tokens.set_usage(Usage::default().prompt_tokens(12).completion_tokens(40));
+    /// FinishReason::Stop
+    /// # }
+    /// ```
+    pub fn set_usage(&mut self, usage: Usage) {
+        *self.stream.usage.lock() = Some(usage);
     }
 
     /// Tokens taken so far.
@@ -128,6 +142,8 @@ pub(crate) struct OutgoingStream {
     /// Tokens on their way into one frame; unset where the requester reads only plain frames.
     gather: Option<Coalescer>,
     cancel: watch::Sender<Option<CancelMode>>,
+    /// What the end says that the answer cost.
+    usage: Mutex<Option<Usage>>,
     /// Only where a queue may hand the request out again.
     marks: Option<Marks>,
     started: Instant,
@@ -184,6 +200,7 @@ impl OutgoingStream {
             taken: AtomicU64::new(0),
             gather,
             cancel: watch::Sender::new(None),
+            usage: Mutex::new(None),
             marks: None,
             started: Instant::now(),
             epoch: None,
@@ -287,6 +304,7 @@ impl OutgoingStream {
             total_tokens: self.taken.load(Ordering::Relaxed),
             latency_ms: self.started.elapsed().as_secs_f64() * 1000.0,
             finish_reason: Some(finish_reason),
+            usage: *self.usage.lock(),
         };
         self.publish(&frame).await
     }

@@ -6,6 +6,8 @@ mod failure;
 mod request;
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -26,6 +28,9 @@ use super::{Engine, Piece};
 /// Where the key is found, if the configuration has none.
 pub(crate) const KEY_VARIABLE: &str = "OPENAI_API_KEY";
 
+/// The member by which usage is asked for, in the words of a server that refuses it.
+const USAGE_MEMBER: &str = "stream_options";
+
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long the server may take to list its models.
@@ -39,6 +44,8 @@ pub(super) struct OpenAi {
     api: EngineApi,
     limits: Limits,
     failures: Failures,
+    /// Until the server refuses to be asked.
+    asks_for_usage: Arc<AtomicBool>,
 }
 
 impl OpenAi {
@@ -69,7 +76,15 @@ impl OpenAi {
             Error::with_source(ErrorKind::Internal { reason: "cannot make an HTTP client".to_owned() }, error)
         })?;
         let failures = Failures::new(base.clone(), key.clone());
-        Ok(Self { http, base, key, api, limits: Limits::from(streaming), failures })
+        Ok(Self {
+            http,
+            base,
+            key,
+            api,
+            limits: Limits::from(streaming),
+            failures,
+            asks_for_usage: Arc::new(AtomicBool::new(true)),
+        })
     }
 
     fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
@@ -104,9 +119,24 @@ impl Engine for OpenAi {
             EngineApi::Chat => &["chat", "completions"],
             EngineApi::Completions => &["completions"],
         };
-        let post = self.http.post(below(&self.base, path)).json(&Body::new(&request, self.api));
-        let (post, limits, failures) = (self.authorized(post), self.limits, self.failures.clone());
-        stream::once(answer::begin(post, limits, failures)).try_flatten().boxed()
+        let post = |asks_for_usage| {
+            let body = Body::new(&request, self.api, asks_for_usage);
+            self.authorized(self.http.post(below(&self.base, path)).json(&body))
+        };
+        let asks_for_usage = self.asks_for_usage.load(Ordering::Relaxed);
+        let (first, plain) = (post(asks_for_usage), asks_for_usage.then(|| post(false)));
+        let (flag, limits, failures) = (Arc::clone(&self.asks_for_usage), self.limits, self.failures.clone());
+        let answer = async move {
+            match (answer::begin(first, limits, failures.clone()).await, plain) {
+                // Some servers refuse what they do not know.
+                (Err(error), Some(plain)) if error.to_string().contains(USAGE_MEMBER) => {
+                    flag.store(false, Ordering::Relaxed);
+                    answer::begin(plain, limits, failures).await
+                }
+                (begun, _) => begun,
+            }
+        };
+        stream::once(answer).try_flatten().boxed()
     }
 }
 

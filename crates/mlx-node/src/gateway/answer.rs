@@ -9,7 +9,7 @@ use metrics::histogram;
 use mlx_errors::{Error, ErrorKind};
 use mlx_nats::TokenStream;
 use mlx_types::WorkerId;
-use mlx_types::messages::{FinishReason, InferenceRequest};
+use mlx_types::messages::{FinishReason, InferenceRequest, Usage};
 
 use super::Gateway;
 use super::error::ApiError;
@@ -45,8 +45,10 @@ pub(super) struct Piece {
 pub(super) struct Ending {
     /// `stop` or `length`.
     pub(super) reason: &'static str,
-    /// Tokens made.
+    /// Pieces made, which is what there is where the engine counts nothing.
     pub(super) tokens: u64,
+    /// As the engine counts.
+    pub(super) usage: Usage,
 }
 
 impl Gateway {
@@ -136,6 +138,7 @@ impl Answer {
                 let reason = self.tokens.summary().and_then(|summary| summary.finish_reason.as_ref());
                 let reason = match reason {
                     Some(FinishReason::Length) => "length",
+                    Some(FinishReason::ContentFilter) => "content_filter",
                     Some(FinishReason::Cancelled) => {
                         let message = "the worker ended the answer before it was whole";
                         let refusal = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "STREAM_CANCELLED", message);
@@ -152,7 +155,8 @@ impl Answer {
 
     fn ended(&mut self, reason: &'static str) -> Ending {
         self.outcome = Some(Outcome::Answered);
-        Ending { reason, tokens: self.count }
+        let usage = self.tokens.summary().and_then(|summary| summary.usage).unwrap_or_default();
+        Ending { reason, tokens: self.count, usage }
     }
 
     fn failed(&mut self, refusal: ApiError) -> ApiError {

@@ -235,9 +235,19 @@ impl Form {
     }
 }
 
-/// Workers do not say how many tokens a prompt has, and 0 claims less than a guess would.
+/// As the engine counts; where it does not, the pieces of the answer, and 0 for the prompt, which claims less than a guess would.
 fn usage(end: Ending) -> Value {
-    json!({ "prompt_tokens": 0, "completion_tokens": end.tokens, "total_tokens": end.tokens })
+    let prompt = end.usage.prompt_tokens.unwrap_or_default();
+    let completion = end.usage.completion_tokens.unwrap_or(end.tokens);
+    let mut usage = json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt.saturating_add(completion),
+    });
+    if let (Some(cached), Some(members)) = (end.usage.cached_tokens, usage.as_object_mut()) {
+        members.insert("prompt_tokens_details".to_owned(), json!({ "cached_tokens": cached }));
+    }
+    usage
 }
 
 fn event(data: &Value) -> Event {

@@ -12,7 +12,7 @@ use serde::de::value::MapDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::{FinishReason, Message, StreamingResponse};
+use super::{FinishReason, Message, StreamingResponse, Usage};
 use crate::{Epoch, RequestId};
 
 impl StreamingResponse {
@@ -77,6 +77,7 @@ enum Member {
     TotalTokens,
     LatencyMs,
     FinishReason,
+    Usage,
     Error,
     Code,
     Retryable,
@@ -97,6 +98,7 @@ impl Member {
             Self::TotalTokens => "totalTokens",
             Self::LatencyMs => "latencyMs",
             Self::FinishReason => "finishReason",
+            Self::Usage => "usage",
             Self::Error => "error",
             Self::Code => "code",
             Self::Retryable => "retryable",
@@ -112,7 +114,7 @@ impl Member {
             Self::Token => kind == Kind::Token,
             Self::Tokens => kind == Kind::Tokens,
             Self::Index => matches!(kind, Kind::Token | Kind::Tokens),
-            Self::TotalTokens | Self::LatencyMs | Self::FinishReason => kind == Kind::Done,
+            Self::TotalTokens | Self::LatencyMs | Self::FinishReason | Self::Usage => kind == Kind::Done,
             Self::Error | Self::Code | Self::Retryable => kind == Kind::Error,
             Self::Unknown => false,
         }
@@ -164,6 +166,8 @@ struct Draft {
     latency_ms: Option<f64>,
     #[expect(clippy::option_option, reason = "read, and `null`, which means unset but must not come twice either")]
     finish_reason: Option<Option<FinishReason>>,
+    #[expect(clippy::option_option, reason = "as above")]
+    usage: Option<Option<Usage>>,
     error: Option<String>,
     code: Option<String>,
     #[expect(clippy::option_option, reason = "as above")]
@@ -185,6 +189,7 @@ impl Draft {
             Member::TotalTokens => set(&mut self.total_tokens, name, map),
             Member::LatencyMs => set(&mut self.latency_ms, name, map),
             Member::FinishReason => set(&mut self.finish_reason, name, map),
+            Member::Usage => set(&mut self.usage, name, map),
             Member::Error => set(&mut self.error, name, map),
             Member::Code => set(&mut self.code, name, map),
             Member::Retryable => set(&mut self.retryable, name, map),
@@ -212,6 +217,7 @@ impl Draft {
                 total_tokens: required(self.total_tokens, Member::TotalTokens)?,
                 latency_ms: required(self.latency_ms, Member::LatencyMs)?,
                 finish_reason: self.finish_reason.flatten(),
+                usage: self.usage.flatten(),
             },
             Kind::Error => StreamingResponse::Error {
                 request_id,
@@ -252,10 +258,29 @@ mod tests {
     #[derive(Debug, PartialEq, Deserialize)]
     #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
     enum Derived {
-        Token { request_id: RequestId, token: String, index: u64 },
-        Tokens { request_id: RequestId, tokens: Vec<String>, index: u64 },
-        Done { request_id: RequestId, total_tokens: u64, latency_ms: f64, finish_reason: Option<FinishReason> },
-        Error { request_id: RequestId, error: String, code: String, retryable: Option<bool> },
+        Token {
+            request_id: RequestId,
+            token: String,
+            index: u64,
+        },
+        Tokens {
+            request_id: RequestId,
+            tokens: Vec<String>,
+            index: u64,
+        },
+        Done {
+            request_id: RequestId,
+            total_tokens: u64,
+            latency_ms: f64,
+            finish_reason: Option<FinishReason>,
+            usage: Option<Usage>,
+        },
+        Error {
+            request_id: RequestId,
+            error: String,
+            code: String,
+            retryable: Option<bool>,
+        },
     }
 
     impl From<Derived> for StreamingResponse {
@@ -263,8 +288,8 @@ mod tests {
             match derived {
                 Derived::Token { request_id, token, index } => Self::Token { request_id, token, index },
                 Derived::Tokens { request_id, tokens, index } => Self::Tokens { request_id, tokens, index },
-                Derived::Done { request_id, total_tokens, latency_ms, finish_reason } => {
-                    Self::Done { request_id, total_tokens, latency_ms, finish_reason }
+                Derived::Done { request_id, total_tokens, latency_ms, finish_reason, usage } => {
+                    Self::Done { request_id, total_tokens, latency_ms, finish_reason, usage }
                 }
                 Derived::Error { request_id, error, code, retryable } => {
                     Self::Error { request_id, error, code, retryable }
@@ -288,6 +313,7 @@ mod tests {
             "latencyMs" => vec![json!(1.5), json!(2), json!("2"), json!(null)],
             "retryable" => vec![json!(true), json!(false), json!(null), json!(1)],
             "finishReason" => vec![json!("stop"), json!("novel"), json!(null), json!(1)],
+            "usage" => vec![json!({ "promptTokens": 7, "novel": "x" }), json!({}), json!(null), json!(1)],
             "index" | "totalTokens" => vec![json!(0), json!(u64::MAX), json!(-1), json!(1.5), json!(null)],
             _ => vec![json!({ "deep": [null] })],
         };
@@ -298,6 +324,7 @@ mod tests {
             "tokens",
             "index",
             "totalTokens",
+            "usage",
             "latencyMs",
             "finishReason",
             "error",

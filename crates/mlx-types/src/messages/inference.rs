@@ -159,6 +159,9 @@ pub enum StreamingResponse {
         /// Why it ended.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         finish_reason: Option<FinishReason>,
+        /// What it cost, where the engine counts that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
     },
     /// The end: it failed.
     Error {
@@ -191,6 +194,31 @@ impl StreamingResponse {
     }
 }
 
+/// What an answer cost, in tokens as the engine counts them: its own, of which a frame may hold several or a part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(JsonSchema))]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Usage {
+    /// Tokens of the prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<u64>,
+    /// Tokens of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_tokens: Option<u64>,
+    /// Tokens of the prompt that the engine had computed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_tokens: Option<u64>,
+}
+
+mlx_errors::setters! {
+    Usage {
+        prompt_tokens: option u64,
+        completion_tokens: option u64,
+        cached_tokens: option u64,
+    }
+}
+
 open_enum! {
     /// Why a completion ended.
     FinishReason {
@@ -200,6 +228,10 @@ open_enum! {
         Length = "length",
         /// The requester cancelled it.
         Cancelled = "cancelled",
+        /// The model calls a tool.
+        ToolCalls = "tool_calls",
+        /// The engine held something back.
+        ContentFilter = "content_filter",
     }
 }
 

@@ -22,6 +22,7 @@ pub use frame::Frame;
 pub use health::{HealthCheck, HealthReport, WorkerMetricsReport};
 pub use inference::{
     CancelMode, ChatMessage, FinishReason, InferenceAcceptance, InferenceCancel, InferenceRequest, StreamingResponse,
+    Usage,
 };
 pub use lenient::from_json;
 pub use model::{ModelCommand, ModelState, ModelStatus};

@@ -60,8 +60,8 @@ impl TokenStream {
                 self.backlog.took();
                 None
             }
-            Step::Done(finish_reason) => {
-                self.end(finish_reason, None);
+            Step::Done(finish_reason, usage) => {
+                self.end(finish_reason, usage, None);
                 Some(self.joiner.finish().map_or(Poll::Ready(None), |half| self.last_half(half)))
             }
             Step::Failed(ErrorKind::StreamGap { expected, got }) if self.backlog.overflowed() => {

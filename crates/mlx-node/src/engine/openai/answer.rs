@@ -6,7 +6,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use mlx_errors::{ErrorKind, Result};
 use mlx_types::config::StreamingConfig;
-use mlx_types::messages::FinishReason;
+use mlx_types::messages::{FinishReason, Usage};
 use reqwest::RequestBuilder;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde::Deserialize;
@@ -63,7 +63,7 @@ pub(super) async fn begin(
         return Err(told.unwrap_or_else(|_| silence(limits, 0)));
     }
     let events = bounded::events(response);
-    let answer = Answer { events, limits, failures, deadline, tokens: 0, finish: None, ended: false };
+    let answer = Answer { events, limits, failures, deadline, tokens: 0, usage: None, finish: None, ended: false };
     Ok(stream::try_unfold(answer, |mut answer| async move { Ok(answer.next().await?.map(|piece| (piece, answer))) }))
 }
 
@@ -75,6 +75,8 @@ struct Answer {
     deadline: Instant,
     /// Tokens so far.
     tokens: u64,
+    /// What the server counted, until it is passed on.
+    usage: Option<Usage>,
     /// Why the server said that it stopped, once it did.
     finish: Option<FinishReason>,
     ended: bool,
@@ -114,6 +116,9 @@ impl Answer {
         if let Some(error) = chunk.error {
             return Err(self.failures.reported(&error));
         }
+        if let Some(counted) = chunk.usage {
+            self.usage = Some(counted.into());
+        }
         // One choice is asked for; an event without any tells of the usage.
         let Some(choice) = chunk.choices.into_iter().next() else { return Ok(None) };
         let text = choice.delta.and_then(|delta| delta.content).or(choice.text).filter(|text| !text.is_empty());
@@ -140,6 +145,9 @@ impl Answer {
     }
 
     fn end(&mut self) -> Result<Piece> {
+        if let Some(usage) = self.usage.take() {
+            return Ok(Piece::Usage(usage)); // the end is what comes next
+        }
         self.ended = true;
         let reason = self.finish.take().ok_or_else(|| self.failures.broken(self.tokens))?;
         Ok(Piece::End(reason))
@@ -160,6 +168,26 @@ struct Chunk {
     #[serde(default)]
     choices: Vec<Choice>,
     error: Option<Value>,
+    usage: Option<Counted>,
+}
+
+/// What a server counts. It is there for people's figures: what cannot be read of it is left out.
+#[derive(Deserialize)]
+struct Counted {
+    prompt_tokens: Option<Value>,
+    completion_tokens: Option<Value>,
+    prompt_tokens_details: Option<Value>,
+}
+
+impl From<Counted> for Usage {
+    fn from(counted: Counted) -> Self {
+        let count = |value: &Option<Value>| value.as_ref().and_then(Value::as_u64);
+        let cached = counted.prompt_tokens_details.as_ref().and_then(|details| details.get("cached_tokens")?.as_u64());
+        Self::default()
+            .prompt_tokens(count(&counted.prompt_tokens))
+            .completion_tokens(count(&counted.completion_tokens))
+            .cached_tokens(cached)
+    }
 }
 
 #[derive(Deserialize)]

@@ -12,6 +12,9 @@ pub(super) struct Body<'a> {
     model: &'a str,
     /// Whatever the requester wants: the bus carries a stream in any case, and only a stream shows that the server lives.
     stream: bool,
+    /// Asks for what the answer costs, which most servers say only then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<StreamOptions>,
     #[serde(skip_serializing_if = "Option::is_none")]
     messages: Option<Cow<'a, [ChatMessage]>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -22,6 +25,11 @@ pub(super) struct Body<'a> {
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     top_p: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
 }
 
 /// The role that newer clients use in place of `system`, which is the one that every chat template knows.
@@ -40,7 +48,8 @@ fn known_roles(messages: &[ChatMessage]) -> Cow<'_, [ChatMessage]> {
 
 impl<'a> Body<'a> {
     /// The request for `api`. A prompt is a chat of one message.
-    pub(super) fn new(request: &'a InferenceRequest, api: EngineApi) -> Self {
+    pub(super) fn new(request: &'a InferenceRequest, api: EngineApi, asks_for_usage: bool) -> Self {
+        let stream_options = asks_for_usage.then_some(StreamOptions { include_usage: true });
         let prompt = request.prompt.as_str();
         let (messages, prompt) = match (api, &request.messages) {
             (EngineApi::Chat, Some(messages)) => (Some(known_roles(messages)), None),
@@ -48,6 +57,15 @@ impl<'a> Body<'a> {
             (EngineApi::Completions, _) => (None, Some(prompt)),
         };
         let &InferenceRequest { max_tokens, temperature, top_p, .. } = request;
-        Self { model: &request.model_id, stream: true, messages, prompt, max_tokens, temperature, top_p }
+        Self {
+            model: &request.model_id,
+            stream: true,
+            stream_options,
+            messages,
+            prompt,
+            max_tokens,
+            temperature,
+            top_p,
+        }
     }
 }
