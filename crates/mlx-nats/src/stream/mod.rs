@@ -6,6 +6,7 @@ mod cancel;
 mod coalesce;
 mod incarnation;
 mod lifeline;
+mod meter;
 mod requester;
 mod responder;
 mod route;
@@ -17,6 +18,7 @@ mod summary;
 
 pub(crate) use cancel::asked_again;
 pub(crate) use lifeline::{Departure, Lifelines, Suspicion};
+pub(crate) use meter::TokenMeter;
 pub(crate) use requester::Companion;
 pub(crate) use requester::Opening;
 pub use requester::{TokenFrame, TokenStream};
@@ -26,7 +28,6 @@ pub(crate) use responder::{finish, is_disconnection, offers_tokens, pass_on, sen
 pub(crate) use route::Route;
 #[cfg(feature = "durable")]
 pub(crate) use running::{Entry, Running};
-pub(crate) use sink::TokenMeter;
 pub use sink::TokenSink;
 #[cfg(feature = "durable")]
 pub(crate) use sink::{Marks, OutgoingStream};

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::coalesce::Coalescer;
+use super::meter::TokenMeter;
 use crate::client::Client;
 use crate::connection::Watch;
 use crate::telemetry::measure;
@@ -82,12 +83,12 @@ impl TokenSink {
 
     /// Tokens taken so far.
     pub fn sent(&self) -> u64 {
-        self.stream.taken.load(Ordering::Relaxed)
+        self.stream.taken()
     }
 
     /// Where its tokens are counted, to measure beside the handler.
     pub(crate) fn meter(&self) -> TokenMeter {
-        TokenMeter(Arc::clone(&self.stream))
+        TokenMeter::new(Arc::clone(&self.stream))
     }
 
     /// Resolves when the requester no longer wants any tokens, with the error to return from the handler.
@@ -118,15 +119,6 @@ impl TokenSink {
             std::future::pending::<()>().await;
         }
         self.stream.cancelled_error()
-    }
-}
-
-/// Counts the tokens of one stream.
-pub(crate) struct TokenMeter(Arc<OutgoingStream>);
-
-impl TokenMeter {
-    pub(crate) fn tokens(&self) -> u64 {
-        self.0.taken.load(Ordering::Relaxed)
     }
 }
 
@@ -296,12 +288,16 @@ impl OutgoingStream {
         }
     }
 
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     /// The clean end, behind every token.
     pub(crate) async fn done(&self, finish_reason: FinishReason) -> Result<()> {
         self.send_rest().await?;
         let frame = StreamingResponse::Done {
             request_id: self.request_id,
-            total_tokens: self.taken.load(Ordering::Relaxed),
+            total_tokens: self.taken(),
             latency_ms: self.started.elapsed().as_secs_f64() * 1000.0,
             finish_reason: Some(finish_reason),
             usage: *self.usage.lock(),
