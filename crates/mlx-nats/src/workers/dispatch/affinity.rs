@@ -1,4 +1,4 @@
-//! What should go to the same worker, and to which: rendezvous hashing, and the sessions that are remembered.
+//! What should go to the same worker, and to which: places on a ring of hashes, and the sessions that are remembered.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,6 +9,9 @@ use mlx_types::{SessionId, WorkerId};
 
 /// Prompts that agree in so many bytes go to the same worker, which may have computed them already. Shorter ones do not matter.
 const PREFIX: usize = 512;
+
+/// Places of one worker on the ring.
+const POINTS: u64 = 16;
 
 /// A worker of the key may have so many times the mean load before the next one of the key is asked.
 const BOUND: f64 = 1.25;
@@ -33,18 +36,20 @@ impl Key {
         Some(Self::Prefix(hash(&(&request.model_id, prefix))))
     }
 
-    /// How much this key prefers each worker: the highest has it. Each pair has a value of its own, so that a worker that leaves
-    /// takes only its own keys along.
-    pub(super) fn preference(self) -> impl Fn(WorkerId) -> u64 {
-        let own = hash(&self);
-        move |worker| {
-            let (high, low) = worker.as_uuid().as_u64_pair();
-            mix(mix(own ^ high) ^ low)
-        }
+    /// Where it is on the ring: the worker that comes next there is its own.
+    pub(super) fn point(self) -> u64 {
+        hash(&self)
     }
 }
 
-/// Spreads a number over all 64 bits (`splitmix64`): a hash for every pair would take most of the time of a decision.
+/// Where a worker is on the ring. Several places have it share the keys of each worker that leaves with all the others, and an
+/// even part of them all.
+pub(super) fn points(worker: WorkerId) -> impl Iterator<Item = u64> {
+    let (high, low) = worker.as_uuid().as_u64_pair();
+    (0..POINTS).map(move |point| mix(mix(point ^ high) ^ low))
+}
+
+/// Spreads a number over all 64 bits (`splitmix64`).
 fn mix(mut value: u64) -> u64 {
     value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,13 +1,14 @@
 //! The workers as a dispatcher knows them, in the order in which they should be asked: pure, with the time passed in.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use mlx_types::WorkerId;
 use mlx_types::config::Strategy;
 use mlx_types::messages::WorkerStatus;
 
+use super::affinity::points;
 use super::breaker::{Breaker, BreakerSettings, Outcome};
 use super::known::KnownWorkers;
 use crate::workers::WorkerInfo;
@@ -22,7 +23,7 @@ const USUAL_LIMIT: u64 = 4;
 /// The weight of a worker that has none of its own; `priority: 50` of the configuration.
 pub(super) const USUAL_PRIORITY: u8 = 50;
 
-/// How many of the workers that a key prefers most are looked at.
+/// How many of the workers behind a key are looked at.
 const FAVOURITES: usize = 8;
 
 /// Models of one worker that are counted, so that one with a list without end delays nobody.
@@ -111,8 +112,9 @@ impl Candidate {
 #[derive(Debug, Default)]
 struct Index {
     ranked: BTreeSet<Rank>,
-    /// The same, in no order.
-    members: Vec<WorkerId>,
+    /// The same on the ring of hashes, where each key has its favourites behind it: found without a look at all workers, and none
+    /// but its own keys move with a worker.
+    ring: BTreeMap<u64, WorkerId>,
     load: u64,
 }
 
@@ -286,14 +288,20 @@ impl Candidates {
             index.ranked.insert(candidate.rank(id, model, strategy));
             index.load += candidate.load();
             if !before.iter().any(|before| before == model) {
-                index.members.push(id);
+                for point in points(id) {
+                    index.ring.entry(point).or_insert(id); // two at one point are made by hand, and the first one keeps it
+                }
             }
         }
         for model in before.iter().filter(|model| !after.contains(&model.as_str())) {
             let Some(index) = self.by_model.get_mut(model) else { continue };
-            index.members.retain(|member| *member != id);
+            for point in points(id) {
+                if index.ring.get(&point) == Some(&id) {
+                    index.ring.remove(&point);
+                }
+            }
             // What nobody has any more is not kept: a worker decides how many names there are.
-            if index.members.is_empty() {
+            if index.ranked.is_empty() && index.ring.is_empty() {
                 self.by_model.remove(model);
             }
         }
@@ -329,28 +337,22 @@ impl Able<'_> {
         with_room.map(|rank| rank.id).find(|id| !tried.contains(id) && self.may_be_asked(*id, now))
     }
 
-    /// The one that `preference` prefers most, of those that may be asked now and have less than `bound` to do.
-    pub(super) fn preferred(
-        &self,
-        tried: &HashSet<WorkerId>,
-        bound: u64,
-        now: Instant,
-        preference: impl Fn(WorkerId) -> u64,
-    ) -> Option<WorkerId> {
+    /// The first one behind `point` on the ring, of those that may be asked now and have less than `bound` to do.
+    pub(super) fn behind(&self, point: u64, tried: &HashSet<WorkerId>, bound: u64, now: Instant) -> Option<WorkerId> {
+        let ring = self.index.ring.range(point..).chain(self.index.ring.range(..point));
         // Of the favourites only: one of them has room, or load decides.
-        let mut favourites = [(0, None); FAVOURITES];
-        for id in &self.index.members {
-            let mut next = (preference(*id), Some(*id));
-            for place in &mut favourites {
-                if next.0 > place.0 {
-                    std::mem::swap(place, &mut next);
-                } else if next.1.is_none() {
-                    break;
-                }
+        let mut seen = [None; FAVOURITES];
+        for (_, id) in ring {
+            if seen.contains(&Some(*id)) {
+                continue;
+            }
+            let place = seen.iter_mut().find(|place| place.is_none())?;
+            *place = Some(*id);
+            if !tried.contains(id) && self.is_below(*id, bound, now) {
+                return Some(*id);
             }
         }
-        let mut favourites = favourites.into_iter().filter_map(|(_, id)| id);
-        favourites.find(|id| !tried.contains(id) && self.is_below(*id, bound, now))
+        None
     }
 
     /// Whether it is one of these, may be asked now, and has less than `bound` to do.

@@ -170,6 +170,6 @@ impl Core {
         {
             return Some(home);
         }
-        able.preferred(&wanted.tried, bound, now, key.preference())
+        able.behind(key.point(), &wanted.tried, bound, now)
     }
 }
