@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mlx_embedded::{EmbeddedServer, Node, ServerState};
 use mlx_errors::{Error, ErrorCode, ErrorKind, Result};
-use mlx_nats::ConnectionState;
+use mlx_nats::{Client, ConnectionState};
 use mlx_types::messages::ClusterShutdown;
 use mlx_types::subjects;
 
@@ -19,6 +19,8 @@ use crate::worker::{self, RunningWorker};
 const GRACE: Duration = Duration::from_secs(30);
 /// The same where the process that started this one is gone.
 const ORPHANED: Duration = Duration::from_millis(500);
+/// Between two attempts at what the bus failed.
+const AGAIN: Duration = Duration::from_millis(250);
 /// How long the connection and the server may take to end.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -29,8 +31,8 @@ const CLOSING: Duration = Duration::from_secs(2);
 pub(crate) async fn run(plan: &Plan, ends_with_stdin: bool) -> Result<()> {
     let mut interrupts = Interrupts::catch();
     // Before anything is started, since this is what is most likely to fail.
-    let listeners = match &plan.controller {
-        Some(controller) => Some(Listeners::bind(&controller.gateway).await?),
+    let waiting = match &plan.controller {
+        Some(controller) => Some(Listeners::bind(&controller.gateway).await?.wait()),
         None => None,
     };
     gateway::install_metrics()?;
@@ -41,8 +43,19 @@ pub(crate) async fn run(plan: &Plan, ends_with_stdin: bool) -> Result<()> {
         () = interrupts.next() => return Ok(()),
         () = &mut stdin => return Ok(()),
     };
-    let outcome = match Parts::start(plan, listeners, &node).await {
-        Ok(parts) => parts.run(&node, &mut interrupts, stdin).await,
+    let listeners = match waiting {
+        Some(waiting) => Some(waiting.end().await?),
+        None => None,
+    };
+    // Models may be loaded for minutes before all is there.
+    let started = tokio::select! {
+        started = Parts::start(plan, listeners, &node) => started.map(Some),
+        () = interrupts.next() => Ok(None),
+        () = &mut stdin => Ok(None),
+    };
+    let outcome = match started {
+        Ok(Some(parts)) => parts.run(&node, &mut interrupts, stdin).await,
+        Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
     let closed = unless_gone(close(node).await);
@@ -70,8 +83,8 @@ impl Parts {
         let gateway = match (&plan.controller, listeners) {
             (Some(controller), Some(listeners)) => {
                 // Followed before the worker starts, so that its registration is not missed.
-                let registry = client.workers().await?;
-                let dispatcher = client.dispatcher(controller.dispatch.clone()).await?;
+                let registry = persist(client, || client.workers()).await?;
+                let dispatcher = persist(client, || client.dispatcher(controller.dispatch.clone())).await?;
                 let (address, page) = (listeners.address(), listeners.page_address());
                 let known = controller.dispatch.known.clone();
                 let server = Server::start(listeners, &controller.gateway, known, client, (registry, dispatcher));
@@ -86,7 +99,7 @@ impl Parts {
         };
         let worker = match &plan.worker {
             Some(plan) => {
-                let worker = worker::start(client, plan).await?;
+                let worker = persist(client, || worker::start(client, plan)).await?;
                 tell(&format!("worker {} is ready", worker.id()));
                 Some(worker)
             }
@@ -123,6 +136,22 @@ impl Parts {
             },
         };
         ended.and(unless_gone(drained))
+    }
+}
+
+/// Does what needs the bus, again when that is there again, for as long as it may come back.
+async fn persist<T, F: Future<Output = Result<T>>>(client: &Client, attempt: impl Fn() -> F) -> Result<T> {
+    loop {
+        let error = match attempt().await {
+            Err(error) if error.is_retryable() && !client.state().is_closed() => error,
+            done => return done,
+        };
+        tracing::warn!(error = &error as &dyn std::error::Error, "the bus went away in the middle; tried again");
+        // Also where it is back already: what failed for another reason is not tried without a pause.
+        tokio::time::sleep(AGAIN).await;
+        let mut state = client.watch_state();
+        let may_go_on = |state: &ConnectionState| state.is_connected() || state.is_closed();
+        let _ = state.wait_for(may_go_on).await; // an error means that it is closed
     }
 }
 

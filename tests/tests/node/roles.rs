@@ -1,13 +1,15 @@
 //! A controller, a worker, and both in one; a bus that is not there yet, and one that goes away.
 
+use std::time::{Duration, Instant};
+
 use futures_util::StreamExt;
 use mlx_embedded::EmbeddedServer;
-use mlx_tests::{LIMIT, eventually, within};
+use mlx_tests::{Answer, LIMIT, ModelServer, eventually, within};
 use mlx_types::config::NatsConfig;
 use mlx_types::messages::InferenceRequest;
 use mlx_types::subjects;
 
-use crate::support::{Home, QUICK, chat, curl, free_port, json_of, text};
+use crate::support::{Home, QUICK, chat, curl, free_port, json_of, nobody_is_left, text};
 
 const CONTROLLER: &str = "mode: controller\n\
     nats: { embedded: { port: 0, httpPort: 0 } }\n";
@@ -38,10 +40,9 @@ async fn p1_each_role_runs_alone() {
     .await;
     assert!(answered.contains("You said"), "{answered}");
 
-    // A worker that ends says so: the next request is told at once.
+    // A worker that ends says so.
     assert_eq!(worker.end("-TERM").await, Some(0));
-    let (status, answer) = curl(&["--json", &chat(false), &url]).await;
-    assert_eq!((status, &json_of(&answer)["error"]["code"]), (503, &"no_workers".into()), "{answer}");
+    nobody_is_left(&gateway).await;
     assert_eq!(controller.end("-INT").await, Some(0));
 }
 
@@ -83,6 +84,27 @@ async fn p1_a_worker_waits_for_its_bus_unless_it_is_told_not_to() {
 }
 
 #[tokio::test]
+async fn p1_a_controller_that_waits_for_its_bus_says_so_to_who_asks() {
+    let (bus_port, port) = (free_port(), free_port());
+    let home = Home::with(&format!(
+        "mode: controller\nnats: {{ mode: external, serverUrl: \"nats://127.0.0.1:{bus_port}\" }}\n\
+         controller: {{ bindAddress: 127.0.0.1, port: {port}, dashboardPort: {port} }}\n"
+    ));
+    let controller = home.run(&[]);
+    controller.says("waiting for the bus: ").await;
+    let health = format!("http://127.0.0.1:{port}/healthz");
+    let (status, answer) = curl(&[&health]).await;
+    assert_eq!((status, &json_of(&answer)["error"]["code"]), (503, &"NATS_DISCONNECTED".into()), "{answer}");
+    let mut config = NatsConfig::default();
+    (config.embedded.port, config.embedded.http_port) = (bus_port, 0);
+    let _bus = EmbeddedServer::start(&config).await.unwrap();
+    controller.gateway().await;
+    let (status, answer) = curl(&[&health]).await;
+    assert_eq!((status, &json_of(&answer)["reason"]), (503, &"no worker is online".into()), "{answer}");
+    assert_eq!(controller.end("-TERM").await, Some(0));
+}
+
+#[tokio::test]
 async fn p1_credentials_that_are_refused_end_a_worker_at_once() {
     let mut config = NatsConfig::default();
     (config.embedded.port, config.embedded.http_port) = (0, 0);
@@ -120,4 +142,50 @@ async fn p2_only_the_owner_of_the_bus_shuts_the_cluster_down() {
     let mut shutdowns = client.subscribe(&subjects::CLUSTER_SHUTDOWN).await.unwrap();
     owner.signal("-TERM");
     within("the shutdown", shutdowns.next()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn p1_a_bus_that_goes_away_while_a_worker_starts_is_waited_for_too() {
+    let models = ModelServer::start();
+    models.answer_next(Answer::stream().pause(Duration::from_secs(2)).chat_token("x").chat_finish("length").done());
+    let mut config = NatsConfig::default();
+    (config.embedded.port, config.embedded.http_port) = (free_port(), 0);
+    let bus = EmbeddedServer::start(&config).await.unwrap();
+    let home = loads_first(&models, &bus.client_url().to_string());
+    let worker = home.run(&[]);
+    eventually("a model that is loaded", || models.generating() == 1).await;
+    bus.stop(LIMIT).await.unwrap();
+    eventually("an attempt without a bus", || worker.logged().contains("the bus went away in the middle")).await;
+    assert!(!worker.said().contains(" is ready"), "{}", worker.said());
+    let bus = EmbeddedServer::start(&config).await.unwrap();
+    worker.says(" is ready").await;
+    assert_eq!(worker.end("-TERM").await, Some(0));
+    bus.stop(LIMIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn p2_a_node_that_still_loads_its_models_ends_when_it_is_told_to() {
+    let models = ModelServer::start();
+    models.answer_next(Answer::stream().silence());
+    let mut config = NatsConfig::default();
+    (config.embedded.port, config.embedded.http_port) = (0, 0);
+    let bus = EmbeddedServer::start(&config).await.unwrap();
+    let home = loads_first(&models, &bus.client_url().to_string());
+    let worker = home.run(&[]);
+    eventually("a model that is loaded", || models.generating() == 1).await;
+    let began = Instant::now();
+    assert_eq!(worker.end("-TERM").await, Some(0));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    eventually("the end of the loading", || models.generating() == 0).await;
+    bus.stop(LIMIT).await.unwrap();
+}
+
+/// A worker that registers when its model is loaded.
+fn loads_first(models: &ModelServer, bus: &str) -> Home {
+    Home::with(&format!(
+        "mode: worker\nnats: {{ mode: external, serverUrl: \"{bus}\", reconnectTimeWait: 50 }}\n\
+         worker:\n  engine: {{ kind: openai, url: \"{}\" }}\n  \
+         preWarming: {{ enabled: true, registerWhen: complete, models: [{{ model: tiny }}] }}\n{QUICK}",
+        models.url()
+    ))
 }

@@ -236,3 +236,16 @@ pub fn json_of(text: &str) -> Value {
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
+
+/// Waits until a gateway says that no worker is online: it has heard the farewell of the last one, long before its silence counts.
+pub async fn nobody_is_left(gateway: &str) {
+    let began = std::time::Instant::now();
+    let health = format!("http://{gateway}/healthz");
+    mlx_tests::eventually_async("no worker", async || {
+        (json_of(&curl(&[&health]).await.1)["reason"] == "no worker is online").then_some(())
+    })
+    .await;
+    assert!(began.elapsed() < std::time::Duration::from_millis(1900), "by its silence: {:?}", began.elapsed());
+    let (status, answer) = curl(&["--json", &chat(false), &format!("http://{gateway}/v1/chat/completions")]).await;
+    assert_eq!((status, &json_of(&answer)["error"]["code"]), (503, &"no_workers".into()), "{answer}");
+}

@@ -22,6 +22,9 @@ pub use self::profile::WorkerProfile;
 use crate::client::Client;
 use crate::stream::{InferenceOptions, InferenceService, TokenSink};
 
+/// More than a millisecond, in which messages are dated.
+const LATER: Duration = Duration::from_millis(2);
+
 /// Why a worker leaves, in its farewell.
 const SHUT_DOWN: &str = "shut down";
 
@@ -217,6 +220,9 @@ impl Worker {
         let stopped: Result<()> = join_all(stopping).await.into_iter().collect();
         // Until then a heartbeat may still be on its way, behind which the farewell has to be.
         self.keeper.end().await;
+        // Time is the point: farewells come by a subscription of their own, and may overtake a registration. One of the same
+        // millisecond would count as a return, so the farewell is said in a later one.
+        tokio::time::sleep(LATER).await;
         let farewell = WorkerDeregistration::new(self.id).epoch(self.epoch).reason(SHUT_DOWN);
         stopped.and(self.client.publish(&subjects::WORKER_DEREGISTER, &farewell).await)
     }

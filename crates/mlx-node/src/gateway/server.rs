@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::StatusCode;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::access::Keys;
+use super::error::ApiError;
 use super::events::{self, EventLog};
 use super::hosts::Hosts;
 use super::stats::Stats;
@@ -64,6 +66,46 @@ impl Listeners {
     /// Where the page is.
     pub(crate) fn page_address(&self) -> SocketAddr {
         self.page_address
+    }
+}
+
+/// What a client gets while there is no bus yet: an answer, where a connection that nobody serves would hang.
+pub(crate) struct Waiting {
+    api: JoinHandle<TcpListener>,
+    page: Option<JoinHandle<TcpListener>>,
+    addresses: (SocketAddr, SocketAddr),
+    close: watch::Sender<bool>,
+}
+
+impl Listeners {
+    /// Says to all who ask that the bus is not there yet.
+    pub(crate) fn wait(self) -> Waiting {
+        let close = watch::Sender::new(false);
+        let not_yet = || async {
+            let message = "the controller waits for its message bus, which is not there yet";
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "NATS_DISCONNECTED", message)
+        };
+        let router = Router::new().fallback(not_yet);
+        let lent = |listener| tokio::spawn(lend(listener, router.clone(), close.subscribe()));
+        let (api, page) = (lent(self.api), self.page.map(lent));
+        Waiting { api, page, addresses: (self.address, self.page_address), close }
+    }
+}
+
+impl Waiting {
+    /// The listeners, for the gateway itself.
+    ///
+    /// # Errors
+    /// A defect: a task that failed.
+    pub(crate) async fn end(self) -> Result<Listeners> {
+        self.close.send_replace(true);
+        let api = self.api.await.map_err(Error::internal)?;
+        let page = match self.page {
+            Some(page) => Some(page.await.map_err(Error::internal)?),
+            None => None,
+        };
+        let (address, page_address) = self.addresses;
+        Ok(Listeners { api, page, address, page_address })
     }
 }
 
@@ -157,8 +199,28 @@ impl Server {
 }
 
 /// Serves connections until told to close, and returns when those that were open then have finished.
-async fn serve(listener: TcpListener, router: Router, mut closed: watch::Receiver<bool>) {
-    let (room, graceful) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
+async fn serve(listener: TcpListener, router: Router, closed: watch::Receiver<bool>) {
+    let graceful = GracefulShutdown::new();
+    accept(&listener, &router, &graceful, closed).await;
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+/// The same with the listener for who comes next.
+async fn lend(listener: TcpListener, router: Router, closed: watch::Receiver<bool>) -> TcpListener {
+    let graceful = GracefulShutdown::new();
+    accept(&listener, &router, &graceful, closed).await;
+    let _ = timeout(CLOSING, graceful.shutdown()).await; // half a request is not waited for
+    listener
+}
+
+async fn accept(
+    listener: &TcpListener,
+    router: &Router,
+    graceful: &GracefulShutdown,
+    mut closed: watch::Receiver<bool>,
+) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
     loop {
@@ -191,6 +253,4 @@ async fn serve(listener: TcpListener, router: Router, mut closed: watch::Receive
             }
         });
     }
-    drop(listener);
-    graceful.shutdown().await;
 }
