@@ -7,8 +7,8 @@ use std::process::{Child, Stdio};
 use mlx_config::Loader;
 use mlx_nats::{Client, WorkerInfo};
 use mlx_tests::{LIMIT, ModelServer, mlx_node};
-use mlx_types::messages::InferenceRequest;
-use mlx_types::{NatsUrl, WorkerId};
+use mlx_types::messages::{ClusterAnnouncement, ClusterEvent, InferenceRequest};
+use mlx_types::{NatsUrl, WorkerId, subjects};
 
 use crate::support::{MODEL, available, read};
 
@@ -40,7 +40,11 @@ async fn the_files_of_the_docs_make_one_cluster_of_two_machines() {
     let config = Loader::new().file(&second).env_map(variables).load().unwrap().into_config();
     let client = Client::connect(&config).await.unwrap();
     let both = |online: &[WorkerInfo]| online.iter().filter(|worker| available(worker) == [MODEL]).count() == 2;
-    let online = client.workers().await.unwrap().wait_until(LIMIT, both).await.unwrap();
+    let workers = client.workers().await.unwrap();
+    // As a controller does: who has registered before says again what it is.
+    let started = ClusterAnnouncement::new(ClusterEvent::ControllerStarted);
+    client.publish(&subjects::CLUSTER_ANNOUNCE, &started).await.unwrap();
+    let online = workers.wait_until(LIMIT, both).await.unwrap();
     assert!(online.iter().any(|worker| worker.worker_id == id));
     for worker in &online {
         let answered =

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::ErrorCode;
-use mlx_nats::{Client, WorkerInfo};
+use mlx_nats::{Client, WorkerInfo, Workers};
 use mlx_tests::{Answer, LIMIT, ModelServer, TestServer, eventually, within};
 use mlx_types::messages::{InferenceRequest, WorkerStatus};
 use serde_json::json;
@@ -16,6 +16,8 @@ struct Scene {
     bus: TestServer,
     node: RunningNode,
     client: Client,
+    /// Followed before the worker starts, so that its registration is not missed.
+    workers: Workers,
     _home: Home,
 }
 
@@ -27,15 +29,16 @@ impl Scene {
             "mode: worker\nnats: {{ mode: external, serverUrl: \"{url}\" }}\nworker: {{ {worker} }}\n{more}{QUICK}"
         ));
         let client = bus.client().await;
+        let workers = client.workers().await.unwrap();
         let node = home.run(&["--tokens-per-second", "20"]);
-        Self { bus, node, client, _home: home }
+        Self { bus, node, client, workers, _home: home }
     }
 
     async fn until(&self, wanted: impl Fn(&WorkerInfo) -> bool) -> WorkerInfo {
-        let workers = self.client.workers().await.unwrap();
-        let online = workers
-            .wait_until(LIMIT, |online| online.iter().any(|worker| wanted(worker) && worker.registration.is_some()));
-        online.await.unwrap_or_else(|error| panic!("{error}: {:?}", workers.list())).remove(0)
+        let is_there =
+            |online: &[WorkerInfo]| online.iter().any(|worker| wanted(worker) && worker.registration.is_some());
+        let online = self.workers.wait_until(LIMIT, is_there).await;
+        online.unwrap_or_else(|error| panic!("{error}: {:?}", self.workers.list())).remove(0)
     }
 
     async fn end(self) {
