@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use mlx_errors::ErrorCode;
 use mlx_nats::{Client, ClientOptions, Subscription, WorkerProfile};
 use mlx_tests::{FaultProxy, LIMIT, TestServer, arrived, within};
@@ -110,6 +110,24 @@ async fn w1_a_change_right_after_the_start_is_told() {
     assert_eq!(ears.registration().await.skills.available_models, ["m"]);
     assert_eq!(ears.registration().await.skills.available_models, ["n"]);
     worker.drain(LIMIT).await.unwrap();
+}
+
+/// Each comes by a subscription of its own, so that only its time tells which was said last.
+#[tokio::test]
+async fn w1_a_farewell_is_dated_behind_all_that_was_said_before_it() {
+    let server = TestServer::start().await;
+    let (controller, client) = (server.client().await, server.client().await);
+    for _ in 0..10 {
+        let mut ears = Ears::of(&controller).await;
+        let profile = WorkerProfile::new(WorkerId::new()).max_queued(usize::MAX); // no number of them is too large
+        let worker = client.worker(profile).serve(|_, _| async { Ok(FinishReason::Stop) }).await.unwrap();
+        ears.registration().await;
+        worker.drain(LIMIT).await.unwrap();
+        let farewell = within("a farewell", ears.farewells.next()).await.unwrap().unwrap().into_payload();
+        while let Some(said) = ears.registrations.next().now_or_never() {
+            assert!(said.unwrap().unwrap().into_payload().timestamp < farewell.timestamp, "it counts as a return");
+        }
+    }
 }
 
 /// A controller that was not there, and does not ask, learns of it in time.

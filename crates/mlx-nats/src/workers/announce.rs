@@ -110,7 +110,8 @@ impl WorkerBuilder {
         let load = Arc::new(Load::new());
         let (open, opened) = watch::channel(false);
         let (counting, handler) = (Arc::clone(&load), Arc::new(handler));
-        let turns = (profile.max_queued > 0).then(|| Arc::new(Semaphore::new(profile.max_concurrent.max(1))));
+        let turns = (profile.max_queued > 0)
+            .then(|| Arc::new(Semaphore::new(profile.max_concurrent.clamp(1, Semaphore::MAX_PERMITS))));
         let measured = move |request, mut tokens: TokenSink| {
             let (handler, mut opened, turns) = (Arc::clone(&handler), opened.clone(), turns.clone());
             let running = counting.begin(tokens.meter());
@@ -129,7 +130,8 @@ impl WorkerBuilder {
                 ended
             }
         };
-        let options = InferenceOptions::default().max_concurrent(profile.max_concurrent + profile.max_queued);
+        let options =
+            InferenceOptions::default().max_concurrent(profile.max_concurrent.saturating_add(profile.max_queued));
         let service = client.serve_inference(profile.id, options, measured).await?;
         let (id, epoch) = (profile.id.in_lower_case(), service.epoch());
         let state = watch::Sender::new(State::of(&profile));

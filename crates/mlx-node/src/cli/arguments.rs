@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use mlx_types::ClusterConfig;
 use reqwest::Url;
 
 use crate::engine::KEY_VARIABLE;
@@ -287,16 +288,16 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// In lower case, without the dot that a name may end in.
+/// What `controller.allowHosts` takes, refused here so that it is a mistake of the command line.
 fn host_name(text: &str) -> Result<String, String> {
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let is_label = |label: &str| {
-        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    if name.split('.').all(is_label) {
-        return Ok(name.to_ascii_lowercase());
+    let mut config = ClusterConfig::default();
+    config.controller.allow_hosts = vec![text.to_owned()];
+    match config.check() {
+        Ok(()) => Ok(text.to_owned()),
+        Err(_) => {
+            Err("one host name is needed, in ASCII, without a scheme, a port or a `*`: gpu.example.org".to_owned())
+        }
     }
-    Err("one host name is needed, in ASCII, without a scheme, a port or a `*`: gpu.example.org".to_owned())
 }
 
 const AFTER_HELP: &str = "\

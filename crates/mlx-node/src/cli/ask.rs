@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind, Result};
-use mlx_nats::{Client, ClientOptions, Dispatcher, StreamSummary};
+use mlx_nats::{Client, ClientOptions, Dispatcher, StreamSummary, WorkerInfo, Workers};
 use mlx_types::messages::InferenceRequest;
 
 use super::arguments::AskArguments;
@@ -17,8 +17,6 @@ use crate::terminal::{note, unprintable};
 
 /// How long workers may take to say what they are.
 const ARRIVING: Duration = Duration::from_secs(10);
-/// Between two looks for a model.
-const LOOK: Duration = Duration::from_millis(50);
 /// How long the connection may take to close.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -30,9 +28,11 @@ pub(super) async fn run(settings: &Settings, arguments: &AskArguments) -> Result
     }
     let client = connect(settings, "mlx-node ask").await?;
     let mut interrupts = Interrupts::catch();
+    // Followed before the dispatcher has the workers say what they are.
+    let workers = client.workers().await?;
     let dispatcher = client.dispatcher(settings.config()).await?;
     let code = tokio::select! {
-        code = ask(&dispatcher, &prompt, arguments) => code,
+        code = ask(&dispatcher, &workers, &prompt, arguments) => code,
         () = interrupts.next() => Ok(EXIT_INTERRUPTED),
     };
     // The worker has been told that nobody reads on; what cannot be closed in time is closed by the end of the process.
@@ -69,10 +69,10 @@ fn prompt(arguments: &AskArguments) -> Result<String> {
     Ok(text)
 }
 
-async fn ask(dispatcher: &Dispatcher, prompt: &str, arguments: &AskArguments) -> Result<u8> {
+async fn ask(dispatcher: &Dispatcher, workers: &Workers, prompt: &str, arguments: &AskArguments) -> Result<u8> {
     let model = match &arguments.model {
         Some(model) => model.clone(),
-        None => first_model(dispatcher).await?,
+        None => first_model(workers).await?,
     };
     let request = InferenceRequest::new(model, prompt).max_tokens(arguments.max_tokens);
     let mut tokens = dispatcher.infer(&request).await?;
@@ -94,17 +94,14 @@ async fn ask(dispatcher: &Dispatcher, prompt: &str, arguments: &AskArguments) ->
     Ok(EXIT_DONE)
 }
 
-async fn first_model(dispatcher: &Dispatcher) -> Result<String> {
-    let found = tokio::time::timeout(ARRIVING, async {
-        loop {
-            if let Some(model) = dispatcher.models().into_iter().next() {
-                return model;
-            }
-            tokio::time::sleep(LOOK).await; // the dispatcher has no event for it
-        }
-    });
-    let none = |_| Error::new(ErrorKind::NoWorker { model: "any".to_owned(), known: Vec::new() });
-    found.await.map_err(none)
+async fn first_model(workers: &Workers) -> Result<String> {
+    let first = |online: &[WorkerInfo]| {
+        let registered = online.iter().filter_map(|worker| worker.registration.as_ref());
+        registered.flat_map(|registration| &registration.skills.available_models).min().cloned()
+    };
+    let online = workers.wait_until(ARRIVING, |online| first(online).is_some()).await;
+    let none = || Error::new(ErrorKind::NoWorker { model: "any".to_owned(), known: Vec::new() });
+    online.ok().and_then(|online| first(&online)).ok_or_else(none)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
