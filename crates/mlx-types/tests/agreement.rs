@@ -81,6 +81,7 @@ fn agrees<M: Message + JsonSchema + PartialEq + Debug>() {
         Ok(())
     });
     outcome.unwrap();
+    no_array_passes_for_an_object::<M>(&schema, &validator);
     // A test that only ever sees one of both would prove nothing.
     for seed in 0..500 {
         let mut choices = Choices::new(seed);
@@ -89,6 +90,37 @@ fn agrees<M: Message + JsonSchema + PartialEq + Debug>() {
         *if validator.is_valid(&document) { &mut accepted } else { &mut refused } += 1;
     }
     assert!(accepted > 20 && refused > 20, "{}: {accepted} accepted, {refused} refused", M::NAME);
+}
+
+/// serde reads any struct from an array of its members' values, wherever in a message it is: each object in turn.
+fn no_array_passes_for_an_object<M: Message>(schema: &Value, validator: &jsonschema::Validator) {
+    for seed in 0..200 {
+        let document = sample(schema, schema, &mut Choices::new(seed));
+        for place in objects(&document, String::new()) {
+            let members = document.pointer(&place).unwrap().as_object().unwrap();
+            let values: Vec<Value> = members.values().cloned().collect();
+            for array in [Vec::new(), vec![Value::Null; values.len()], values] {
+                let mut document = document.clone();
+                *document.pointer_mut(&place).unwrap() = Value::Array(array);
+                assert_eq!(accept::<M>(&document).is_ok(), validator.is_valid(&document), "{place}: {document}");
+            }
+        }
+    }
+}
+
+/// Where in a document there is an object.
+fn objects(value: &Value, place: String) -> Vec<String> {
+    let within = |(name, value): (String, &Value)| objects(value, format!("{place}/{name}"));
+    match value {
+        Value::Object(members) => {
+            let deeper = members.iter().map(|(name, value)| (name.replace('~', "~0").replace('/', "~1"), value));
+            deeper.flat_map(within).chain([place.clone()]).collect()
+        }
+        Value::Array(values) => {
+            (0..).zip(values).flat_map(|(index, value)| within((format!("{index}"), value))).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn accept<M: Message>(document: &Value) -> Result<M, String> {

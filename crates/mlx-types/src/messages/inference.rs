@@ -197,7 +197,8 @@ impl StreamingResponse {
 /// What an answer cost, in tokens as the engine counts them: its own, of which a frame may hold several or a part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
+#[cfg_attr(feature = "schema", schemars(rename = "Usage"))]
 #[non_exhaustive]
 pub struct Usage {
     /// Tokens of the prompt.

@@ -78,7 +78,15 @@ messages!(
     ClusterShutdown,
 );
 
-object::objects!(ChatMessage, StreamingResponse, WorkerMetrics, ModelSkills, HardwareProfile, WorkerCapabilities);
+object::objects!(
+    ChatMessage,
+    StreamingResponse,
+    Usage,
+    WorkerMetrics,
+    ModelSkills,
+    HardwareProfile,
+    WorkerCapabilities,
+);
 
 impl Message for StreamingResponse {
     const NAME: &'static str = "StreamingResponse";
