@@ -7,7 +7,7 @@ use std::process::Command;
 /// Where npm's packages are; `cargo xtask test` sees to it.
 fn modules() -> PathBuf {
     std::env::var_os("MLX_TEST_NODE_MODULES")
-        .expect("MLX_TEST_NODE_MODULES names a folder with ajv and yaml-language-server; `cargo xtask test` sees to it")
+        .expect("MLX_TEST_NODE_MODULES names a folder with ajv, yaml-language-server and openai; `cargo xtask test` sees to it")
         .into()
 }
 

@@ -96,6 +96,12 @@ codes! {
     /// No worker has the model that was asked for.
     NoWorker = "NO_WORKER", retryable: true, status: 503,
         remedy: "Check the name of the model against those that the message lists; start a worker that has it, or wait for one.";
+    /// The request has something that no worker of its model accepts.
+    RequestUnsupported = "REQUEST_UNSUPPORTED", retryable: false, status: 400,
+        remedy: "Ask without what the message names, or start a worker whose engine takes it: `mlx-node` before a model server's chat does.";
+    /// The request broke two workers, or their engines, and is asked of no third one.
+    RequestPoisonous = "REQUEST_POISONOUS", retryable: false, status: 502,
+        remedy: "Look at the logs of the workers and of their model servers for what the request does to them; do not send it again as it is.";
     /// The worker has no room for another request.
     Overloaded = "OVERLOADED", retryable: true, status: 429,
         remedy: "Try another worker, or the same one a little later.";

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::words::{and_hint, indented, listed, no_worker, places, retry_advice, timed_out};
 use crate::{ApplicationError, ErrorCode, RemoteError, Violations, redact};
 
 /// What went wrong. The cause, where there is one, is on the [`Error`](crate::Error) around it.
@@ -138,6 +139,20 @@ pub enum ErrorKind {
         model: String,
         /// The models that there are.
         known: Vec<String>,
+    },
+    /// Nobody with the model accepts all that the request has.
+    #[error("no worker of the model `{model}` accepts {}, which the request has", listed(.lacking))]
+    Unsupported {
+        /// The model asked for.
+        model: String,
+        /// What the request has, in the words of the workers' capabilities.
+        lacking: Vec<String>,
+    },
+    /// The request breaks whom it is asked of.
+    #[error("the request broke {workers} workers, or their engines, before its first token: it is not asked again")]
+    Poisonous {
+        /// How many it broke.
+        workers: u32,
     },
     /// No room for another request.
     #[error("overloaded: {limit} requests are already under way")]
@@ -355,6 +370,8 @@ impl ErrorKind {
             Self::Remote(remote) => remote.known_code(),
             Self::Application(_) => ErrorCode::Application,
             Self::NoWorker { .. } => ErrorCode::NoWorker,
+            Self::Unsupported { .. } => ErrorCode::RequestUnsupported,
+            Self::Poisonous { .. } => ErrorCode::RequestPoisonous,
             Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::DeadlineExceeded { .. } => ErrorCode::DeadlineExceeded,
             Self::Decode { .. } => ErrorCode::MessageDecode,
@@ -402,6 +419,8 @@ impl ErrorKind {
             Self::Remote(_) => "Remote",
             Self::Application(_) => "Application",
             Self::NoWorker { .. } => "NoWorker",
+            Self::Unsupported { .. } => "Unsupported",
+            Self::Poisonous { .. } => "Poisonous",
             Self::Overloaded { .. } => "Overloaded",
             Self::DeadlineExceeded { .. } => "DeadlineExceeded",
             Self::Decode { .. } => "Decode",
@@ -470,6 +489,8 @@ impl ErrorKind {
             | Self::DuplicateRequest { .. }
             | Self::DuplicateWorker { .. }
             | Self::NoWorker { .. }
+            | Self::Unsupported { .. }
+            | Self::Poisonous { .. }
             | Self::Overloaded { .. }
             | Self::DeadlineExceeded { .. }
             | Self::Decode { .. }
@@ -540,45 +561,6 @@ impl fmt::Display for TriedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.path.display(), self.problem)
     }
-}
-
-/// A subject has no spaces; what else was waited for is said in words.
-fn timed_out(subject: &str, timeout: Duration) -> String {
-    let millis = timeout.as_millis();
-    if subject.contains(' ') {
-        format!("waited {millis} ms for {subject} in vain")
-    } else {
-        format!("no reply on `{subject}` within {millis} ms")
-    }
-}
-
-/// An answer of which nothing has been shown yet may be asked for again; one that has begun may not.
-fn retry_advice(tokens: u64) -> &'static str {
-    if tokens == 0 {
-        "; the request may be retried elsewhere"
-    } else {
-        "; the answer was already under way and is not retried"
-    }
-}
-
-fn no_worker(model: &str, known: &[String]) -> String {
-    match known {
-        [] => format!("no worker has the model `{model}`, nor any other"),
-        known => format!("no worker has the model `{model}`; there are: `{}`", known.join("`, `")),
-    }
-}
-
-fn and_hint(hint: &str) -> String {
-    if hint.is_empty() { String::new() } else { format!("; {hint}") }
-}
-
-fn places(tried: &[TriedPath]) -> String {
-    let places: Vec<String> = tried.iter().map(ToString::to_string).collect();
-    places.join(", ")
-}
-
-fn indented(lines: &[String]) -> String {
-    if lines.is_empty() { String::new() } else { format!("\n  {}", lines.join("\n  ")) }
 }
 
 /// Milliseconds as a whole number; a wait of half a billion years is as good as one without end.

@@ -30,6 +30,7 @@ mod remote;
 mod report;
 mod setters;
 mod violation;
+mod words;
 
 pub use application::ApplicationError;
 pub use code::{ErrorCode, UnknownErrorCode};

@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use mlx_errors::Result;
 use mlx_types::Secret;
 use mlx_types::config::{EngineApi, StreamingConfig};
-use mlx_types::messages::{FinishReason, InferenceRequest, Usage};
+use mlx_types::messages::{Feature, FinishReason, InferenceRequest, RawObject, Usage};
 
 pub(crate) use openai::KEY_VARIABLE;
 
@@ -25,6 +25,11 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// The ids of the models that it can answer with. An error is for now: the worker asks again.
     fn models(&self) -> BoxFuture<'_, Result<Vec<String>>>;
 
+    /// What it takes in a request beyond a prompt and a chat of texts.
+    fn accepts(&self) -> Vec<Feature> {
+        Vec::new()
+    }
+
     /// The answer to a request, as it is made: tokens, then the end. Dropped when the requester cancels, which has to end
     /// the work.
     fn generate(&self, request: InferenceRequest) -> BoxStream<'static, Result<Piece>>;
@@ -35,6 +40,15 @@ pub(crate) trait Engine: Send + Sync + 'static {
 pub(crate) enum Piece {
     /// The next token. A model server may send the text of several at once.
     Token(String),
+    /// What a token cannot say.
+    Delta {
+        /// An entry of `choices`, as the model server sent it.
+        delta: RawObject,
+        /// The text in it.
+        text: Option<String>,
+        /// Whether the answer is another one without the rest, as it is not without what the model thought before.
+        essential: bool,
+    },
     /// What the answer costs, as the engine counts it.
     Usage(Usage),
     /// The end, and why.

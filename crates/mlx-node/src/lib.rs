@@ -14,6 +14,7 @@ mod bus;
 mod cli;
 mod engine;
 mod gateway;
+mod members;
 mod node;
 mod plan;
 mod signals;

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use mlx_errors::{ApplicationError, ErrorCode, Result};
+use mlx_errors::{ApplicationError, Error, ErrorCode, ErrorKind, Result};
 use mlx_nats::{Client, TokenSink, Worker, WorkerControl, WorkerProfile};
 use mlx_types::WorkerId;
-use mlx_types::messages::{FinishReason, InferenceRequest, WorkerDeregistration};
+use mlx_types::messages::{Feature, FinishReason, InferenceRequest, WorkerDeregistration};
 use tokio::task::JoinHandle;
 
 use self::health::{Health, Memory};
@@ -62,6 +62,7 @@ pub(crate) async fn start(client: &Client, plan: &WorkerPlan) -> Result<RunningW
         .port(plan.port)
         .max_concurrent(plan.max_concurrent)
         .max_queued(plan.max_queued)
+        .accepts(engine.accepts())
         .models(health.models())
         .status(health.status());
     let answering = Arc::clone(&health);
@@ -146,6 +147,7 @@ async fn answer(
     mut tokens: TokenSink,
 ) -> Result<FinishReason> {
     refuse_unknown(&health, &request.model_id)?;
+    refuse_unread(engine.as_ref(), &request)?;
     if let Some((used, limit)) = health.memory_over() {
         let message =
             format!("the machine of this worker has {used:.1} GB of memory in use; its limit is {limit:.1} GB");
@@ -163,11 +165,32 @@ async fn answer(
                 loaded.answers();
                 tokens.send(token).await?;
             }
+            Some(Piece::Delta { delta, text, essential }) => {
+                loaded.answers();
+                if essential || tokens.accepts_deltas() {
+                    tokens.send_delta(delta).await?;
+                } else if let Some(text) = text {
+                    tokens.send(text).await?;
+                }
+            }
             Some(Piece::Usage(usage)) => tokens.set_usage(usage),
             Some(Piece::End(reason)) => return Ok(reason),
             None => return Ok(FinishReason::Stop),
         }
     }
+}
+
+/// Refuses messages of which the engine would see only a part. `params` may be for whoever asks to make up for.
+fn refuse_unread(engine: &dyn Engine, request: &InferenceRequest) -> Result<()> {
+    // A prompt beside them is the chat as a text, for engines that read no more.
+    if request.prompt.is_empty()
+        && request.needs().contains(&Feature::Messages)
+        && !engine.accepts().contains(&Feature::Messages)
+    {
+        let lacking = vec![Feature::Messages.to_string()];
+        return Err(Error::new(ErrorKind::Unsupported { model: request.model_id.clone(), lacking }));
+    }
+    Ok(())
 }
 
 /// Some model servers fetch any model that they are asked for, however large. What they listed is what they have.

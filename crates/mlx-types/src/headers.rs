@@ -1,10 +1,13 @@
 //! Names of the headers that travel beside payloads, each in this one place. Their case counts.
 
-/// On a request: the kinds of frame that the requester reads beyond the plain ones ([`ACCEPT_TOKENS`], [`ACCEPT_EPOCH`]),
+/// On a request: the kinds of frame that the requester reads beyond the plain ones ([`ACCEPT_TOKENS`], [`ACCEPT_DELTA`],
+/// [`ACCEPT_EPOCH`]),
 /// separated by commas.
 pub const ACCEPT: &str = "Mlx-Accept";
 /// In [`ACCEPT`]: frames of several tokens.
 pub const ACCEPT_TOKENS: &str = "tokens";
+/// In [`ACCEPT`]: frames that bring what a token cannot say.
+pub const ACCEPT_DELTA: &str = "delta";
 /// In [`ACCEPT`]: plain frames that say which incarnation sends them. A reader of any other kind reads these too.
 pub const ACCEPT_EPOCH: &str = "epoch";
 /// On a request: its absolute deadline, in milliseconds since the Unix epoch.

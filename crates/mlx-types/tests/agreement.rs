@@ -96,7 +96,7 @@ fn agrees<M: Message + JsonSchema + PartialEq + Debug>() {
 fn no_array_passes_for_an_object<M: Message>(schema: &Value, validator: &jsonschema::Validator) {
     for seed in 0..200 {
         let document = sample(schema, schema, &mut Choices::new(seed));
-        for place in objects(&document, String::new()) {
+        for place in objects(&document, "") {
             let members = document.pointer(&place).unwrap().as_object().unwrap();
             let values: Vec<Value> = members.values().cloned().collect();
             for array in [Vec::new(), vec![Value::Null; values.len()], values] {
@@ -109,12 +109,12 @@ fn no_array_passes_for_an_object<M: Message>(schema: &Value, validator: &jsonsch
 }
 
 /// Where in a document there is an object.
-fn objects(value: &Value, place: String) -> Vec<String> {
-    let within = |(name, value): (String, &Value)| objects(value, format!("{place}/{name}"));
+fn objects(value: &Value, place: &str) -> Vec<String> {
+    let within = |(name, value): (String, &Value)| objects(value, &format!("{place}/{name}"));
     match value {
         Value::Object(members) => {
             let deeper = members.iter().map(|(name, value)| (name.replace('~', "~0").replace('/', "~1"), value));
-            deeper.flat_map(within).chain([place.clone()]).collect()
+            deeper.flat_map(within).chain([place.to_owned()]).collect()
         }
         Value::Array(values) => {
             (0..).zip(values).flat_map(|(index, value)| within((format!("{index}"), value))).collect()

@@ -74,8 +74,9 @@ async fn an_answer_that_breaks_off_is_retried_only_before_its_first_token() {
     let scene = Scene::start().await;
     let begun = || Answer::stream().bytes(": thinking\n\n");
     let cases = [
-        (begun().cut(), "", "WORKER_UNAVAILABLE", true),
-        (begun(), "", "WORKER_UNAVAILABLE", true),
+        (begun().cut(), "", "ENGINE_BROKEN", true),
+        (begun(), "", "ENGINE_BROKEN", true),
+        (begun().done(), "", "WORKER_UNAVAILABLE", true),
         (begun().chat_token("a").cut(), "a", "MODEL_SERVER_ERROR", false),
         (begun().chat_token("a"), "a", "MODEL_SERVER_ERROR", false),
     ];

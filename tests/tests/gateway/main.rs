@@ -8,5 +8,7 @@ mod curl;
 mod curl_clients;
 mod curl_deaths;
 mod curl_hosts;
+mod curl_whole;
 mod openai_client;
 mod support;
+mod whole;

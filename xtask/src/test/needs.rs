@@ -149,7 +149,7 @@ fn node_modules(workspace: &Workspace) -> Result<OsString> {
     if !succeeds(&mut install) {
         // The next run is not to take a half of it for the whole.
         let _ = fs::remove_file(&lock);
-        bail!("npm could not fetch ajv and yaml-language-server");
+        bail!("npm could not fetch ajv, yaml-language-server and openai");
     }
     Ok(modules.into())
 }

@@ -29,6 +29,8 @@ pub(crate) fn samples() -> Vec<ErrorKind> {
         ErrorKind::Remote(RemoteError::from_parts("no such model", Some("MODEL_NOT_FOUND".into()))),
         ApplicationError::new("QUOTA_USED_UP", "the tokens of this month are used up").into(),
         ErrorKind::NoWorker { model: "llama-3".into(), known: vec!["qwen-3".into()] },
+        ErrorKind::Unsupported { model: "llama-3".into(), lacking: vec!["params".into(), "messages".into()] },
+        ErrorKind::Poisonous { workers: 2 },
         ErrorKind::Overloaded { limit: 64 },
         ErrorKind::DeadlineExceeded { subject: subject() },
         ErrorKind::Decode {

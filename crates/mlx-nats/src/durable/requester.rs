@@ -18,8 +18,7 @@ use super::api::{self, ApiResponse};
 use super::streams::{self, QUEUE};
 use crate::client::Client;
 use crate::pubsub::SubscribeOptions;
-use crate::stream::TokenStream;
-use crate::stream::{Opening, Route};
+use crate::stream::{Accepts, Opening, Route, TokenStream};
 use crate::telemetry::trace::Span;
 use crate::wire::address::SubscribeTo;
 use crate::wire::{Headers, codec, headers};
@@ -162,9 +161,7 @@ impl Client {
         headers.set(headers::MESSAGE_ID, request.request_id.to_string())?;
         let since_epoch = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         headers.set(headers::DEADLINE, since_epoch.as_millis().to_string())?;
-        if self.options().coalesce {
-            headers.set(headers::ACCEPT, headers::ACCEPT_TOKENS)?;
-        }
+        headers.set(headers::ACCEPT, Accepts::own(self.options().coalesce))?;
         Ok((timeout.min(left), headers))
     }
 }

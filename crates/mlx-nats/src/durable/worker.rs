@@ -23,9 +23,7 @@ use crate::client::Client;
 use crate::connection::AbortOnDrop;
 use crate::rpc::Service;
 use crate::rpc::{deadline, isolated};
-use crate::stream::{
-    Entry, Marks, OutgoingStream, Running, finish, is_disconnection, offers_tokens, pass_on, send_end,
-};
+use crate::stream::{Accepts, Entry, Marks, OutgoingStream, Running, finish, is_disconnection, pass_on, send_end};
 use crate::stream::{InferenceOptions, InferenceService, TokenSink};
 use crate::telemetry::log_limit::LogLimit;
 use crate::wire::codec;
@@ -235,12 +233,12 @@ where
             });
             return self.give_up(&message, delivery, &lease, Some(request_id), cause).await;
         }
-        let offers_tokens = offers_tokens(&message);
+        let accepts = Accepts::of(&message);
         if let Err(error) = deadline(&message) {
-            let stream = self.stream(request_id, delivery, offers_tokens);
+            let stream = self.stream(request_id, delivery, accepts);
             return end(&stream, &lease, stream.failed(&error).await).await;
         }
-        match self.enter(request_id, delivery, offers_tokens).await {
+        match self.enter(request_id, delivery, accepts).await {
             Ok(Some((stream, _entry))) => self.run(&message, request, &stream, &lease).await,
             Ok(None) => {
                 tracing::debug!(%request_id, "a request came again that this worker is still at");
@@ -262,10 +260,10 @@ where
         &self,
         request_id: RequestId,
         delivery: Delivery,
-        offers_tokens: bool,
+        accepts: Accepts,
     ) -> Result<Option<(Arc<OutgoingStream>, Entry)>> {
         let enter = || {
-            let stream = self.stream(request_id, delivery, offers_tokens);
+            let stream = self.stream(request_id, delivery, accepts);
             self.running.enter(request_id, &stream).ok().map(|entry| (stream, entry))
         };
         let Some((mut stream, mut entry)) = enter() else { return Ok(None) };
@@ -281,9 +279,8 @@ where
         Ok(Some((stream, entry)))
     }
 
-    fn stream(&self, request_id: RequestId, delivery: Delivery, offers_tokens: bool) -> Arc<OutgoingStream> {
-        let coalesce = self.client.options().coalesce && offers_tokens;
-        let stream = OutgoingStream::new(self.client.clone(), request_id, coalesce);
+    fn stream(&self, request_id: RequestId, delivery: Delivery, accepts: Accepts) -> Arc<OutgoingStream> {
+        let stream = OutgoingStream::new(self.client.clone(), request_id, accepts);
         Arc::new(stream.marked(Marks::new(self.id, delivery.count)))
     }
 
@@ -329,7 +326,7 @@ where
         match dead_letter::keep(&self.client, message, delivery, request_id, cause).await {
             Ok(told) => {
                 if let Some(request_id) = request_id
-                    && let Err(error) = self.stream(request_id, delivery, false).failed(&told).await
+                    && let Err(error) = self.stream(request_id, delivery, Accepts::default()).failed(&told).await
                     && let Some(so_far) = UNTOLD.count(Instant::now())
                 {
                     let error = &error as &dyn std::error::Error;

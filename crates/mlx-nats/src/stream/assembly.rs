@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use mlx_errors::{ErrorCode, ErrorKind, RemoteError};
-use mlx_types::messages::{FinishReason, StreamingResponse, Usage};
+use mlx_types::messages::{FinishReason, RawObject, StreamingResponse, Usage};
 
 /// What a frame amounts to.
 #[derive(Debug, PartialEq)]
@@ -12,6 +12,8 @@ pub(crate) enum Step {
     Token { index: u64, token: String },
     /// New tokens, the first of them at `index`.
     Tokens { index: u64, tokens: Vec<String> },
+    /// What a token cannot say.
+    Delta { index: u64, delta: RawObject },
     /// Nothing new.
     Repeated,
     /// The worker finished.
@@ -35,8 +37,9 @@ impl Assembly {
     #[inline]
     pub(crate) fn accept(&mut self, frame: StreamingResponse) -> Step {
         match frame {
-            StreamingResponse::Token { token, index, .. } => self.token(index, token),
+            StreamingResponse::Token { token, index, .. } => self.one(index).unwrap_or(Step::Token { index, token }),
             StreamingResponse::Tokens { tokens, index, .. } => self.tokens(index, tokens),
+            StreamingResponse::Delta { delta, index, .. } => self.one(index).unwrap_or(Step::Delta { index, delta }),
             StreamingResponse::Done { total_tokens, finish_reason, usage, .. } => {
                 // A TypeScript worker always says 0; any other count tells whether the last frames were lost.
                 if total_tokens > self.received {
@@ -57,15 +60,16 @@ impl Assembly {
         }
     }
 
+    /// Takes the place of a single token or delta, or says what else its frame amounts to.
     #[inline]
-    fn token(&mut self, index: u64, token: String) -> Step {
+    fn one(&mut self, index: u64) -> Option<Step> {
         match index.cmp(&self.received) {
-            Ordering::Less => Step::Repeated,
+            Ordering::Less => Some(Step::Repeated),
             Ordering::Equal => {
                 self.received += 1;
-                Step::Token { index, token }
+                None
             }
-            Ordering::Greater => Step::Failed(ErrorKind::StreamGap { expected: self.received, got: index }),
+            Ordering::Greater => Some(Step::Failed(ErrorKind::StreamGap { expected: self.received, got: index })),
         }
     }
 
@@ -117,6 +121,21 @@ mod tests {
         assert_eq!(assembly.accept(token(0)), Step::Token { index: 0, token: "0".into() });
         assert_eq!(assembly.accept(token(0)), Step::Repeated);
         assert_eq!(assembly.accept(token(2)), Step::Failed(ErrorKind::StreamGap { expected: 1, got: 2 }));
+    }
+
+    #[test]
+    fn r1_a_delta_has_its_place_among_the_tokens() {
+        let delta = |index| StreamingResponse::Delta {
+            request_id: RequestId::new(),
+            delta: RawObject::from_json("{}").unwrap(),
+            index,
+        };
+        let mut assembly = Assembly::default();
+        assembly.accept(tokens(0, 2));
+        assert_eq!(assembly.accept(delta(1)), Step::Repeated);
+        assert_eq!(assembly.accept(delta(2)), Step::Delta { index: 2, delta: RawObject::from_json("{}").unwrap() });
+        assert_eq!(assembly.accept(token(3)), Step::Token { index: 3, token: "3".into() });
+        assert_eq!(assembly.accept(delta(5)), Step::Failed(ErrorKind::StreamGap { expected: 4, got: 5 }));
     }
 
     #[test]
@@ -174,6 +193,7 @@ mod tests {
                         }
                         prop_assert!(index < expected);
                     }
+                    Step::Delta { .. } => prop_assert!(false, "none was sent"),
                     Step::Repeated => prop_assert!(index + count <= expected),
                     Step::Failed(_) => { prop_assert!(index > expected); break; }
                     Step::Done(..) => prop_assert!(false, "no end was sent"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mlx_errors::{Error, Result};
 use mlx_types::RequestId;
-use mlx_types::messages::StreamingResponse;
+use mlx_types::messages::{RawObject, StreamingResponse};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -21,6 +21,30 @@ const AROUND_TOKEN: usize = 3;
 /// Tokens that may wait before the handler has to.
 const WAITING_TOKENS: usize = 256;
 
+/// What a handler gives to its stream.
+#[derive(Clone, Debug)]
+pub(super) enum Piece {
+    Token(String),
+    /// Goes alone, in its place.
+    Delta(RawObject),
+}
+
+impl Piece {
+    pub(super) fn into_frame(self, request_id: RequestId, index: u64) -> StreamingResponse {
+        match self {
+            Self::Token(token) => StreamingResponse::Token { request_id, token, index },
+            Self::Delta(delta) => StreamingResponse::Delta { request_id, delta, index },
+        }
+    }
+
+    fn into_token(self) -> Option<String> {
+        match self {
+            Self::Token(token) => Some(token),
+            Self::Delta(_) => None,
+        }
+    }
+}
+
 /// The tokens that wait, in order.
 #[derive(Debug)]
 pub(super) struct Coalescer {
@@ -35,7 +59,7 @@ pub(super) struct Coalescer {
 struct State {
     /// The index of the first token that waits.
     index: u64,
-    tokens: VecDeque<String>,
+    pieces: VecDeque<Piece>,
     /// Taken, but not known to be sent: kept until it is, because its sender may be dropped while it waits.
     under_way: Option<Arc<StreamingResponse>>,
     /// The error of a frame that could not be sent, returned with the next token.
@@ -50,8 +74,8 @@ impl Coalescer {
     }
 
     /// Adds the token of `index`, which follows the last one. Waits while too many do already.
-    pub(super) async fn put(&self, index: u64, token: String) -> Result<()> {
-        let mut token = Some(token);
+    pub(super) async fn put(&self, index: u64, piece: Piece) -> Result<()> {
+        let mut piece = Some(piece);
         loop {
             // Made before the look, so that room made in between is noticed.
             let emptied = self.emptied.notified();
@@ -60,12 +84,12 @@ impl Coalescer {
                 if let Some(error) = state.error.take() {
                     return Err(error);
                 }
-                if state.tokens.len() < WAITING_TOKENS {
-                    let first = state.tokens.is_empty();
+                if state.pieces.len() < WAITING_TOKENS {
+                    let first = state.pieces.is_empty();
                     if first {
                         state.index = index;
                     }
-                    state.tokens.extend(token.take());
+                    state.pieces.extend(piece.take());
                     // The sender looks again before it waits, so that the others need not wake it.
                     if first {
                         self.filled.notify_one();
@@ -86,7 +110,7 @@ impl Coalescer {
 
     pub(super) fn is_empty(&self) -> bool {
         let state = self.state.lock();
-        state.tokens.is_empty() && state.under_way.is_none()
+        state.pieces.is_empty() && state.under_way.is_none()
     }
 
     /// The next frame to send: the same one until [`sent`](Self::sent) says that it was.
@@ -96,21 +120,21 @@ impl Coalescer {
             return state.under_way.clone();
         }
         let (mut count, mut bytes) = (0, 0);
-        for token in state.tokens.iter().take(FRAME_TOKENS) {
+        for piece in state.pieces.iter().take(FRAME_TOKENS) {
+            let Piece::Token(token) = piece else { break };
             bytes += token.len() + AROUND_TOKEN;
             if count > 0 && bytes > self.frame_bytes {
                 break;
             }
             count += 1;
         }
-        if count == 0 {
-            return None;
-        }
         let (request_id, index) = (self.request_id, state.index);
-        let frame = if count == 1 {
-            StreamingResponse::Token { request_id, token: state.tokens.pop_front()?, index }
+        let frame = if count > 1 {
+            let tokens = state.pieces.drain(..count).filter_map(Piece::into_token).collect();
+            StreamingResponse::Tokens { request_id, tokens, index }
         } else {
-            StreamingResponse::Tokens { request_id, tokens: state.tokens.drain(..count).collect(), index }
+            count = 1;
+            state.pieces.pop_front()?.into_frame(request_id, index)
         };
         state.index += count as u64;
         state.under_way = Some(Arc::new(frame));
@@ -126,7 +150,7 @@ impl Coalescer {
     /// A frame could not be sent: the stream has a gap now, and no more of it makes sense.
     pub(super) fn fail(&self, error: Error) {
         let mut state = self.state.lock();
-        state.tokens.clear();
+        state.pieces.clear();
         state.under_way = None;
         state.error.get_or_insert(error);
         self.emptied.notify_one();
@@ -148,14 +172,14 @@ mod tests {
     async fn s5_frames_are_bounded_in_tokens_and_bytes() {
         let gather = Coalescer::new(RequestId::new(), 1 << 20);
         for index in 1..=100 {
-            gather.put(index, "x".to_owned()).await.unwrap();
+            gather.put(index, text("x".to_owned())).await.unwrap();
         }
         assert_eq!(take(&gather), Some((1, 64)));
         assert_eq!(take(&gather), Some((65, 36)));
         assert_eq!(take(&gather), None);
         // One token may be larger than a frame; it then goes alone.
         for index in 101..=103 {
-            gather.put(index, "y".repeat(FRAME_BYTES)).await.unwrap();
+            gather.put(index, text("y".repeat(FRAME_BYTES))).await.unwrap();
         }
         assert_eq!(take(&gather), Some((101, 1)));
     }
@@ -163,9 +187,9 @@ mod tests {
     #[tokio::test]
     async fn s3_a_frame_whose_sender_was_dropped_is_sent_by_the_next() {
         let gather = Coalescer::new(RequestId::new(), 1 << 20);
-        gather.put(1, "a".to_owned()).await.unwrap();
+        gather.put(1, text("a".to_owned())).await.unwrap();
         let first = gather.next().unwrap();
-        gather.put(2, "b".to_owned()).await.unwrap();
+        gather.put(2, text("b".to_owned())).await.unwrap();
         assert_eq!(gather.next().unwrap(), first);
         assert!(!gather.is_empty());
         gather.sent();
@@ -179,7 +203,7 @@ mod tests {
         for token in ["twelve bytes", "\u{1}\u{2}\u{3}", ""] {
             let gather = Coalescer::new(RequestId::new(), PAYLOAD);
             for index in 1..=200 {
-                gather.put(index, token.to_owned()).await.unwrap();
+                gather.put(index, text(token.to_owned())).await.unwrap();
             }
             while let Some(frame) = gather.next() {
                 let size = serde_json::to_vec(&*frame).unwrap().len();
@@ -187,6 +211,34 @@ mod tests {
                 gather.sent();
             }
         }
+    }
+
+    fn text(text: impl Into<String>) -> Piece {
+        Piece::Token(text.into())
+    }
+
+    fn delta(text: &str) -> Piece {
+        Piece::Delta(RawObject::of(&std::collections::BTreeMap::from([("delta", text)])).unwrap())
+    }
+
+    #[tokio::test]
+    async fn r1_a_delta_goes_alone_and_in_its_place() {
+        let gather = Coalescer::new(RequestId::new(), 1 << 20);
+        for (index, piece) in (1..).zip([text("a"), text("b"), delta("c"), delta("d"), text("e")]) {
+            gather.put(index, piece).await.unwrap();
+        }
+        let mut frames = Vec::new();
+        while let Some(frame) = gather.next() {
+            frames.push(match &*frame {
+                StreamingResponse::Tokens { tokens, index, .. } => (*index, tokens.concat()),
+                StreamingResponse::Token { token, index, .. } => (*index, token.clone()),
+                StreamingResponse::Delta { delta, index, .. } => (*index, delta.as_json().to_owned()),
+                other => panic!("{other:?}"),
+            });
+            gather.sent();
+        }
+        let (c, d) = (r#"{"delta":"c"}"#, r#"{"delta":"d"}"#);
+        assert_eq!(frames, [(1, "ab".into()), (3, c.into()), (4, d.into()), (5, "e".into())]);
     }
 
     fn take(gather: &Coalescer) -> Option<(u64, usize)> {
@@ -208,9 +260,9 @@ mod tests {
     async fn a_handler_far_ahead_waits_for_room() {
         let gather = Coalescer::new(RequestId::new(), 1 << 20);
         for index in 0..WAITING_TOKENS as u64 {
-            gather.put(index, String::new()).await.unwrap();
+            gather.put(index, text(String::new())).await.unwrap();
         }
-        let waiting = gather.put(WAITING_TOKENS as u64, String::new());
+        let waiting = gather.put(WAITING_TOKENS as u64, text(String::new()));
         tokio::pin!(waiting);
         assert!(waiting.as_mut().now_or_never().is_none());
         take(&gather).unwrap();
@@ -224,7 +276,7 @@ mod tests {
             let (mut next, mut expected) = (0_u64, 0_u64);
             for (puts, takes) in batches {
                 for _ in 0..puts {
-                    let put = gather.put(next, next.to_string());
+                    let put = gather.put(next, text(next.to_string()));
                     if put.now_or_never().is_some() {
                         next += 1;
                     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::sink::OutgoingStream;
+use super::outgoing::OutgoingStream;
 
 /// Counts the tokens of one stream.
 pub(crate) struct TokenMeter(Arc<OutgoingStream>);

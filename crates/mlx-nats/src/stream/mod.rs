@@ -1,5 +1,6 @@
 //! Token streams: one request, many frames, exactly one end.
 
+mod accepts;
 mod assembly;
 mod backlog;
 mod cancel;
@@ -7,6 +8,7 @@ mod coalesce;
 mod incarnation;
 mod lifeline;
 mod meter;
+mod outgoing;
 mod requester;
 mod responder;
 mod route;
@@ -16,19 +18,20 @@ mod silence;
 mod sink;
 mod summary;
 
+pub(crate) use accepts::Accepts;
 pub(crate) use cancel::asked_again;
 pub(crate) use lifeline::{Departure, Lifelines, Suspicion};
 pub(crate) use meter::TokenMeter;
+#[cfg(feature = "durable")]
+pub(crate) use outgoing::{Marks, OutgoingStream};
 pub(crate) use requester::Companion;
 pub(crate) use requester::Opening;
 pub use requester::{TokenFrame, TokenStream};
 pub use responder::{InferenceOptions, InferenceService};
 #[cfg(feature = "durable")]
-pub(crate) use responder::{finish, is_disconnection, offers_tokens, pass_on, send_end};
+pub(crate) use responder::{finish, is_disconnection, pass_on, send_end};
 pub(crate) use route::Route;
 #[cfg(feature = "durable")]
 pub(crate) use running::{Entry, Running};
 pub use sink::TokenSink;
-#[cfg(feature = "durable")]
-pub(crate) use sink::{Marks, OutgoingStream};
 pub use summary::StreamSummary;

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use mlx_errors::{Error, ErrorKind, Result};
-use mlx_types::messages::{CancelMode, FinishReason, InferenceCancel, Usage};
+use mlx_types::messages::{CancelMode, FinishReason, InferenceCancel, RawObject, Usage};
 use mlx_types::{RequestId, WorkerId, subjects};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
@@ -46,8 +46,12 @@ static TOO_SLOW: LogLimit = LogLimit::new();
 pub struct TokenFrame {
     /// Its index, from 0, without gaps.
     pub index: u64,
-    /// Its text.
+    /// Its text; where it brings a delta, the text in that, which is often none.
     pub text: String,
+    /// In the place of a token, what a token cannot say: an entry of `choices` of a streamed answer in OpenAI's protocol, as the
+    /// engine has it. Only engines that were asked for tools, log probabilities and the like, or that show how they reason, send
+    /// any.
+    pub delta: Option<RawObject>,
 }
 
 /// The tokens of one request, as a [`Stream`].
@@ -248,7 +252,7 @@ impl TokenStream {
     /// The rest of the last token, under its index: half a character of which the other half never came.
     fn last_half(&self, half: char) -> Poll<Option<Result<TokenFrame>>> {
         let index = self.assembly.received().saturating_sub(1);
-        Poll::Ready(Some(Ok(TokenFrame { index, text: half.to_string() })))
+        Poll::Ready(Some(Ok(TokenFrame { index, text: half.to_string(), delta: None })))
     }
 
     /// Says of a reader that it lost tokens by its slowness.

@@ -11,9 +11,10 @@ use mlx_types::messages::{CancelMode, FinishReason, InferenceAcceptance, Inferen
 use mlx_types::{Epoch, RequestId, WorkerId, subjects};
 
 use super::TokenSink;
+use super::accepts::Accepts;
 use super::incarnation::{Incarnation, Presence};
+use super::outgoing::OutgoingStream;
 use super::running::Running;
-use super::sink::OutgoingStream;
 use crate::client::Client;
 use crate::connection::AbortOnDrop;
 use crate::pubsub::Subscription;
@@ -216,11 +217,10 @@ where
     deadline(message)?;
     let request = codec::decode(&message.subject, &message.payload, InferenceRequest::check)?;
     let request_id = request.request_id;
-    let coalesce = client.options().coalesce && offers_tokens(message);
-    let stream = OutgoingStream::new(client.clone(), request_id, coalesce);
+    let accepts = Accepts::of(message);
+    let stream = OutgoingStream::new(client.clone(), request_id, accepts);
     // Only for requesters that read more than the plain frames, which stay as they always were.
-    let reads_more = headers::first(message, headers::ACCEPT).is_some();
-    let stream = if reads_more { stream.of(own.epoch) } else { stream };
+    let stream = if accepts.epochs { stream.of(own.epoch) } else { stream };
     let stream = Arc::new(stream.asked_by(message.reply.as_ref()));
     let entry = running.enter(request_id, &stream)?;
     if let Some(reply) = &message.reply {
@@ -258,12 +258,6 @@ where
         Err(error) if error.code() != ErrorCode::StreamCancelled => Err(error),
         _ => Ok(()),
     })
-}
-
-/// Whether the requester reads frames of several tokens.
-pub(crate) fn offers_tokens(message: &async_nats::Message) -> bool {
-    let accepted = headers::first(message, headers::ACCEPT).unwrap_or_default();
-    accepted.split(',').any(|kind| kind.trim().eq_ignore_ascii_case(headers::ACCEPT_TOKENS))
 }
 
 /// Sends the one frame that ends a stream, or none if the requester wants to hear no more, and sees to it that it
@@ -321,7 +315,7 @@ async fn refuse(client: &Client, running: &Running, message: async_nats::Message
     if running.has(asked.request_id) {
         return; // the same request once more: an error would end the stream that answers it
     }
-    let stream = OutgoingStream::new(client.clone(), asked.request_id, false).asked_by(None);
+    let stream = OutgoingStream::new(client.clone(), asked.request_id, Accepts::default()).asked_by(None);
     // On a task of its own, since a requester without a reply inbox may not listen yet, and others wait behind it.
     let remote = Error::from(error.to_remote());
     client.runtime().spawn(async move {

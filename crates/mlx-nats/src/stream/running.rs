@@ -12,7 +12,7 @@ use mlx_types::RequestId;
 use mlx_types::messages::CancelMode;
 use parking_lot::Mutex;
 
-use super::sink::OutgoingStream;
+use super::outgoing::OutgoingStream;
 
 /// Cancellations, and ends, that are remembered.
 const REMEMBERED: usize = 4096;

@@ -1,6 +1,7 @@
 //! Whom to ask: a worker for each request, chosen by load, models and what was asked before; another one while nothing has come
 //! back; and a waiting room while all are full.
 
+mod able;
 mod affinity;
 mod breaker;
 mod candidates;
@@ -31,6 +32,7 @@ pub use self::known::KnownWorkers;
 pub use self::options::DispatchOptions;
 use self::pending::Assignment;
 pub use self::pending::{PendingInference, QueuePosition};
+pub use self::policy::ENGINE_BROKEN;
 use super::infer::InferOptions;
 use crate::client::Client;
 use crate::connection::AbortOnDrop;
@@ -87,7 +89,9 @@ impl Client {
 ///
 /// - The worker is chosen by [`Strategy`](mlx_types::config::Strategy), of those that have the model and room for it. Requests of
 ///   one session, or whose prompts begin alike, go to the same worker while it has no more than its share to do.
-/// - While nothing of the answer has come, a worker that fails is replaced by another, each asked once.
+/// - What not every worker accepts goes only to those that [say so](mlx_types::messages::WorkerCapabilities::accepts).
+/// - While nothing of the answer has come, a worker that fails is replaced by another, each asked once. A request that broke two
+///   of them is asked of no third one.
 /// - While all are full, requests wait in order, up to [`max_waiting`](DispatchOptions::max_waiting).
 /// - The load of other controllers is known by the workers' heartbeats.
 #[derive(Clone, Debug)]
@@ -101,8 +105,10 @@ impl Dispatcher {
     /// Asks the worker that suits best, and returns when its answer has begun.
     ///
     /// # Errors
-    /// [`ErrorKind::NoWorker`] when nobody has the model, [`ErrorKind::Overloaded`] when too many wait already, or
-    /// when no worker had room in time; otherwise the error of the last worker that was asked.
+    /// [`ErrorKind::NoWorker`] when nobody has the model, [`ErrorKind::Unsupported`] when nobody who has it accepts what the
+    /// request [needs](InferenceRequest::needs), [`ErrorKind::Overloaded`] when too many wait already, or when no worker had room
+    /// in time, [`ErrorKind::Poisonous`] when the request broke two workers; otherwise the error of the last worker that was
+    /// asked.
     ///
     /// # Cancel safety
     /// Dropping the future gives up the place in the waiting room, and tells a worker that was asked to stop.
@@ -216,7 +222,7 @@ impl Shared {
     /// Requests that the workers of a model have, as far as is known.
     fn under_way(&self, model: &str) -> usize {
         let state = self.state.lock();
-        let load = state.core.candidates.able(model).map_or(0, |able| able.total_load());
+        let load = state.core.candidates.able(model, &[]).map_or(0, |able| able.total_load());
         usize::try_from(load).unwrap_or(usize::MAX)
     }
 

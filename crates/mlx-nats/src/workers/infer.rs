@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mlx_errors::{Error, ErrorKind, Result};
-use mlx_types::messages::{InferenceRequest, Message, StreamingResponse};
+use mlx_types::messages::{Feature, InferenceRequest, Message, StreamingResponse};
 use mlx_types::{SessionId, WorkerId, subjects};
 use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::pubsub::SubscribeOptions;
-use crate::stream::{Opening, Route, TokenStream, asked_again};
+use crate::stream::{Accepts, Opening, Route, TokenStream, asked_again};
 use crate::telemetry::trace::Span;
 use crate::wire::{Headers, PublishTo, SubscribeTo, codec, headers};
+
+use super::watch::Workers;
 
 /// How to ask for an answer in tokens. What is unset is as the client's configuration says.
 ///
@@ -39,6 +41,9 @@ pub struct InferOptions {
     pub headers: Headers,
     /// The conversation that the request belongs to, in the place of the request's own.
     pub session: Option<SessionId>,
+    /// What the request [needs](InferenceRequest::needs) and a worker need not accept all the same: whoever asks makes up for it, as by
+    /// looking for stop sequences itself. Nothing by default.
+    pub optional: Vec<Feature>,
 }
 
 mlx_errors::setters! {
@@ -48,6 +53,16 @@ mlx_errors::setters! {
         deadline: option SystemTime,
         headers: set Headers,
         session: option SessionId,
+        optional: into Vec<Feature>,
+    }
+}
+
+impl InferOptions {
+    /// What a worker has to accept.
+    pub(super) fn needs(&self, request: &InferenceRequest) -> Vec<Feature> {
+        let mut needs = request.needs();
+        needs.retain(|feature| !self.optional.contains(feature));
+        needs
     }
 }
 
@@ -68,7 +83,9 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As [`publish`](Client::publish): the request is invalid, too large, or the connection is down.
+    /// As [`publish`](Client::publish): the request is invalid, too large, or the connection is down;
+    /// [`ErrorKind::Unsupported`] when the worker has registered, and does not accept what the request
+    /// [needs](InferenceRequest::needs).
     ///
     /// # Cancel safety
     /// A dropped future has not sent the request, and leaves nothing behind.
@@ -101,6 +118,7 @@ impl Client {
         let request_id = request.request_id.in_lower_case();
         let workers = self.workers().await?;
         let worker_id = workers.said(worker_id);
+        refuse_lacking(&workers, worker_id, request, &options)?;
         let subject = subjects::worker_inference(worker_id);
         let request = match options.session {
             Some(session) => Cow::Owned(request.clone().session_id(session)),
@@ -125,10 +143,7 @@ impl Client {
             .await?;
         let to = PublishTo::<InferenceRequest>::name(&&subject).for_publish()?;
         let (acceptance, reply) = self.inbox().wait_on(to.clone());
-        headers.set(
-            headers::ACCEPT,
-            if self.options().coalesce { headers::ACCEPT_TOKENS } else { headers::ACCEPT_EPOCH },
-        )?;
+        headers.set(headers::ACCEPT, Accepts::own(self.options().coalesce))?;
         let span = Span::infer(subject.as_str(), request_id);
         span.inject(&mut headers);
         asked_again(request_id, worker_id);
@@ -152,6 +167,27 @@ impl Client {
             span,
         }))
     }
+}
+
+/// Refuses what the worker has not said that it accepts, where it has said anything: it would answer something else.
+fn refuse_lacking(
+    workers: &Workers,
+    worker_id: WorkerId,
+    request: &InferenceRequest,
+    options: &InferOptions,
+) -> Result<()> {
+    let mut lacking = options.needs(request);
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let Some(registration) = workers.get(worker_id).and_then(|info| info.registration) else { return Ok(()) };
+    let accepts = registration.capabilities.and_then(|known| known.accepts).unwrap_or_default();
+    lacking.retain(|feature| !accepts.contains(feature));
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let lacking = lacking.iter().map(ToString::to_string).collect();
+    Err(Error::new(ErrorKind::Unsupported { model: request.model_id.clone(), lacking }))
 }
 
 /// How long it is to the deadline, which goes along in a header.

@@ -15,7 +15,7 @@ mod tombstones;
 mod watch;
 
 pub use announce::{Worker, WorkerBuilder, WorkerControl, WorkerProfile};
-pub use dispatch::{DispatchOptions, Dispatcher, KnownWorkers, PendingInference, QueuePosition};
+pub use dispatch::{DispatchOptions, Dispatcher, ENGINE_BROKEN, KnownWorkers, PendingInference, QueuePosition};
 pub use events::{WorkerEvent, WorkerEvents, WorkerInfo};
 pub use infer::InferOptions;
 pub use watch::Workers;

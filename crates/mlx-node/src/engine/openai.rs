@@ -2,6 +2,7 @@
 
 mod answer;
 mod bounded;
+mod choice;
 mod failure;
 mod request;
 
@@ -16,7 +17,7 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use mlx_errors::{Error, ErrorKind, Result, Violation};
 use mlx_types::Secret;
 use mlx_types::config::{EngineApi, StreamingConfig};
-use mlx_types::messages::InferenceRequest;
+use mlx_types::messages::{Feature, InferenceRequest};
 use reqwest::{Client, RequestBuilder, StatusCode, Url, redirect};
 use serde::Deserialize;
 
@@ -114,30 +115,50 @@ impl Engine for OpenAi {
         self.list().boxed()
     }
 
+    fn accepts(&self) -> Vec<Feature> {
+        match self.api {
+            EngineApi::Chat => vec![Feature::Params, Feature::Messages],
+            EngineApi::Completions => vec![Feature::Params],
+        }
+    }
+
     fn generate(&self, request: InferenceRequest) -> BoxStream<'static, Result<Piece>> {
-        let path: &[&str] = match self.api {
+        let is_raw = request.raw == Some(true) && request.messages.is_none();
+        let api = if is_raw { EngineApi::Completions } else { self.api };
+        let path: &[&str] = match api {
             EngineApi::Chat => &["chat", "completions"],
             EngineApi::Completions => &["completions"],
         };
         let post = |asks_for_usage| {
-            let body = Body::new(&request, self.api, asks_for_usage);
+            let body = Body { request: &request, api, asks_for_usage };
             self.authorized(self.http.post(below(&self.base, path)).json(&body))
         };
         let asks_for_usage = self.asks_for_usage.load(Ordering::Relaxed);
         let (first, plain) = (post(asks_for_usage), asks_for_usage.then(|| post(false)));
+        let choices = choices_of(&request);
         let (flag, limits, failures) = (Arc::clone(&self.asks_for_usage), self.limits, self.failures.clone());
         let answer = async move {
-            match (answer::begin(first, limits, failures.clone()).await, plain) {
+            match (answer::begin(first, choices, limits, failures.clone()).await, plain) {
                 // Some servers refuse what they do not know.
                 (Err(error), Some(plain)) if error.to_string().contains(USAGE_MEMBER) => {
                     flag.store(false, Ordering::Relaxed);
-                    answer::begin(plain, limits, failures).await
+                    answer::begin(plain, choices, limits, failures).await
                 }
                 (begun, _) => begun,
             }
         };
         stream::once(answer).try_flatten().boxed()
     }
+}
+
+/// How many answers are wanted in one.
+fn choices_of(request: &InferenceRequest) -> u64 {
+    #[derive(Deserialize)]
+    struct Wanted {
+        n: Option<u64>,
+    }
+    let wanted = request.params.as_ref().and_then(|params| params.read::<Wanted>().ok());
+    wanted.and_then(|wanted| wanted.n).unwrap_or(1)
 }
 
 /// What `GET /models` answers, as far as it matters.

@@ -7,13 +7,14 @@ use axum::http::StatusCode;
 use futures_util::StreamExt;
 use metrics::histogram;
 use mlx_errors::{Error, ErrorKind};
-use mlx_nats::TokenStream;
+use mlx_nats::{InferOptions, TokenStream};
 use mlx_types::WorkerId;
-use mlx_types::messages::{FinishReason, InferenceRequest, Usage};
+use mlx_types::messages::{FinishReason, RawObject, Usage};
 
 use super::Gateway;
 use super::error::ApiError;
 use super::monitoring::FIRST_TOKEN;
+use super::openai::Asked;
 use super::stats::Outcome;
 use super::stop::StopSequences;
 
@@ -36,15 +37,17 @@ pub(super) struct Answer {
 pub(super) struct Piece {
     /// Text, possibly none.
     pub(super) text: String,
+    /// Behind the text, what is more than one: an entry of `choices`, as the engine sent it.
+    pub(super) delta: Option<RawObject>,
     /// How it ended, if it did.
     pub(super) end: Option<Ending>,
 }
 
 /// How an answer ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ending {
-    /// `stop` or `length`.
-    pub(super) reason: &'static str,
+    /// As the protocol has it: `stop`, `length`, `tool_calls` and so on.
+    pub(super) reason: String,
     /// Pieces made, which is what there is where the engine counts nothing.
     pub(super) tokens: u64,
     /// As the engine counts.
@@ -62,16 +65,15 @@ impl Gateway {
     ///
     /// # Cancel safety
     /// A dropped future tells the worker to stop.
-    pub(super) async fn ask(
-        self: &Arc<Self>,
-        request: InferenceRequest,
-        stop: Vec<String>,
-    ) -> Result<Answer, ApiError> {
+    pub(super) async fn ask(self: &Arc<Self>, asked: Asked) -> Result<Answer, ApiError> {
+        let Asked { request, optional, demands, stop, .. } = asked;
         let began = Instant::now();
         // Counts the request, however it ends: by being dropped too.
         let mut unanswered = Unanswered { gateway: Arc::clone(self), outcome: Some(Outcome::Cancelled) };
         let asked = tokio::select! {
-            asked = self.dispatcher.infer(&request) => asked.map_err(|error| self.refusal(&error)),
+            asked = self.dispatcher.infer_with(&request, InferOptions::default().optional(optional)) => {
+                asked.map_err(|error| self.refusal(&error, &demands))
+            }
             () = self.ended() => Err(shutting_down()),
         };
         unanswered.outcome = asked.as_ref().err().map(|refusal| Outcome::Failed(refusal.code.clone()));
@@ -86,10 +88,13 @@ impl Gateway {
         })
     }
 
-    fn refusal(&self, error: &Error) -> ApiError {
+    fn refusal(&self, error: &Error, demands: &[String]) -> ApiError {
         if !self.client.state().is_connected() {
             let message = "the controller has lost its message bus, and tries to get it back";
             return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "NATS_DISCONNECTED", message);
+        }
+        if let ErrorKind::Unsupported { model, .. } = error.kind() {
+            return unsupported(model, demands);
         }
         let ErrorKind::NoWorker { model, known } = error.kind() else { return ApiError::from(error) };
         if known.is_empty() && self.registry.list().is_empty() {
@@ -129,34 +134,37 @@ impl Answer {
                 if let Some(worker) = self.worker() {
                     self.gateway.stats.token(worker, Instant::now());
                 }
+                if frame.delta.is_some() {
+                    // Its text goes along in it; what was held back comes before.
+                    return Ok(Piece { text: self.stop.finish(), delta: frame.delta, end: None });
+                }
                 let (text, stopped) = self.stop.push(&frame.text);
                 // What the worker would say after a stop sequence nobody wants; dropping the stream tells it so.
-                Ok(Piece { text, end: stopped.then(|| self.ended("stop")) })
+                Ok(Piece { text, delta: None, end: stopped.then(|| self.ended("stop")) })
             }
             Some(Err(error)) => Err(self.failed(ApiError::from(&error))),
             None => {
                 let reason = self.tokens.summary().and_then(|summary| summary.finish_reason.as_ref());
                 let reason = match reason {
-                    Some(FinishReason::Length) => "length",
-                    Some(FinishReason::ContentFilter) => "content_filter",
                     Some(FinishReason::Cancelled) => {
                         let message = "the worker ended the answer before it was whole";
                         let refusal = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "STREAM_CANCELLED", message);
                         return Err(self.failed(refusal));
                     }
                     // A TypeScript worker does not say.
-                    None if self.max_tokens == Some(self.count) => "length",
-                    _ => "stop",
+                    None if self.max_tokens == Some(self.count) => "length".to_owned(),
+                    None => "stop".to_owned(),
+                    Some(reason) => reason.to_string(),
                 };
-                Ok(Piece { text: self.stop.finish(), end: Some(self.ended(reason)) })
+                Ok(Piece { text: self.stop.finish(), delta: None, end: Some(self.ended(reason)) })
             }
         }
     }
 
-    fn ended(&mut self, reason: &'static str) -> Ending {
+    fn ended(&mut self, reason: impl Into<String>) -> Ending {
         self.outcome = Some(Outcome::Answered);
         let usage = self.tokens.summary().and_then(|summary| summary.usage).unwrap_or_default();
-        Ending { reason, tokens: self.count, usage }
+        Ending { reason: reason.into(), tokens: self.count, usage }
     }
 
     fn failed(&mut self, refusal: ApiError) -> ApiError {
@@ -184,6 +192,17 @@ impl Drop for Unanswered {
             self.gateway.stats.ended(outcome);
         }
     }
+}
+
+/// Names the members that no worker accepts, in the words of the request.
+fn unsupported(model: &str, demands: &[String]) -> ApiError {
+    let names: Vec<String> = demands.iter().map(|name| format!("`{name}`")).collect();
+    let message = format!(
+        "no worker of the model `{model}` passes on {}: none of them has an engine that takes it",
+        names.join(", ")
+    );
+    let refusal = ApiError::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message);
+    ApiError { param: demands.first().cloned(), ..refusal }
 }
 
 fn shutting_down() -> ApiError {

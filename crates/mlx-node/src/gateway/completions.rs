@@ -10,12 +10,13 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
-use mlx_types::{RequestId, Timestamp};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::answer::{Answer, Ending, Piece};
 use super::error::ApiError;
+use super::form::{Form, Shape};
+use super::merge::Choices;
 use super::openai::{self, Asked};
 use super::{BODY_LIMIT, Gateway};
 
@@ -64,20 +65,14 @@ async fn json_body(request: Request) -> Result<Bytes, ApiError> {
 }
 
 async fn respond(gateway: Arc<Gateway>, asked: Asked, shape: Shape) -> Result<Response, ApiError> {
-    let Asked { request, stop, stream: streamed, include_usage } = asked;
-    let form = Form {
-        shape,
-        id: format!("{}-{}", shape.prefix(), RequestId::new()),
-        created: Timestamp::now().as_millis() / 1000,
-        model: request.model_id.clone(),
-        include_usage,
-    };
-    let mut asking = Box::pin(async move { gateway.ask(request, stop).await });
+    let streamed = asked.stream;
+    let form = Form::new(shape, &asked);
+    let mut asking = Box::pin(async move { gateway.ask(asked).await });
     if !streamed {
         let answer = asking.await?;
         let worker = worker_of(&answer);
-        let whole = whole(answer).await?;
-        return Ok((worker, axum::Json(form.whole(&whole.0, whole.1))).into_response());
+        let (choices, end) = whole(answer).await?;
+        return Ok((worker, axum::Json(form.whole(choices, &end))).into_response());
     }
     // What fails quickly has a status. What takes its time shows that it is alive, and fails by an event.
     if let Ok(answer) = timeout(SILENCE, &mut asking).await {
@@ -108,13 +103,20 @@ fn as_events(events: impl Stream<Item = Vec<Event>> + Send + 'static) -> Respons
     (unbuffered, Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE))).into_response()
 }
 
-async fn whole(mut answer: Answer) -> Result<(String, Ending), ApiError> {
-    let mut text = String::new();
+async fn whole(mut answer: Answer) -> Result<(Choices, Ending), ApiError> {
+    let mut choices = Choices::default();
     loop {
         let piece = answer.next().await?;
-        text.push_str(&piece.text);
+        choices.push(&piece.text);
+        if let Some(delta) = piece.delta {
+            let wrong = |error| {
+                let message = format!("the worker's answer cannot be put together: {error}");
+                ApiError::new(StatusCode::BAD_GATEWAY, "MESSAGE_DECODE_ERROR", message)
+            };
+            choices.add(&delta).map_err(wrong)?;
+        }
         if let Some(end) = piece.end {
-            return Ok((text, end));
+            return Ok((choices, end));
         }
     }
 }
@@ -124,130 +126,16 @@ fn events(form: Form, answer: Answer) -> impl Stream<Item = Vec<Event>> {
     stream::unfold((form, Some(answer)), |(form, answer)| async move {
         let mut answer = answer?;
         Some(match answer.next().await {
-            Ok(Piece { text, end: None }) => (form.text(&text), (form, Some(answer))),
-            Ok(Piece { text, end: Some(end) }) => ([form.text(&text), form.ending(end)].concat(), (form, None)),
+            Ok(Piece { text, delta, end }) => {
+                let said = form.text(&text).into_iter().chain(delta.map(|delta| form.delta(&delta)));
+                let ending = end.iter().flat_map(|end| form.ending(end));
+                let events = said.chain(ending).collect();
+                (events, (form, end.is_none().then_some(answer)))
+            }
             // Too late for a status: clients know an event with an error, and that no `[DONE]` follows.
             Err(refusal) => (vec![event(&refusal.body())], (form, None)),
         })
     })
-}
-
-/// Chat or plain text.
-#[derive(Clone, Copy, Debug)]
-enum Shape {
-    Chat,
-    Text,
-}
-
-impl Shape {
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::Chat => "chatcmpl",
-            Self::Text => "cmpl",
-        }
-    }
-}
-
-/// How one answer is written down.
-#[derive(Clone)]
-struct Form {
-    shape: Shape,
-    id: String,
-    created: u64,
-    model: String,
-    include_usage: bool,
-}
-
-impl Form {
-    fn whole(&self, text: &str, end: Ending) -> Value {
-        let choice = match self.shape {
-            Shape::Chat => json!({
-                "index": 0,
-                "message": { "role": "assistant", "content": text },
-                "logprobs": null,
-                "finish_reason": end.reason,
-            }),
-            Shape::Text => json!({ "index": 0, "text": text, "logprobs": null, "finish_reason": end.reason }),
-        };
-        let object = match self.shape {
-            Shape::Chat => "chat.completion",
-            Shape::Text => "text_completion",
-        };
-        self.object(object, &json!([choice]), Some(usage(end)))
-    }
-
-    /// A chat says first who speaks.
-    fn opening(&self) -> Vec<Event> {
-        match self.shape {
-            Shape::Chat => vec![self.chunk(&json!({ "role": "assistant", "content": "" }), None)],
-            Shape::Text => Vec::new(),
-        }
-    }
-
-    fn text(&self, text: &str) -> Vec<Event> {
-        if text.is_empty() {
-            return Vec::new(); // held back, for it may begin a stop sequence
-        }
-        vec![match self.shape {
-            Shape::Chat => self.chunk(&json!({ "content": text }), None),
-            Shape::Text => self.chunk(&json!(text), None),
-        }]
-    }
-
-    fn ending(&self, end: Ending) -> Vec<Event> {
-        let last = match self.shape {
-            Shape::Chat => self.chunk(&json!({}), Some(end.reason)),
-            Shape::Text => self.chunk(&json!(""), Some(end.reason)),
-        };
-        let figures =
-            self.include_usage.then(|| event(&self.object(self.chunk_object(), &json!([]), Some(usage(end)))));
-        [last].into_iter().chain(figures).chain([Event::default().data("[DONE]")]).collect()
-    }
-
-    fn chunk(&self, content: &Value, finish_reason: Option<&str>) -> Event {
-        let member = match self.shape {
-            Shape::Chat => "delta",
-            Shape::Text => "text",
-        };
-        let choice = json!({ "index": 0, member: content, "logprobs": null, "finish_reason": finish_reason });
-        event(&self.object(self.chunk_object(), &json!([choice]), None))
-    }
-
-    fn chunk_object(&self) -> &'static str {
-        match self.shape {
-            Shape::Chat => "chat.completion.chunk",
-            Shape::Text => "text_completion",
-        }
-    }
-
-    fn object(&self, object: &str, choices: &Value, usage: Option<Value>) -> Value {
-        let mut whole = json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-        });
-        if let (Some(usage), Some(members)) = (usage, whole.as_object_mut()) {
-            members.insert("usage".to_owned(), usage);
-        }
-        whole
-    }
-}
-
-/// As the engine counts; where it does not, the pieces of the answer, and 0 for the prompt, which claims less than a guess would.
-fn usage(end: Ending) -> Value {
-    let prompt = end.usage.prompt_tokens.unwrap_or_default();
-    let completion = end.usage.completion_tokens.unwrap_or(end.tokens);
-    let mut usage = json!({
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt.saturating_add(completion),
-    });
-    if let (Some(cached), Some(members)) = (end.usage.cached_tokens, usage.as_object_mut()) {
-        members.insert("prompt_tokens_details".to_owned(), json!({ "cached_tokens": cached }));
-    }
-    usage
 }
 
 fn event(data: &Value) -> Event {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use mlx_errors::{Error, ErrorCode, ErrorKind};
+use mlx_nats::ENGINE_BROKEN;
 use serde_json::{Value, json};
 
 use crate::engine::{REJECTED, UNAVAILABLE};
@@ -56,10 +57,15 @@ impl From<&Error> for ApiError {
             // What a worker sends is none of the client's faults.
             ErrorCode::MessageDecode | ErrorCode::MessageValidation | ErrorCode::StreamGap => StatusCode::BAD_GATEWAY,
             _ if public.code() == REJECTED => StatusCode::BAD_REQUEST,
-            _ if public.code() == UNAVAILABLE => StatusCode::SERVICE_UNAVAILABLE,
+            _ if [UNAVAILABLE, ENGINE_BROKEN].contains(&public.code()) => StatusCode::SERVICE_UNAVAILABLE,
             code => StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::BAD_GATEWAY),
         };
-        Self::new(status, public.code().to_owned(), public.message())
+        let message = match error.kind() {
+            // Whoever asked can shorten it, and whoever runs the cluster can do something about it.
+            ErrorKind::PayloadTooLarge { .. } => format!("{}. {}", public.message(), error.code().remedy()),
+            _ => public.message().to_owned(),
+        };
+        Self::new(status, public.code().to_owned(), message)
     }
 }
 

@@ -1,11 +1,13 @@
-//! The requests of OpenAI's protocol, as far as they are understood here. Members that are not known are ignored.
+//! The requests of OpenAI's protocol: what is understood here, and the rest of them, which goes to the engine unread.
 
-use axum::http::StatusCode;
-use mlx_types::messages::{ChatMessage, InferenceRequest, Message};
-use serde::de::DeserializeOwned;
+mod messages;
+mod params;
+
+use mlx_types::messages::{Feature, InferenceRequest, Message};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
+use self::params::Params;
 use super::error::ApiError;
 
 /// A request for text, whichever way it was asked.
@@ -13,12 +15,18 @@ use super::error::ApiError;
 pub(super) struct Asked {
     /// What goes to a worker.
     pub(super) request: InferenceRequest,
+    /// What a worker need not accept of it, since the answer is the same without.
+    pub(super) optional: Vec<Feature>,
+    /// The members that a worker has to accept, to name them if none does.
+    pub(super) demands: Vec<String>,
     /// What ends the answer.
     pub(super) stop: Vec<String>,
     /// Whether to stream.
     pub(super) stream: bool,
     /// Whether a stream closes with its figures.
     pub(super) include_usage: bool,
+    /// Answers that are wanted in one.
+    pub(super) choices: u64,
 }
 
 /// What `/v1/chat/completions` is sent.
@@ -27,13 +35,18 @@ pub(super) struct Asked {
 /// What cannot be answered as it was asked, with the member that is meant.
 pub(super) fn chat(body: &[u8]) -> Result<Asked, ApiError> {
     let Chat { messages } = parse(body)?;
-    let messages: Vec<ChatMessage> =
-        (0..).zip(messages).map(|(index, said)| said.message(index)).collect::<Result<_, _>>()?;
-    // For workers that know prompts only. It has to end with whose turn it is.
-    let turns = messages.iter().flat_map(|message| [&message.role, ": ", &message.content, "\n"]);
-    let transcript: String = turns.chain(["assistant:"]).collect();
-    let mut asked = parse::<Sampling>(body)?.asked(transcript)?;
-    asked.request.messages = Some(messages);
+    let chat = messages::read(&messages)?;
+    let params = Params::of(body, &["messages"])?;
+    let mut asked = parse::<Sampling>(body)?.asked(params, chat.transcript)?;
+    asked.demands.extend(chat.demands);
+    if asked.demands.is_empty() {
+        asked.optional = vec![Feature::Params, Feature::Messages];
+    } else {
+        // Nobody who reads only this is asked, and what would be in a request twice counts twice.
+        asked.request.prompt.clear();
+        asked.optional.clear();
+    }
+    asked.request.messages = Some(chat.messages);
     checked(asked)
 }
 
@@ -42,47 +55,28 @@ pub(super) fn chat(body: &[u8]) -> Result<Asked, ApiError> {
 /// # Errors
 /// As [`chat`].
 pub(super) fn completion(body: &[u8]) -> Result<Asked, ApiError> {
-    let Completion { prompt, echo, best_of } = parse(body)?;
+    let Completion { prompt } = parse(body)?;
     let [prompt] = <[String; 1]>::try_from(prompt.into_vec())
         .map_err(|_| ApiError::invalid("prompt".to_owned(), "one prompt at a time is answered"))?;
     if prompt.is_empty() {
         // It kills the generating thread of some engines.
         return Err(ApiError::invalid("prompt".to_owned(), "`prompt` must not be empty"));
     }
-    refuse("echo", echo.as_ref(), &[Value::Bool(false)])?;
-    refuse("best_of", best_of.as_ref(), &[1.into()])?;
-    checked(parse::<Sampling>(body)?.asked(prompt)?)
+    let params = Params::of(body, &["prompt"])?;
+    let mut asked = parse::<Sampling>(body)?.asked(params, prompt)?;
+    asked.request.raw = Some(true);
+    checked(asked)
 }
 
 #[derive(Deserialize)]
-struct Chat {
-    messages: Vec<Said>,
-}
-
-#[derive(Deserialize)]
-struct Said {
-    role: String,
-    content: Option<Content>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a text or a list of parts with a type")]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
-}
-
-#[derive(Deserialize)]
-struct Part {
-    r#type: String,
-    text: Option<String>,
+struct Chat<'a> {
+    #[serde(borrow)]
+    messages: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct Completion {
     prompt: OneOrMany,
-    echo: Option<Value>,
-    best_of: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -105,21 +99,18 @@ struct Sampling {
     temperature: Option<f64>,
     top_p: Option<f64>,
     stop: Option<OneOrMany>,
-    n: Option<Value>,
-    tools: Option<Value>,
-    functions: Option<Value>,
-    response_format: Option<Value>,
-    logprobs: Option<Value>,
+    #[serde(default, deserialize_with = "whole")]
+    n: Option<u64>,
 }
 
-/// A count of tokens: JSON knows one kind of number, and some clients write `100.0`.
+/// A count: JSON knows one kind of number, and some clients write `100.0`.
 fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
     let of_float = || number.as_f64().filter(|value| value.fract() == 0.0 && (0.0..=LARGEST).contains(value));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, and within bounds")]
     let value = number.as_u64().or_else(|| of_float().map(|value| value as u64));
     value.map(Some).ok_or_else(|| {
-        serde::de::Error::custom(format!("`{number}` is no count of tokens, which is a whole number from 1"))
+        serde::de::Error::custom(format!("`{number}` is no count of tokens or answers, which is a whole number"))
     })
 }
 
@@ -129,27 +120,6 @@ const LARGEST: f64 = 9_007_199_254_740_992.0;
 #[derive(Deserialize)]
 struct StreamClosing {
     include_usage: Option<bool>,
-}
-
-impl Said {
-    fn message(self, index: usize) -> Result<ChatMessage, ApiError> {
-        let content = match self.content {
-            // What an assistant says that only calls tools.
-            None => String::new(),
-            Some(Content::Text(text)) => text,
-            Some(Content::Parts(parts)) => {
-                let texts = parts.into_iter().map(|part| match part.text {
-                    Some(text) if part.r#type == "text" => Ok(text),
-                    _ => {
-                        let message = format!("a part of type `{}` cannot be passed on, only `text` can", part.r#type);
-                        Err(ApiError::invalid(format!("messages[{index}].content"), message))
-                    }
-                });
-                texts.collect::<Result<_, _>>()?
-            }
-        };
-        Ok(ChatMessage::new(self.role, content))
-    }
 }
 
 impl OneOrMany {
@@ -162,33 +132,35 @@ impl OneOrMany {
 }
 
 impl Sampling {
-    fn asked(self, prompt: String) -> Result<Asked, ApiError> {
-        // An answer without what these ask for would look like one with it.
-        refuse("n", self.n.as_ref(), &[1.into()])?;
-        refuse("tools", self.tools.as_ref(), &[Value::Array(Vec::new())])?;
-        refuse("functions", self.functions.as_ref(), &[Value::Array(Vec::new())])?;
-        refuse("response_format", self.response_format.as_ref(), &[serde_json::json!({ "type": "text" })])?;
-        refuse("logprobs", self.logprobs.as_ref(), &[Value::Bool(false)])?;
+    fn asked(self, params: Params, prompt: String) -> Result<Asked, ApiError> {
         let stop = self.stop.map(OneOrMany::into_vec).unwrap_or_default();
         if stop.iter().any(String::is_empty) {
             return Err(ApiError::invalid("stop".to_owned(), "a stop sequence must not be empty"));
         }
+        let choices = self.n.unwrap_or(1);
+        if choices == 0 {
+            return Err(ApiError::invalid("n".to_owned(), "`n` must be at least 1"));
+        }
         let stream = self.stream.unwrap_or(false);
         Ok(Asked {
+            optional: params.demands.is_empty().then_some(Feature::Params).into_iter().collect(),
+            demands: params.demands,
             request: InferenceRequest::new(self.model, prompt)
                 .max_tokens(self.max_completion_tokens.or(self.max_tokens))
                 .temperature(self.temperature)
                 .top_p(self.top_p)
+                .params(params.carried)
                 .stream(stream),
             stop,
             stream,
             include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
+            choices,
         })
     }
 }
 
 /// Reads a body, or says which member is wrong.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     let mut document = serde_json::Deserializer::from_slice(body);
     let read = serde_path_to_error::deserialize(&mut document);
     if read.is_ok() && document.end().is_err() {
@@ -202,18 +174,10 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     })
 }
 
-/// Refuses what would change the answer and cannot be done, unless it asks for what happens anyway.
-fn refuse(name: &str, value: Option<&Value>, harmless: &[Value]) -> Result<(), ApiError> {
-    match value {
-        None | Some(Value::Null) => Ok(()),
-        Some(value) if harmless.contains(value) => Ok(()),
-        Some(_) => {
-            let harmless: Vec<String> = harmless.iter().map(ToString::to_string).collect();
-            let message = format!("`{name}` is not supported, other than {}", harmless.join(" or "));
-            let refusal = ApiError::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message);
-            Err(ApiError { param: Some(name.to_owned()), ..refusal })
-        }
-    }
+/// What was read cannot be written again, which nobody has seen so far.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn unwritable(error: serde_json::Error) -> ApiError {
+    ApiError::invalid(None, format!("the body cannot be passed on: {error}"))
 }
 
 /// Checks the bounds here, where the request's own names of its members are known.
@@ -223,6 +187,7 @@ fn checked(asked: Asked) -> Result<Asked, ApiError> {
     let name = match first.path.as_str() {
         "maxTokens" => "max_tokens",
         "topP" => "top_p",
+        "params" => return Err(ApiError::invalid(None, format!("what is passed on to the engine {}", first.message))),
         other => other,
     };
     Err(ApiError::invalid(name.to_owned(), format!("`{name}` {}", first.message)))
@@ -230,11 +195,18 @@ fn checked(asked: Asked) -> Result<Asked, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::StatusCode;
+    use mlx_types::messages::{ChatContent, ChatMessage, RawObject};
+
     use super::*;
 
     fn refused(result: Result<Asked, ApiError>) -> (StatusCode, String, String) {
         let refusal = result.unwrap_err();
         (refusal.status, refusal.param.unwrap_or_default(), refusal.message)
+    }
+
+    fn carried(asked: &Asked) -> &str {
+        asked.request.params.as_ref().map_or("", RawObject::as_json)
     }
 
     #[test]
@@ -245,21 +217,61 @@ mod tests {
             "n": 1, "stop": "END", "stream": true, "stream_options": {"include_usage": true}, "temperature": 0.5}"#;
         let asked = chat(body.as_bytes()).unwrap();
         assert_eq!(asked.request.prompt, "system: Be brief.\nuser: Hi there\nassistant: \nassistant:");
-        assert_eq!(asked.request.messages.unwrap()[1], ChatMessage::new("user", "Hi there"));
+        let messages = asked.request.messages.as_ref().unwrap();
+        assert_eq!(messages[0], ChatMessage::new("system", "Be brief."));
+        assert!(matches!(&messages[1].content, Some(ChatContent::Parts(parts)) if parts.len() == 2), "{messages:?}");
+        assert_eq!(messages[1].params.as_ref().unwrap().as_json(), r#"{"name":"x"}"#);
+        assert_eq!(messages[2].content, None);
         assert_eq!((asked.request.max_tokens, asked.request.temperature), (Some(5), Some(0.5)));
+        assert_eq!(carried(&asked), r#"{"user":"u","tools":[],"n":1,"stop":"END"}"#);
+        assert_eq!(asked.optional, [Feature::Params, Feature::Messages], "every worker answers it alike");
         assert_eq!((asked.stop, asked.stream, asked.include_usage), (vec!["END".to_owned()], true, true));
+    }
+
+    #[test]
+    fn r1_what_only_an_engine_understands_is_carried_as_it_is_written() {
+        let body = r#"{"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]},
+            {"role": "assistant", "content": null, "tool_calls": [{"id": "c", "function": {"arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "c", "content": "7"}], "seed": 7, "top_k": 1.50, "tool_choice": "auto",
+            "tools": [{"type": "function"}], "novel": {"a": [1E2]}}"#;
+        let asked = chat(body.as_bytes()).unwrap();
+        assert_eq!(
+            carried(&asked),
+            r#"{"seed":7,"top_k":1.50,"tool_choice":"auto","tools":[{"type": "function"}],"novel":{"a": [1E2]}}"#
+        );
+        let demands =
+            ["seed", "top_k", "tool_choice", "tools", "novel", "messages[0].content", "messages[1].tool_calls"];
+        assert_eq!(asked.demands, [&demands[..], &["messages[2].tool_call_id"]].concat());
+        assert_eq!((asked.request.prompt.as_str(), asked.optional.len()), ("", 0));
+        assert_eq!(asked.request.needs(), [Feature::Params, Feature::Messages]);
+        let call = asked.request.messages.as_ref().unwrap()[1].params.as_ref().unwrap();
+        assert_eq!(call.as_json(), r#"{"tool_calls":[{"id": "c", "function": {"arguments": "{}"}}]}"#);
+    }
+
+    #[test]
+    fn what_changes_nothing_is_asked_of_every_worker_and_what_does_is_not() {
+        let with = |member: &str| completion(format!(r#"{{"model": "m", "prompt": "p", {member}}}"#).as_bytes());
+        for harmless in [
+            r#""echo": false, "best_of": 1, "logprobs": null, "response_format": {"type": "text"}, "stop": ["x"]"#,
+            r#""tools": [], "tool_choice": "auto", "logit_bias": {}, "presence_penalty": 0.0, "user": "u""#,
+        ] {
+            let asked = with(harmless).unwrap();
+            assert_eq!((asked.optional, asked.demands.len()), (vec![Feature::Params], 0), "{harmless}");
+            assert_eq!(asked.request.raw, Some(true));
+        }
+        for member in ["n", "best_of", "logprobs", "top_k", "seed", "presence_penalty"] {
+            let asked = with(&format!(r#""{member}": 2"#)).unwrap();
+            assert_eq!((asked.optional.len(), asked.demands), (0, vec![member.to_owned()]));
+        }
+        assert_eq!(with(r#""n": 3"#).unwrap().choices, 3);
     }
 
     #[test]
     fn what_cannot_be_done_is_refused_with_the_member_that_asks_for_it() {
         let with = |member: &str| completion(format!(r#"{{"model": "m", "prompt": "p", {member}}}"#).as_bytes());
-        assert!(with(r#""echo": false, "best_of": 1, "logprobs": null, "response_format": {"type": "text"}"#).is_ok());
         for (member, param) in [
-            (r#""n": 2"#, "n"),
-            (r#""echo": true"#, "echo"),
-            (r#""logprobs": 3"#, "logprobs"),
-            (r#""tools": [{}]"#, "tools"),
-            (r#""response_format": {"type": "json_object"}"#, "response_format"),
+            (r#""n": 0"#, "n"),
+            (r#""n": "two""#, "n"),
             (r#""max_tokens": 0"#, "max_tokens"),
             (r#""max_tokens": -1"#, "max_tokens"),
             (r#""top_p": 1.5"#, "top_p"),
@@ -273,10 +285,15 @@ mod tests {
         }
         assert_eq!(refused(completion(br#"{"model": "m", "prompt": ["a", "b"]}"#)).1, "prompt");
         assert_eq!(refused(chat(br#"{"model": "m", "messages": []}"#)).1, "messages");
-        let picture = br#"{"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#;
-        let (_, param, message) = refused(chat(picture));
-        assert_eq!(param, "messages[0].content");
-        assert!(message.contains("image_url"), "{message}");
+        let wrong = br#"{"model": "m", "messages": [{"role": "user", "content": [1]}]}"#;
+        let (_, param, message) = refused(chat(wrong));
+        assert_eq!(param, "messages[0].content[0]", "{message}");
+        let deep = format!(r#"{{"model": "m", "prompt": "p", "x": {}{}}}"#, "[".repeat(70), "]".repeat(70));
+        let (_, param, message) = refused(completion(deep.as_bytes()));
+        assert_eq!(param, "");
+        assert!(message.contains("71 levels"), "{message}");
+        let large = format!(r#"{{"model": "m", "prompt": "p", "x": "{}"}}"#, "x".repeat(1 << 20));
+        assert!(refused(completion(large.as_bytes())).2.contains("at most 1048576"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::de::value::MapDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::{FinishReason, Message, StreamingResponse, Usage};
+use super::{FinishReason, Message, RawObject, StreamingResponse, Usage};
 use crate::{Epoch, RequestId};
 
 impl StreamingResponse {
@@ -62,6 +62,7 @@ impl<'de> Deserialize<'de> for Frame {
 enum Kind {
     Token,
     Tokens,
+    Delta,
     Done,
     Error,
 }
@@ -73,6 +74,7 @@ enum Member {
     RequestId,
     Token,
     Tokens,
+    Delta,
     Index,
     TotalTokens,
     LatencyMs,
@@ -94,6 +96,7 @@ impl Member {
             Self::RequestId => "requestId",
             Self::Token => "token",
             Self::Tokens => "tokens",
+            Self::Delta => "delta",
             Self::Index => "index",
             Self::TotalTokens => "totalTokens",
             Self::LatencyMs => "latencyMs",
@@ -113,7 +116,8 @@ impl Member {
             Self::Type | Self::RequestId | Self::Epoch => true,
             Self::Token => kind == Kind::Token,
             Self::Tokens => kind == Kind::Tokens,
-            Self::Index => matches!(kind, Kind::Token | Kind::Tokens),
+            Self::Delta => kind == Kind::Delta,
+            Self::Index => matches!(kind, Kind::Token | Kind::Tokens | Kind::Delta),
             Self::TotalTokens | Self::LatencyMs | Self::FinishReason | Self::Usage => kind == Kind::Done,
             Self::Error | Self::Code | Self::Retryable => kind == Kind::Error,
             Self::Unknown => false,
@@ -161,6 +165,7 @@ struct Draft {
     request_id: Option<RequestId>,
     token: Option<String>,
     tokens: Option<Vec<String>>,
+    delta: Option<RawObject>,
     index: Option<u64>,
     total_tokens: Option<u64>,
     latency_ms: Option<f64>,
@@ -185,6 +190,7 @@ impl Draft {
             Member::RequestId => set(&mut self.request_id, name, map),
             Member::Token => set(&mut self.token, name, map),
             Member::Tokens => set(&mut self.tokens, name, map),
+            Member::Delta => set(&mut self.delta, name, map),
             Member::Index => set(&mut self.index, name, map),
             Member::TotalTokens => set(&mut self.total_tokens, name, map),
             Member::LatencyMs => set(&mut self.latency_ms, name, map),
@@ -210,6 +216,11 @@ impl Draft {
             Kind::Tokens => StreamingResponse::Tokens {
                 request_id,
                 tokens: required(self.tokens, Member::Tokens)?,
+                index: required(self.index, Member::Index)?,
+            },
+            Kind::Delta => StreamingResponse::Delta {
+                request_id,
+                delta: required(self.delta, Member::Delta)?,
                 index: required(self.index, Member::Index)?,
             },
             Kind::Done => StreamingResponse::Done {
@@ -268,6 +279,11 @@ mod tests {
             tokens: Vec<String>,
             index: u64,
         },
+        Delta {
+            request_id: RequestId,
+            delta: serde_json::Map<String, Value>,
+            index: u64,
+        },
         Done {
             request_id: RequestId,
             total_tokens: u64,
@@ -288,6 +304,9 @@ mod tests {
             match derived {
                 Derived::Token { request_id, token, index } => Self::Token { request_id, token, index },
                 Derived::Tokens { request_id, tokens, index } => Self::Tokens { request_id, tokens, index },
+                Derived::Delta { request_id, delta, index } => {
+                    Self::Delta { request_id, delta: RawObject::of(&delta).unwrap(), index }
+                }
                 Derived::Done { request_id, total_tokens, latency_ms, finish_reason, usage } => {
                     Self::Done { request_id, total_tokens, latency_ms, finish_reason, usage }
                 }
@@ -306,10 +325,19 @@ mod tests {
     #[test]
     fn frames_mean_what_they_would_by_derivation() {
         let values = |name: &str| match name {
-            "type" => vec![json!("token"), json!("tokens"), json!("done"), json!("error"), json!("novel"), json!(null)],
+            "type" => vec![
+                json!("token"),
+                json!("tokens"),
+                json!("delta"),
+                json!("done"),
+                json!("error"),
+                json!("novel"),
+                json!(null),
+            ],
             "requestId" => vec![json!(ID), json!(ID.to_uppercase()), json!(7)],
             "token" | "error" | "code" => vec![json!("text"), json!(""), json!(5), json!(null)],
             "tokens" => vec![json!(["a", "b"]), json!([]), json!([1]), json!("a")],
+            "delta" => vec![json!({ "a": [1] }), json!({}), json!([]), json!("{}"), json!(null)],
             "latencyMs" => vec![json!(1.5), json!(2), json!("2"), json!(null)],
             "retryable" => vec![json!(true), json!(false), json!(null), json!(1)],
             "finishReason" => vec![json!("stop"), json!("novel"), json!(null), json!(1)],
@@ -322,6 +350,7 @@ mod tests {
             "requestId",
             "token",
             "tokens",
+            "delta",
             "index",
             "totalTokens",
             "usage",
@@ -344,7 +373,7 @@ mod tests {
             usize::try_from(state % limit as u64).unwrap()
         };
         for _ in 0..60_000 {
-            let mut left: Vec<&str> = names[..[11, 12, 16][below(3)]].to_vec();
+            let mut left: Vec<&str> = names[..[12, 13, 17][below(3)]].to_vec();
             let mut members = Vec::new();
             while !left.is_empty() {
                 let name = left.swap_remove(below(left.len()));

@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::open_enum::open_enum;
+use super::raw::bounds;
+use super::{ChatContent, Feature, RawObject};
 use crate::check::{finite, finite_if_set};
 use crate::{RequestId, SessionId, WorkerId};
 
@@ -45,6 +47,16 @@ pub struct InferenceRequest {
     /// Whether tokens are wanted as they come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
+    /// Whether the prompt is to be gone on with as it stands, without a chat template. Workers that do not know this member use
+    /// their template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<bool>,
+    /// Everything else that the engine is asked for, in the words of its own protocol: `tools`, `response_format`, `seed` and so
+    /// on. At most 1 MiB and 64 levels; carried as it came, and never logged. Only workers whose
+    /// [`accepts`](super::WorkerCapabilities::accepts) say so read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(bounds::params))]
+    pub params: Option<RawObject>,
 }
 
 mlx_errors::setters! {
@@ -56,6 +68,8 @@ mlx_errors::setters! {
         top_p: option f64,
         session_id: option SessionId,
         stream: option bool,
+        raw: option bool,
+        params: option RawObject,
     }
 }
 
@@ -72,7 +86,18 @@ impl InferenceRequest {
             top_p: None,
             session_id: None,
             stream: None,
+            raw: None,
+            params: None,
         }
+    }
+
+    /// What a worker has to accept to see the whole of it: nothing for a prompt, and for a chat of texts. A chat with `params` is for
+    /// those that read whole chats, since `params` may be about it, as tools are.
+    pub fn needs(&self) -> Vec<Feature> {
+        let has_params = self.params.is_some();
+        let needs_chat = self.messages.iter().flatten().any(|message| has_params || !message.is_plain());
+        let needs = [(has_params, Feature::Params), (needs_chat, Feature::Messages)];
+        needs.into_iter().filter(|(needed, _)| *needed).map(|(_, feature)| feature).collect()
     }
 }
 
@@ -88,14 +113,38 @@ pub struct ChatMessage {
     #[garde(length(chars, min = 1, max = 64))]
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 64)))]
     pub role: String,
-    /// What is said.
-    pub content: String,
+    /// What is said; unset for an assistant that only calls tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(bounds::content))]
+    pub content: Option<ChatContent>,
+    /// Everything else that belongs to it, in the words of the engine's own protocol: `tool_calls`, `tool_call_id`, `name` and so
+    /// on. Bounded as those of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[garde(custom(bounds::params))]
+    pub params: Option<RawObject>,
+}
+
+mlx_errors::setters! {
+    ChatMessage {
+        content: option ChatContent,
+        params: option RawObject,
+    }
 }
 
 impl ChatMessage {
-    /// A message.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+    /// A message that says something.
+    pub fn new(role: impl Into<String>, content: impl Into<ChatContent>) -> Self {
+        Self { role: role.into(), content: Some(content.into()), params: None }
+    }
+
+    /// Its text, where it says one.
+    pub fn text(&self) -> Option<&str> {
+        self.content.as_ref()?.as_text()
+    }
+
+    /// Whether it is a text and no more, which every worker reads that reads chats.
+    pub fn is_plain(&self) -> bool {
+        self.text().is_some() && self.params.is_none()
     }
 }
 
@@ -147,6 +196,16 @@ pub enum StreamingResponse {
         /// The place of the first, from 0.
         index: u64,
     },
+    /// What a token cannot say: tool calls, reasoning, log probabilities. Sent only to a requester that offered to read it.
+    Delta {
+        /// The request.
+        request_id: RequestId,
+        /// An entry of `choices` of a streamed answer in OpenAI's protocol, as the engine sent it. Bounded as `params`, in levels.
+        #[garde(custom(bounds::object))]
+        delta: RawObject,
+        /// Its place, counted together with the tokens.
+        index: u64,
+    },
     /// The end: the completion is whole.
     Done {
         /// The request.
@@ -183,6 +242,7 @@ impl StreamingResponse {
         match self {
             Self::Token { request_id, .. }
             | Self::Tokens { request_id, .. }
+            | Self::Delta { request_id, .. }
             | Self::Done { request_id, .. }
             | Self::Error { request_id, .. } => *request_id,
         }

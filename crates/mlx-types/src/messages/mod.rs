@@ -15,6 +15,7 @@ mod lenient;
 mod model;
 mod object;
 mod open_enum;
+mod raw;
 mod worker;
 
 pub use cluster::{ClusterAnnouncement, ClusterEvent, ClusterShutdown};
@@ -26,9 +27,10 @@ pub use inference::{
 };
 pub use lenient::from_json;
 pub use model::{ModelCommand, ModelState, ModelStatus};
+pub use raw::{ChatContent, MAX_PARAMS_BYTES, MAX_RAW_DEPTH, RawObject};
 pub use worker::{
-    HardwareProfile, ModelSkills, ModelTier, WorkerCapabilities, WorkerDeregistration, WorkerHeartbeat, WorkerMetrics,
-    WorkerRegistration, WorkerStatus,
+    Feature, HardwareProfile, ModelSkills, ModelTier, WorkerCapabilities, WorkerDeregistration, WorkerHeartbeat,
+    WorkerMetrics, WorkerRegistration, WorkerStatus,
 };
 
 use mlx_errors::Violations;
@@ -95,7 +97,9 @@ impl Message for StreamingResponse {
         match self {
             // Nearly every message is one of these, and none of its members has a bound.
             Self::Token { request_id: _, token: _, index: _ } => Ok(()),
-            Self::Tokens { .. } | Self::Done { .. } | Self::Error { .. } => crate::check::bounds(self),
+            Self::Tokens { .. } | Self::Delta { .. } | Self::Done { .. } | Self::Error { .. } => {
+                crate::check::bounds(self)
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::open_enum::open_enum;
 use crate::check::{finite, positive_if_set};
 use crate::{Epoch, Timestamp, WorkerId};
 
@@ -200,12 +201,15 @@ pub struct WorkerCapabilities {
     #[garde(custom(positive_if_set))]
     #[cfg_attr(feature = "schema", schemars(extend("exclusiveMinimum" = 0)))]
     pub available_memory_gb: Option<f64>,
+    /// What it accepts in a request beyond a prompt and a chat of texts; unset where it does not say, which is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepts: Option<Vec<Feature>>,
 }
 
 impl WorkerCapabilities {
     /// So many requests at the same time.
     pub fn new(max_concurrent: u64) -> Self {
-        Self { max_concurrent, supported_model_tiers: Vec::new(), available_memory_gb: None }
+        Self { max_concurrent, supported_model_tiers: Vec::new(), available_memory_gb: None, accepts: None }
     }
 }
 
@@ -213,6 +217,17 @@ mlx_errors::setters! {
     WorkerCapabilities {
         supported_model_tiers: into Vec<ModelTier>,
         available_memory_gb: option f64,
+        accepts: option Vec<Feature>,
+    }
+}
+
+open_enum! {
+    /// Something that not every worker accepts in a request. A request that has it goes only to those that do.
+    Feature {
+        /// `params`: it passes them on to its engine, and answers with `delta` frames where a token cannot say it.
+        Params = "params",
+        /// Messages whose content is a list of parts, and those with tool calls or other `params`.
+        Messages = "messages",
     }
 }
 

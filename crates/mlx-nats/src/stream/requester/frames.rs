@@ -4,7 +4,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use mlx_errors::{ErrorKind, Result};
-use mlx_types::messages::{Frame, StreamingResponse};
+use mlx_types::messages::{Frame, RawObject, StreamingResponse};
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{TokenFrame, TokenStream};
@@ -46,13 +47,19 @@ impl TokenStream {
             Step::Token { index, token } => {
                 self.took_tokens(attempt, message, 1);
                 let text = self.whole(token, halves);
-                Some(Poll::Ready(Some(Ok(TokenFrame { index, text }))))
+                Some(Poll::Ready(Some(Ok(TokenFrame { index, text, delta: None }))))
+            }
+            Step::Delta { index, delta } => {
+                self.took_tokens(attempt, message, 1);
+                // Behind the rest of a character that no token came to finish.
+                let text = self.joiner.finish().into_iter().map(String::from).chain(text_in(&delta)).collect();
+                Some(Poll::Ready(Some(Ok(TokenFrame { index, text, delta: Some(delta) }))))
             }
             Step::Tokens { index, tokens } => {
                 self.took_tokens(attempt, message, tokens.len());
                 for (index, token) in (index..).zip(tokens) {
                     let text = self.whole(token, halves);
-                    self.ready.push_back(TokenFrame { index, text });
+                    self.ready.push_back(TokenFrame { index, text, delta: None });
                 }
                 None
             }
@@ -150,4 +157,21 @@ impl TokenStream {
             tracing::warn!(%request, so_far, "dropped a frame of another answer: have two workers one id?");
         }
     }
+}
+
+/// The text of the first answer in a delta, for readers of text alone.
+fn text_in(delta: &RawObject) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        index: Option<u64>,
+        delta: Option<Content>,
+        text: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Content {
+        content: Option<String>,
+    }
+    // One in which the text is something else than a text has none.
+    let entry = delta.read::<Entry>().ok().filter(|entry| entry.index.unwrap_or(0) == 0)?;
+    entry.delta.and_then(|delta| delta.content).or(entry.text)
 }

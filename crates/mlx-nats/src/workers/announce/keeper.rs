@@ -56,7 +56,8 @@ impl Announcer {
         let hostname = profile.hostname.clone().unwrap_or_else(|| ip.to_string());
         let capabilities = WorkerCapabilities::new(profile.max_concurrent as u64)
             .supported_model_tiers(profile.model_tiers.clone())
-            .available_memory_gb(profile.available_memory_gb);
+            .available_memory_gb(profile.available_memory_gb)
+            .accepts(Some(profile.accepts.clone()).filter(|accepts| !accepts.is_empty()));
         WorkerRegistration::new(profile.id, hostname, ip, profile.port, ModelSkills::new(state.models))
             .status(state.status)
             .hardware(profile.hardware.clone())

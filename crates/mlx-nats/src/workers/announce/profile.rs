@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use mlx_types::WorkerId;
-use mlx_types::messages::{HardwareProfile, ModelTier, WorkerStatus};
+use mlx_types::messages::{Feature, HardwareProfile, ModelTier, WorkerStatus};
 
 /// The port of a worker's own interface, unless set otherwise.
 const PORT: u16 = 8080;
@@ -39,6 +39,7 @@ pub struct WorkerProfile {
     pub(super) models: Vec<String>,
     pub(super) max_concurrent: usize,
     pub(super) max_queued: usize,
+    pub(super) accepts: Vec<Feature>,
     pub(super) model_tiers: Vec<ModelTier>,
     pub(super) available_memory_gb: Option<f64>,
     pub(super) hardware: Option<HardwareProfile>,
@@ -57,6 +58,7 @@ impl WorkerProfile {
             models: Vec::new(),
             max_concurrent: MAX_CONCURRENT,
             max_queued: 0,
+            accepts: Vec::new(),
             model_tiers: Vec::new(),
             available_memory_gb: None,
             hardware: None,
@@ -106,6 +108,14 @@ impl WorkerProfile {
     #[must_use]
     pub fn max_queued(mut self, max_queued: usize) -> Self {
         self.max_queued = max_queued;
+        self
+    }
+
+    /// Sets what it accepts in a request beyond a prompt and a chat of texts; nothing by default. Requests that have it come only to
+    /// workers that say so.
+    #[must_use]
+    pub fn accepts(mut self, features: impl Into<Vec<Feature>>) -> Self {
+        self.accepts = features.into();
         self
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use mlx_types::messages::InferenceRequest;
+use mlx_types::messages::{ChatContent, InferenceRequest};
 use mlx_types::{SessionId, WorkerId};
 
 /// Prompts that agree in so many bytes go to the same worker, which may have computed them already. Shorter ones do not matter.
@@ -32,7 +32,13 @@ impl Key {
         if let Some(session) = request.session_id.filter(|_| sessions) {
             return Some(Self::Session(session));
         }
-        let prefix = request.prompt.as_bytes().get(..PREFIX).filter(|_| prefixes)?;
+        if !prefixes {
+            return None;
+        }
+        if request.prompt.is_empty() {
+            return Some(Self::Prefix(hash(&(&request.model_id, beginning(request)?))));
+        }
+        let prefix = request.prompt.as_bytes().get(..PREFIX)?;
         Some(Self::Prefix(hash(&(&request.model_id, prefix))))
     }
 
@@ -40,6 +46,26 @@ impl Key {
     pub(super) fn point(self) -> u64 {
         hash(&self)
     }
+}
+
+/// The first bytes of a chat that is not in the prompt too; nothing of a shorter one.
+fn beginning(request: &InferenceRequest) -> Option<Vec<u8>> {
+    let mut begin = Vec::with_capacity(PREFIX);
+    for message in request.messages.iter().flatten() {
+        begin.extend_from_slice(message.role.as_bytes());
+        match &message.content {
+            Some(ChatContent::Text(text)) => begin.extend(text.bytes().take(PREFIX)),
+            Some(ChatContent::Parts(parts)) => {
+                begin.extend(parts.iter().flat_map(|part| part.as_json().bytes()).take(PREFIX));
+            }
+            _ => {}
+        }
+        if begin.len() >= PREFIX {
+            begin.truncate(PREFIX);
+            return Some(begin);
+        }
+    }
+    None
 }
 
 /// Where a worker is on the ring. Several places have it share the keys of each worker that leaves with all the others, and an
@@ -104,5 +130,26 @@ impl Sessions {
     /// Forgets those that were not used for `life`.
     pub(super) fn expire(&mut self, life: Duration, now: Instant) {
         self.known.retain(|_, (_, used)| now.saturating_duration_since(*used) < life);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_types::messages::ChatMessage;
+
+    use super::*;
+
+    fn key(messages: Vec<ChatMessage>) -> Option<Key> {
+        Key::of(&InferenceRequest::new("m", "").messages(messages), false, true)
+    }
+
+    #[test]
+    fn w4_chats_that_begin_alike_have_one_key_although_they_have_no_prompt() {
+        let system = || ChatMessage::new("system", "s".repeat(PREFIX));
+        let first = key(vec![system(), ChatMessage::new("user", "a")]);
+        assert!(first.is_some());
+        assert_eq!(first, key(vec![system(), ChatMessage::new("user", "b")]));
+        assert_ne!(first, key(vec![ChatMessage::new("system", "t".repeat(PREFIX))]));
+        assert_eq!(key(vec![ChatMessage::new("user", "short")]), None);
     }
 }

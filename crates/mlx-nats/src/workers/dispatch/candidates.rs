@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mlx_types::WorkerId;
 use mlx_types::config::Strategy;
-use mlx_types::messages::WorkerStatus;
+use mlx_types::messages::{Feature, WorkerStatus};
 
 use super::affinity::points;
 use super::breaker::{Breaker, BreakerSettings, Outcome};
@@ -23,19 +23,16 @@ const USUAL_LIMIT: u64 = 4;
 /// The weight of a worker that has none of its own; `priority: 50` of the configuration.
 pub(super) const USUAL_PRIORITY: u8 = 50;
 
-/// How many of the workers behind a key are looked at.
-const FAVOURITES: usize = 8;
-
 /// Models of one worker that are counted, so that one with a list without end delays nobody.
 const MODELS: usize = 1_000;
 
 /// Under this name stand those that told no models: they load on demand.
-const ANY_MODEL: &str = "";
+pub(super) const ANY_MODEL: &str = "";
 
 /// The lower, the sooner it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
-    full: bool,
+pub(super) struct Rank {
+    pub(super) full: bool,
     degraded: bool,
     not_loaded: bool,
     /// The load, as its strategy measures it: the bits of a number that is not negative, which are ordered as it is.
@@ -43,16 +40,18 @@ struct Rank {
     slowness: Reverse<u64>,
     /// When it would be its turn.
     turn: u64,
-    id: WorkerId,
+    pub(super) id: WorkerId,
 }
 
 /// What is known of one worker.
 #[derive(Clone, Debug)]
-struct Candidate {
+pub(super) struct Candidate {
     status: WorkerStatus,
     models: BTreeSet<String>,
     loaded: BTreeSet<String>,
     limit: Option<u64>,
+    /// What it takes beyond a prompt and a chat of texts.
+    accepts: Vec<Feature>,
     /// Requests of ours under way.
     ours: u64,
     /// Requests of others, at the last heartbeat.
@@ -67,7 +66,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn load(&self) -> u64 {
+    pub(super) fn load(&self) -> u64 {
         self.ours + self.others
     }
 
@@ -75,7 +74,7 @@ impl Candidate {
         self.limit.is_some_and(|limit| self.load() >= limit)
     }
 
-    fn indexes(&self) -> Vec<&str> {
+    pub(super) fn indexes(&self) -> Vec<&str> {
         if self.gone || self.status == WorkerStatus::Offline {
             return Vec::new();
         }
@@ -84,7 +83,7 @@ impl Candidate {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "small counts")]
-    fn rank(&self, id: WorkerId, model: &str, strategy: Strategy) -> Rank {
+    pub(super) fn rank(&self, id: WorkerId, model: &str, strategy: Strategy) -> Rank {
         let load = self.load() as f64;
         let load = match strategy {
             Strategy::RoundRobin => 0.0,
@@ -103,37 +102,38 @@ impl Candidate {
         }
     }
 
-    fn may_be_asked(&self, now: Instant) -> bool {
-        !self.is_full() && self.refused_until.is_none_or(|until| until <= now) && self.breaker.allows(now)
+    pub(super) fn accepts(&self, needs: &[Feature]) -> bool {
+        needs.iter().all(|feature| self.accepts.contains(feature))
+    }
+
+    pub(super) fn may_be_asked(&self, needs: &[Feature], now: Instant) -> bool {
+        self.accepts(needs)
+            && !self.is_full()
+            && self.refused_until.is_none_or(|until| until <= now)
+            && self.breaker.allows(now)
     }
 }
 
 /// The workers that can serve one model.
 #[derive(Debug, Default)]
-struct Index {
-    ranked: BTreeSet<Rank>,
+pub(super) struct Index {
+    pub(super) ranked: BTreeSet<Rank>,
     /// The same on the ring of hashes, where each key has its favourites behind it: found without a look at all workers, and none
     /// but its own keys move with a worker.
-    ring: BTreeMap<u64, WorkerId>,
-    load: u64,
+    pub(super) ring: BTreeMap<u64, WorkerId>,
+    pub(super) load: u64,
 }
 
 /// All workers of one dispatcher.
 #[derive(Debug)]
 pub(super) struct Candidates {
-    strategy: Strategy,
+    pub(super) strategy: Strategy,
     breaker: Option<BreakerSettings>,
     known: KnownWorkers,
-    by_worker: HashMap<WorkerId, Candidate>,
-    by_model: HashMap<String, Index>,
+    pub(super) by_worker: HashMap<WorkerId, Candidate>,
+    pub(super) by_model: HashMap<String, Index>,
     /// The turn of a worker that comes new: that of the one asked last.
     turn: u64,
-}
-
-/// Which of the workers may be chosen.
-pub(super) struct Able<'a> {
-    candidates: &'a Candidates,
-    index: &'a Index,
 }
 
 impl Candidates {
@@ -148,13 +148,16 @@ impl Candidates {
         }
         let registration = info.registration.as_ref();
         let models = registration.map(|known| known.skills.available_models.iter().take(MODELS).cloned().collect());
-        let limit = registration.and_then(|known| known.capabilities.as_ref()).map(|known| known.max_concurrent);
+        let capabilities = registration.and_then(|known| known.capabilities.as_ref());
+        let limit = capabilities.map(|known| known.max_concurrent);
+        let accepts = capabilities.and_then(|known| known.accepts.clone()).unwrap_or_default();
         let priority = self.known.priority_of(info).unwrap_or(USUAL_PRIORITY);
         self.change(info.worker_id, |candidate| {
             candidate.gone = false;
             candidate.status = info.status;
             candidate.weight = f64::from(priority.max(1)) / f64::from(USUAL_PRIORITY);
             candidate.limit = limit;
+            candidate.accepts = accepts;
             if let Some(models) = models {
                 candidate.models = models;
             }
@@ -178,13 +181,6 @@ impl Candidates {
     /// The ids of all that are there.
     pub(super) fn ids(&self) -> HashSet<WorkerId> {
         self.by_worker.iter().filter(|(_, candidate)| !candidate.gone).map(|(id, _)| *id).collect()
-    }
-
-    /// Those that can serve `model`: that have it, or, where none has, those that told no models.
-    pub(super) fn able(&self, model: &str) -> Option<Able<'_>> {
-        let index = |name: &str| self.by_model.get(name).filter(|index| !index.ranked.is_empty());
-        let index = index(model).or_else(|| index(ANY_MODEL))?;
-        Some(Able { candidates: self, index })
     }
 
     /// A request goes to the worker.
@@ -261,6 +257,7 @@ impl Candidates {
             models: BTreeSet::new(),
             loaded: BTreeSet::new(),
             limit: None,
+            accepts: Vec::new(),
             ours: 0,
             others: 0,
             turn,
@@ -312,73 +309,4 @@ impl Candidates {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between a thousand and a few million")]
 fn step(weight: f64) -> u64 {
     (65_536.0 / weight) as u64
-}
-
-impl Able<'_> {
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.index.ranked.len()
-    }
-
-    /// Requests that they have, of all.
-    pub(super) fn total_load(&self) -> u64 {
-        self.index.load
-    }
-
-    /// Whether all of them are in `tried`.
-    pub(super) fn are_all_in(&self, tried: &HashSet<WorkerId>) -> bool {
-        self.index.ranked.iter().all(|rank| tried.contains(&rank.id))
-    }
-
-    /// The one whose turn it is, of those that may be asked now.
-    pub(super) fn first(&self, tried: &HashSet<WorkerId>, now: Instant) -> Option<WorkerId> {
-        // Those that are full come last.
-        let with_room = self.index.ranked.iter().take_while(|rank| !rank.full);
-        with_room.map(|rank| rank.id).find(|id| !tried.contains(id) && self.may_be_asked(*id, now))
-    }
-
-    /// The first one behind `point` on the ring, of those that may be asked now and have less than `bound` to do.
-    pub(super) fn behind(&self, point: u64, tried: &HashSet<WorkerId>, bound: u64, now: Instant) -> Option<WorkerId> {
-        let ring = self.index.ring.range(point..).chain(self.index.ring.range(..point));
-        // Of the favourites only: one of them has room, or load decides.
-        let mut seen = [None; FAVOURITES];
-        for (_, id) in ring {
-            if seen.contains(&Some(*id)) {
-                continue;
-            }
-            let place = seen.iter_mut().find(|place| place.is_none())?;
-            *place = Some(*id);
-            if !tried.contains(id) && self.is_below(*id, bound, now) {
-                return Some(*id);
-            }
-        }
-        None
-    }
-
-    /// Whether it is one of these, may be asked now, and has less than `bound` to do.
-    pub(super) fn has_room(&self, id: WorkerId, tried: &HashSet<WorkerId>, bound: u64, now: Instant) -> bool {
-        let is_one = || self.candidates.by_worker.get(&id).is_some_and(|candidate| self.is_ranked(id, candidate));
-        !tried.contains(&id) && is_one() && self.is_below(id, bound, now)
-    }
-
-    /// Whether a worker is one of these.
-    pub(super) fn contains(&self, id: WorkerId) -> bool {
-        self.candidates.by_worker.get(&id).is_some_and(|candidate| self.is_ranked(id, candidate))
-    }
-
-    fn is_ranked(&self, id: WorkerId, candidate: &Candidate) -> bool {
-        let strategy = self.candidates.strategy;
-        candidate.indexes().into_iter().any(|model| self.index.ranked.contains(&candidate.rank(id, model, strategy)))
-    }
-
-    fn is_below(&self, id: WorkerId, bound: u64, now: Instant) -> bool {
-        self.candidates
-            .by_worker
-            .get(&id)
-            .is_some_and(|candidate| candidate.load() < bound && candidate.may_be_asked(now))
-    }
-
-    fn may_be_asked(&self, id: WorkerId, now: Instant) -> bool {
-        self.candidates.by_worker.get(&id).is_some_and(|candidate| candidate.may_be_asked(now))
-    }
 }

@@ -5,16 +5,20 @@ use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use mlx_types::WorkerId;
+use mlx_types::messages::Feature;
 
+use super::able::Able;
 use super::affinity::{Key, Sessions, bounded_load};
 use super::breaker::Outcome;
-use super::candidates::{Able, Candidates};
+use super::candidates::Candidates;
 use crate::workers::WorkerInfo;
 
 /// What a request wants.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) model: String,
+    /// What it has that not every worker accepts.
+    pub(super) needs: Vec<Feature>,
     pub(super) key: Option<Key>,
     /// Workers that have failed it.
     pub(super) tried: HashSet<WorkerId>,
@@ -33,6 +37,8 @@ pub(super) enum Decision {
     Exhausted,
     /// Nobody has the model.
     Nobody,
+    /// Nobody who has the model accepts these.
+    Lacks(Vec<Feature>),
 }
 
 #[derive(Debug)]
@@ -117,12 +123,16 @@ impl Core {
 
     /// What is said of a request for which waiting is of no use.
     fn hopeless(&self, wanted: &Wanted, now: Instant) -> Option<Decision> {
-        match self.candidates.able(&wanted.model) {
-            Some(able) if able.are_all_in(&wanted.tried) => Some(Decision::Exhausted),
-            Some(_) => None,
-            None if !wanted.tried.is_empty() => Some(Decision::Exhausted),
-            None => (now >= self.arriving_until).then_some(Decision::Nobody),
+        let arriving = now < self.arriving_until;
+        let Some(able) = self.candidates.able(&wanted.model, &wanted.needs) else {
+            let decision = if wanted.tried.is_empty() { Decision::Nobody } else { Decision::Exhausted };
+            return (decision == Decision::Exhausted || !arriving).then_some(decision);
+        };
+        let lacking = able.lacking();
+        if !lacking.is_empty() && wanted.tried.is_empty() {
+            return (!arriving).then_some(Decision::Lacks(lacking));
         }
+        able.are_all_in(&wanted.tried).then_some(Decision::Exhausted)
     }
 
     pub(super) fn heard(&mut self, info: &WorkerInfo) {
@@ -144,7 +154,7 @@ impl Core {
     }
 
     fn assign(&mut self, wanted: &Wanted, now: Instant) -> Option<WorkerId> {
-        let able = self.candidates.able(&wanted.model)?;
+        let able = self.candidates.able(&wanted.model, &wanted.needs)?;
         let worker = match wanted.key {
             Some(key) => self.by_key(&able, key, wanted, now).or_else(|| able.first(&wanted.tried, now)),
             None => able.first(&wanted.tried, now),

@@ -18,6 +18,9 @@ use crate::stream::{Companion, StreamSummary, TokenStream};
 use crate::telemetry::measure::dispatched_again;
 use crate::workers::InferOptions;
 
+/// A request that has broken so many workers, or their engines, would break the next one too.
+const POISONOUS: u32 = 2;
+
 /// Of a request that does not wait.
 const NO_TICKET: u64 = u64::MAX;
 
@@ -80,8 +83,9 @@ impl PendingInference {
         let began = Instant::now();
         let prefixes = settings.strategy == mlx_types::config::Strategy::Smart;
         let key = Key::of(&request, settings.session_life.is_some(), prefixes);
-        let mut wanted = Wanted { model: request.model_id.clone(), key, tried: HashSet::new() };
-        let (mut last, mut refused, mut retries) = (None, None, 0);
+        let needs = options.needs(&request);
+        let mut wanted = Wanted { model: request.model_id.clone(), needs, key, tried: HashSet::new() };
+        let (mut last, mut refused, mut retries, mut broken) = (None, None, 0, 0);
         loop {
             let left = timeout.saturating_sub(began.elapsed());
             let mut assignment = match place.take(&wanted, refused.take(), left).await? {
@@ -114,6 +118,10 @@ impl PendingInference {
             }
             let worker = assignment.worker;
             assignment.end(policy::outcome(Some(&error)), None);
+            broken += u32::from(policy::broke(&error));
+            if broken == POISONOUS {
+                return Err(Error::with_source(ErrorKind::Poisonous { workers: broken }, error));
+            }
             if !policy::may_go_elsewhere(&error, &settings.retry_on)
                 || settings.max_retries.is_some_and(|max| retries >= max)
             {
@@ -180,6 +188,10 @@ impl QueuePosition {
             Decision::Assigned(worker) => Ok(Taken::Assigned(Assignment::new(shared, worker))),
             Decision::Refused => Err(Error::new(ErrorKind::Overloaded { limit: shared.options.max_waiting })),
             Decision::Nobody => Err(shared.no_worker(&wanted.model)),
+            Decision::Lacks(features) => {
+                let lacking = features.iter().map(ToString::to_string).collect();
+                Err(Error::new(ErrorKind::Unsupported { model: wanted.model.clone(), lacking }))
+            }
             Decision::Exhausted | Decision::Waits(_) => Ok(Taken::Exhausted),
         }
     }

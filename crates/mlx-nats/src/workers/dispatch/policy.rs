@@ -10,6 +10,19 @@ const WORKER_ERROR: &str = "WORKER_ERROR";
 /// What a TypeScript worker says when it has no room.
 const WORKER_OVERLOADED: &str = "WORKER_OVERLOADED";
 
+/// The code by which a worker says that its engine broke while it had the request, before the first token. Another worker may be
+/// asked; of a request for which two have said so, none is.
+pub const ENGINE_BROKEN: &str = "ENGINE_BROKEN";
+
+/// Whether the worker, or its engine, broke while it had the request.
+pub(super) fn broke(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::WorkerLost { .. } => true,
+        ErrorKind::Remote(remote) => remote.code() == ENGINE_BROKEN,
+        _ => false,
+    }
+}
+
 /// Whether the worker refused for want of room: the request was not begun, and the worker is well.
 pub(super) fn is_full(error: &Error) -> bool {
     let own = match error.kind() {

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use mlx_types::config::Strategy;
-use mlx_types::messages::{ModelSkills, WorkerCapabilities, WorkerMetrics, WorkerRegistration, WorkerStatus};
+use mlx_types::messages::{Feature, ModelSkills, WorkerCapabilities, WorkerMetrics, WorkerRegistration, WorkerStatus};
 use mlx_types::{SessionId, WorkerId};
 use proptest::prelude::{Just, Strategy as _, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
@@ -33,12 +33,12 @@ fn info(id: WorkerId, models: &[&str], limit: Option<u64>, active: u64) -> Worke
 }
 
 fn wanted(model: &str, key: Option<Key>) -> Wanted {
-    Wanted { model: model.to_owned(), key, tried: HashSet::new() }
+    Wanted { model: model.to_owned(), needs: Vec::new(), key, tried: HashSet::new() }
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Request { model: usize, session: Option<usize>, tried: Vec<usize> },
+    Request { model: usize, session: Option<usize>, tried: Vec<usize>, params: bool },
     End { of: usize, outcome: Outcome },
     Heard { worker: usize, limit: Option<u64>, active: u64 },
     Refused { of: usize },
@@ -50,8 +50,8 @@ enum Step {
 fn step() -> impl proptest::strategy::Strategy<Value = Step> {
     let outcome = prop_oneof![Just(Outcome::Succeeded), Just(Outcome::Failed), Just(Outcome::Neutral)];
     prop_oneof![
-        6 => (0..3_usize, prop::option::of(0..4_usize), prop::collection::vec(0..5_usize, 0..3))
-            .prop_map(|(model, session, tried)| Step::Request { model, session, tried }),
+        6 => (0..3_usize, prop::option::of(0..4_usize), prop::collection::vec(0..5_usize, 0..3), any::<bool>())
+            .prop_map(|(model, session, tried, params)| Step::Request { model, session, tried, params }),
         4 => (any::<prop::sample::Index>(), outcome).prop_map(|(of, outcome)| Step::End { of: of.index(1000), outcome }),
         3 => (0..5_usize, prop::option::of(1..4_u64), 0..5_u64)
             .prop_map(|(worker, limit, active)| Step::Heard { worker, limit, active }),
@@ -68,17 +68,36 @@ fn models_of(worker: usize) -> &'static [&'static str] {
     [&["a"][..], &["b"], &["a", "b"], &["a"], &[]][worker]
 }
 
+/// One of those that have only the model `a` does not accept `params`.
+fn accepts(worker: usize) -> bool {
+    worker != 3
+}
+
+fn accepting(mut info: WorkerInfo, accepts: bool) -> WorkerInfo {
+    if let Some(registration) = info.registration.take() {
+        let capabilities = registration.capabilities.clone().unwrap_or_else(|| WorkerCapabilities::new(1_000));
+        let features = accepts.then(|| vec![Feature::Params]);
+        info.registration = Some(registration.capabilities(capabilities.accepts(features)));
+    }
+    info
+}
+
 /// What the test knows of a dispatcher's requests.
 #[derive(Default)]
 struct Book {
     running: Vec<WorkerId>,
     waiting: HashMap<u64, Wanted>,
     limits: HashMap<WorkerId, (Option<u64>, u64)>,
+    accepting: HashSet<WorkerId>,
 }
 
 impl Book {
     fn assigned(&mut self, worker: WorkerId, wanted: &Wanted) {
         assert!(!wanted.tried.contains(&worker), "no request twice at one worker");
+        assert!(
+            wanted.needs.is_empty() || self.accepting.contains(&worker),
+            "none at a worker that does not accept it"
+        );
         self.running.push(worker);
     }
 
@@ -108,8 +127,9 @@ proptest! {
         let (mut core, mut now, mut book) = (core(strategy, 8), Instant::now(), Book::default());
         for step in steps {
             match step {
-                Step::Request { model, session, tried } => {
+                Step::Request { model, session, tried, params } => {
                     let mut wanted = wanted(MODELS[model], session.map(|at| Key::Session(sessions[at])));
+                    wanted.needs = params.then_some(Feature::Params).into_iter().collect();
                     wanted.tried = tried.into_iter().map(|at| ids[at]).collect();
                     book.take(core.admit(now));
                     let before: HashMap<_, _> = ids.iter().map(|id| (*id, core.candidates.load(*id).1)).collect();
@@ -121,6 +141,7 @@ proptest! {
                         }
                         Decision::Waits(ticket) => drop(book.waiting.insert(ticket, wanted)),
                         Decision::Refused => prop_assert_eq!(core.waiting(), 8),
+                        Decision::Lacks(features) => prop_assert_eq!(features, wanted.needs),
                         Decision::Exhausted | Decision::Nobody => {}
                     }
                 }
@@ -130,7 +151,8 @@ proptest! {
                 }
                 Step::Heard { worker, limit, active } => {
                     book.limits.insert(ids[worker], (limit, active));
-                    core.heard(&info(ids[worker], models_of(worker), limit, active));
+                    book.accepting.extend(accepts(worker).then_some(ids[worker]));
+                    core.heard(&accepting(info(ids[worker], models_of(worker), limit, active), accepts(worker)));
                 }
                 Step::Refused { of } if !book.running.is_empty() => {
                     let worker = book.running.swap_remove(of % book.running.len());
@@ -148,7 +170,7 @@ proptest! {
             book.take(core.admit(now));
             prop_assert_eq!(core.waiting(), book.waiting.len());
             for (ticket, waiting) in &book.waiting {
-                let able = core.candidates.able(&waiting.model).expect("somebody who could serve it");
+                let able = core.candidates.able(&waiting.model, &waiting.needs).expect("somebody who could serve it");
                 prop_assert_eq!(able.first(&waiting.tried, now), None, "nobody waits while a place is free");
                 prop_assert!(core.place(*ticket).is_some_and(|place| place <= book.waiting.len()));
             }
@@ -158,6 +180,26 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn r1_what_no_worker_of_the_model_accepts_is_refused_by_its_name() {
+    let mut core = core(Strategy::Smart, 8);
+    let (plain, able, now) = (WorkerId::new(), WorkerId::new(), Instant::now());
+    core.heard(&info(plain, &["m"], Some(4), 0));
+    let mut whole = wanted("m", None);
+    whole.needs = vec![Feature::Params, Feature::Messages];
+    assert_eq!(core.request(whole.clone(), false, now), Decision::Lacks(whole.needs.clone()));
+    core.heard(&accepting(info(able, &["m"], Some(4), 0), true));
+    assert_eq!(core.request(whole.clone(), false, now), Decision::Lacks(vec![Feature::Messages]));
+    whole.needs = vec![Feature::Params];
+    for _ in 0..4 {
+        assert_eq!(core.request(whole.clone(), false, now), Decision::Assigned(able));
+    }
+    // It is full: waiting helps, and the other one is of no use.
+    assert!(matches!(core.request(whole.clone(), false, now), Decision::Waits(_)));
+    whole.tried = HashSet::from([able]);
+    assert_eq!(core.request(whole, false, now), Decision::Exhausted);
 }
 
 /// A cluster of workers with four places each, all idle.

@@ -1,5 +1,6 @@
 //! A model server's stream of events, read as the pieces of an answer.
 
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream};
@@ -11,10 +12,12 @@ use reqwest::RequestBuilder;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use sse_stream::Sse;
 use tokio::time::{Instant, timeout_at};
 
 use super::bounded;
+use super::choice::{Choice, Says};
 use super::failure::Failures;
 use crate::engine::Piece;
 
@@ -43,10 +46,11 @@ impl From<&StreamingConfig> for Limits {
     }
 }
 
-/// Asks, and returns the pieces as they come. Dropping them closes the connection, by which the server knows that nobody
+/// Asks for so many answers in one, and returns the pieces as they come. Dropping them closes the connection, by which the server knows that nobody
 /// wants the rest.
 pub(super) async fn begin(
     request: RequestBuilder,
+    choices: u64,
     limits: Limits,
     failures: Failures,
 ) -> Result<impl Stream<Item = Result<Piece>> + Send + 'static> {
@@ -63,7 +67,19 @@ pub(super) async fn begin(
         return Err(told.unwrap_or_else(|_| silence(limits, 0)));
     }
     let events = bounded::events(response);
-    let answer = Answer { events, limits, failures, deadline, tokens: 0, usage: None, finish: None, ended: false };
+    let answer = Answer {
+        events,
+        limits,
+        failures,
+        deadline,
+        taken: 0,
+        pieces: VecDeque::new(),
+        choices,
+        over: HashSet::new(),
+        usage: None,
+        finish: None,
+        ended: false,
+    };
     Ok(stream::try_unfold(answer, |mut answer| async move { Ok(answer.next().await?.map(|piece| (piece, answer))) }))
 }
 
@@ -71,10 +87,16 @@ struct Answer {
     events: BoxStream<'static, Result<Sse, sse_stream::Error>>,
     limits: Limits,
     failures: Failures,
-    /// When the next token has to be there. Comments and empty pieces do not move it, as they do not at the requester.
+    /// When the next piece has to be there. Comments and empty pieces do not move it, as they do not at the requester.
     deadline: Instant,
-    /// Tokens so far.
-    tokens: u64,
+    /// Pieces so far.
+    taken: u64,
+    /// Those of an event that are not handed on yet.
+    pieces: VecDeque<Piece>,
+    /// Answers that were asked for.
+    choices: u64,
+    /// Those that have ended, where there are several.
+    over: HashSet<u64>,
     /// What the server counted, until it is passed on.
     usage: Option<Usage>,
     /// Why the server said that it stopped, once it did.
@@ -84,56 +106,92 @@ struct Answer {
 
 impl Answer {
     async fn next(&mut self) -> Result<Option<Piece>> {
-        while !self.ended {
+        loop {
+            if let Some(piece) = self.pieces.pop_front() {
+                return Ok(Some(piece));
+            }
+            if self.ended {
+                return Ok(None);
+            }
             let event = match timeout_at(self.deadline, self.events.next()).await {
                 Ok(Some(Ok(event))) => event,
                 // Whatever becomes of the connection once all has been said.
                 _ if self.finish.is_some() => return self.end().map(Some),
-                Ok(Some(Err(error))) => return Err(self.failures.interrupted(self.tokens, error)),
-                Ok(None) => return Err(self.failures.broken(self.tokens)),
-                Err(_) => return Err(silence(self.limits, self.tokens)),
+                Ok(Some(Err(error))) => return Err(self.failures.interrupted(self.taken, error)),
+                Ok(None) => return Err(self.failures.cut_off(self.taken)),
+                Err(_) => return Err(silence(self.limits, self.taken)),
             };
             let is_error = event.event.as_deref() == Some(ERROR_EVENT);
             let Some(data) = event.data.filter(|data| !data.trim().is_empty()) else { continue };
             if is_error {
                 return Err(self.failures.reported(&serde_json::from_str(&data).unwrap_or(Value::String(data))));
             }
-            if let Some(text) = self.read(&data)? {
-                self.tokens += 1;
-                return Ok(Some(Piece::Token(text)));
-            }
+            self.read(&data)?;
         }
-        Ok(None)
     }
 
-    /// The text of an event, if it has any.
-    fn read(&mut self, data: &str) -> Result<Option<String>> {
+    /// Takes the pieces of an event.
+    fn read(&mut self, data: &str) -> Result<()> {
         if data.trim() == DONE {
             // It ends the stream. Why, the server has said before: one that breaks an answer off says nothing else than this.
-            return if self.finish.is_some() { Ok(None) } else { Err(self.failures.broken(self.tokens)) };
+            return if self.finish.is_some() { Ok(()) } else { Err(self.failures.broken(self.taken)) };
         }
-        let chunk: Chunk = serde_json::from_str(data).map_err(|error| self.failures.unread(&error))?;
+        let chunk: Chunk<'_> = serde_json::from_str(data).map_err(|error| self.failures.unread(&error))?;
         if let Some(error) = chunk.error {
             return Err(self.failures.reported(&error));
         }
         if let Some(counted) = chunk.usage {
             self.usage = Some(counted.into());
         }
-        // One choice is asked for; an event without any tells of the usage.
-        let Some(choice) = chunk.choices.into_iter().next() else { return Ok(None) };
-        let text = choice.delta.and_then(|delta| delta.content).or(choice.text).filter(|text| !text.is_empty());
-        if text.is_some() {
-            // What came before it was no end.
-            self.finish = None;
-            self.deadline = Instant::now() + self.limits.between_tokens;
+        // An event without any choice tells of the usage.
+        for choice in chunk.choices.unwrap_or_default() {
+            let choice = Choice::read(choice).map_err(|error| self.failures.unread(&error))?;
+            self.take(&choice)?;
         }
-        match choice.finish_reason.as_deref() {
-            // Some servers say so in every event.
-            None | Some("") => {}
-            Some(reason) if FAILED.contains(&reason) => return Err(self.failures.gave_up(reason)),
-            Some(reason) => self.finish(FinishReason::from(reason)),
+        Ok(())
+    }
+
+    fn take(&mut self, choice: &Choice<'_>) -> Result<()> {
+        let reason = choice.finish_reason.as_deref().filter(|reason| !reason.is_empty()); // some servers say it in every event
+        if let Some(reason) = reason.filter(|reason| FAILED.contains(reason)) {
+            return Err(self.failures.gave_up(reason));
         }
-        Ok(text)
+        if self.choices > 1 {
+            // Each has its own end, which goes along with it.
+            let delta = choice.as_it_came().map_err(|error| self.failures.unread(&error))?;
+            self.put(Piece::Delta { delta, text: None, essential: true });
+            if let Some(reason) = reason {
+                self.over.insert(choice.index);
+                if self.over.len() as u64 == self.choices {
+                    self.finish(FinishReason::from(reason));
+                }
+            }
+            return Ok(());
+        }
+        if choice.index > 0 {
+            return Ok(()); // not asked for
+        }
+        match choice.says() {
+            Says::Nothing => {}
+            Says::Text(text) => self.put(Piece::Token(text)),
+            Says::More { text, essential } => {
+                let delta = choice.without_end().map_err(|error| self.failures.unread(&error))?;
+                self.put(Piece::Delta { delta, text, essential });
+            }
+        }
+        if let Some(reason) = reason {
+            self.finish(FinishReason::from(reason));
+        }
+        Ok(())
+    }
+
+    /// Whatever a server sends of an answer shows that it is at it.
+    fn put(&mut self, piece: Piece) {
+        self.taken += 1;
+        // What came before it was no end.
+        self.finish = None;
+        self.deadline = Instant::now() + self.limits.between_tokens;
+        self.pieces.push_back(piece);
     }
 
     /// The first reason counts.
@@ -149,7 +207,7 @@ impl Answer {
             return Ok(Piece::Usage(usage)); // the end is what comes next
         }
         self.ended = true;
-        let reason = self.finish.take().ok_or_else(|| self.failures.broken(self.tokens))?;
+        let reason = self.finish.take().ok_or_else(|| self.failures.broken(self.taken))?;
         Ok(Piece::End(reason))
     }
 }
@@ -164,9 +222,9 @@ fn silence(limits: Limits, tokens: u64) -> mlx_errors::Error {
 
 /// An event of either API, as far as it matters.
 #[derive(Deserialize)]
-struct Chunk {
-    #[serde(default)]
-    choices: Vec<Choice>,
+struct Chunk<'a> {
+    #[serde(borrow, default)]
+    choices: Option<Vec<&'a RawValue>>,
     error: Option<Value>,
     usage: Option<Counted>,
 }
@@ -188,18 +246,4 @@ impl From<Counted> for Usage {
             .completion_tokens(count(&counted.completion_tokens))
             .cached_tokens(cached)
     }
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    /// Of a chat.
-    delta: Option<Delta>,
-    /// Of a plain completion.
-    text: Option<String>,
-    finish_reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Delta {
-    content: Option<String>,
 }

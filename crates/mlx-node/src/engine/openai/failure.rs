@@ -3,7 +3,8 @@
 //! | code | when | again elsewhere? |
 //! |---|---|---|
 //! | `OVERLOADED` | it answers 429 or 503 | yes |
-//! | `WORKER_UNAVAILABLE` | it cannot be reached, refuses the key, answers 404, 408, 502 or 504, or breaks off before the first token | yes |
+//! | `WORKER_UNAVAILABLE` | it cannot be reached, refuses the key, answers 404, 408, 502 or 504, or breaks off before the first token, saying so | yes |
+//! | `ENGINE_BROKEN` | its connection ends before the first token | yes, once: two engines that broke are enough |
 //! | `REQUEST_REJECTED` | it answers any other 4xx | no |
 //! | `MODEL_SERVER_ERROR` | it fails in any other way | no |
 //! | `STREAM_FIRST_TOKEN_TIMEOUT`, `STREAM_INTER_TOKEN_TIMEOUT` | it is silent | as everywhere |
@@ -12,6 +13,7 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use mlx_errors::{Error, ErrorCode, ErrorKind, RemoteError};
+use mlx_nats::ENGINE_BROKEN;
 use mlx_types::Secret;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Response, StatusCode, Url};
@@ -46,7 +48,13 @@ impl Failures {
 
     /// No answer came. Where from is for the log alone.
     pub(super) fn unreachable(&self, error: reqwest::Error) -> Error {
-        self.caused(UNAVAILABLE, "the model server cannot be reached", error.with_url(self.base.clone()))
+        if error.is_builder() {
+            return self.caused(REJECTED, "the request cannot be written for the model server", error.without_url());
+        }
+        // One that took the request, and is gone before it answered, may have broken by it.
+        let code = if error.is_connect() { UNAVAILABLE } else { ENGINE_BROKEN };
+        let what = if error.is_connect() { "cannot be reached" } else { "broke the connection off" };
+        self.caused(code, &format!("the model server {what}"), error.with_url(self.base.clone()))
     }
 
     /// An answer with a status that tells of an error.
@@ -90,14 +98,19 @@ impl Failures {
         self.told(FAILED, &format!("the model server gave the answer up: it says `{}`", self.clean(reason)))
     }
 
-    /// The answer ends without an end.
+    /// The connection ends in the middle of the answer, without a word.
+    pub(super) fn cut_off(&self, taken: u64) -> Error {
+        self.told(cut_off(taken), "the model server's answer ends in the middle")
+    }
+
+    /// The answer ends without saying why: it was broken off for another one.
     pub(super) fn broken(&self, tokens: u64) -> Error {
         self.told(broken_off(tokens), "the model server's answer ends in the middle")
     }
 
     /// The answer cannot be read any further.
     pub(super) fn interrupted(&self, tokens: u64, cause: impl StdError + Send + Sync + 'static) -> Error {
-        self.caused(broken_off(tokens), "the model server's answer broke off", cause)
+        self.caused(cut_off(tokens), "the model server's answer broke off", cause)
     }
 
     /// What came is not what the protocol has there.
@@ -127,7 +140,9 @@ impl Failures {
     }
 
     fn kind(&self, code: &str, message: &str) -> ErrorKind {
-        RemoteError::from_parts(self.clean(message), Some(code.to_owned())).into()
+        // Codes that are not in the table say nothing of that by themselves.
+        let retryable = (code == ENGINE_BROKEN).then_some(true);
+        RemoteError::from_parts(self.clean(message), Some(code.to_owned())).with_retryable(retryable).into()
     }
 
     /// What a body says of an error, for a message.
@@ -190,6 +205,11 @@ fn plain(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?.trim();
     let is_page = text.starts_with('<');
     (!is_page && !text.is_empty()).then(|| text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// As [`broken_off`], by a server that may have broken.
+fn cut_off(taken: u64) -> &'static str {
+    if taken == 0 { ENGINE_BROKEN } else { FAILED }
 }
 
 /// Who has had tokens cannot have them from another worker.
