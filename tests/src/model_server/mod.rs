@@ -22,10 +22,10 @@ use answer::Step;
 /// The model that a server has unless told otherwise.
 const MODEL: &str = "tiny";
 
-/// `GET /v1/models`, `POST /v1/chat/completions` and `POST /v1/completions` (streams only) on a free port of 127.0.0.1.
+/// `GET /v1/models`, `POST /v1/chat/completions` and `POST /v1/completions` on a free port of 127.0.0.1.
 ///
 /// Unless a test says otherwise, a request is answered with "You said:" and the words of its prompt, or of its last
-/// message, each a token. Dropping the server closes its port and its connections.
+/// message, each a token; where no stream is wanted, with "You". Dropping the server closes its port and its connections.
 #[derive(Debug)]
 pub struct ModelServer {
     address: SocketAddr,
@@ -61,6 +61,7 @@ struct State(Mutex<Inner>);
 struct Inner {
     models: Vec<String>,
     key: Option<String>,
+    health: Option<u16>,
     pace: Duration,
     answers: VecDeque<Answer>,
     seen: Vec<SeenRequest>,
@@ -84,6 +85,7 @@ impl ModelServer {
         let inner = Inner {
             models: vec![MODEL.to_owned()],
             key: None,
+            health: None,
             pace: Duration::ZERO,
             answers: VecDeque::new(),
             seen: Vec::new(),
@@ -135,6 +137,11 @@ impl ModelServer {
     /// Answers 401 from now on to whoever does not bring this key.
     pub fn require_key(&self, key: &str) {
         self.state.lock().key = Some(key.to_owned());
+    }
+
+    /// Answers `GET /health` with this status from now on; by default it has no such address.
+    pub fn set_health(&self, status: u16) {
+        self.state.lock().health = Some(status);
     }
 
     /// The time that each token of an answer takes from now on; none by default.

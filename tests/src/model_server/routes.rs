@@ -24,9 +24,11 @@ const TEXT: &str = "/v1/completions";
 
 pub(super) fn router(state: Arc<State>, stopped: watch::Receiver<bool>) -> Router {
     let listing = Arc::clone(&state);
+    let health = Arc::clone(&state);
     let complete = move |request: Request| complete(Arc::clone(&state), stopped.clone(), request);
     Router::new()
         .route("/v1/models", get(move |request: Request| async move { models(&listing, &request) }))
+        .route("/health", get(move || async move { well(&health) }))
         .route(CHAT, post(complete.clone()))
         .route(TEXT, post(complete))
 }
@@ -44,6 +46,11 @@ fn models(state: &State, request: &Request) -> Response {
     let models: Vec<Value> =
         state.lock().models.iter().map(|id| json!({ "id": id, "object": "model", "created": 0 })).collect();
     Json(json!({ "object": "list", "data": models })).into_response()
+}
+
+fn well(state: &State) -> Response {
+    let status = state.lock().health.unwrap_or(404);
+    refusal(status, &[], r#"{"status": "unavailable"}"#)
 }
 
 async fn complete(state: Arc<State>, stopped: watch::Receiver<bool>, request: Request) -> Result<Response, Infallible> {
@@ -65,10 +72,16 @@ async fn complete(state: Arc<State>, stopped: watch::Receiver<bool>, request: Re
     if !state.lock().models.iter().any(|known| known == model) {
         return Ok(refusal(404, &[], &error_body(&format!("The model `{model}` does not exist"))));
     }
-    if body["stream"] != true {
-        return Ok(refusal(400, &[], &error_body("this server only streams")));
-    }
     let chat = path == CHAT;
+    if body["stream"] != true {
+        // Scripts are for streams, but for a refusal.
+        let said =
+            json!({ "choices": [{ "index": 0, "message": { "role": "assistant", "content": "You" }, "text": "You" }] });
+        return Ok(match answer.map(|Answer(form)| form) {
+            Some(Form::Refusal { status, headers, body }) => refusal(status, &headers, &body),
+            _ => Json(said).into_response(),
+        });
+    }
     Ok(match answer.map(|Answer(form)| form) {
         Some(Form::Refusal { status, headers, body }) => refusal(status, &headers, &body),
         Some(Form::Steps(steps)) => events(Generation::new(state, steps, None), stopped),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind};
-use mlx_tests::{Answer, eventually};
-use mlx_types::messages::{ChatMessage, FinishReason, InferenceRequest, Usage};
+use mlx_tests::{Answer, ModelServer, eventually};
+use mlx_types::messages::{ChatMessage, FinishReason, InferenceRequest, Usage, WorkerStatus};
 use serde_json::{Value, json};
 
 use crate::support::{MODEL, Scene, read};
@@ -131,4 +131,61 @@ async fn usage(scene: &Scene) -> Usage {
         token.unwrap();
     }
     stream.summary().unwrap().usage.unwrap()
+}
+
+/// It shows in the log, in the table of workers, and in whom requests go to.
+#[tokio::test]
+async fn a_server_that_lists_models_and_says_that_it_is_not_well_is_degraded() {
+    let models = ModelServer::start();
+    models.set_health(200);
+    let scene = Scene::with(models, &[], &[]).await;
+    scene.until("a worker that is well", |worker| worker.status == WorkerStatus::Online).await;
+    scene.models.set_health(503);
+    scene.until("a degraded worker", |worker| worker.status == WorkerStatus::Degraded).await;
+    eventually("the server's words", || scene.worker.log().contains("not well: 503 Service Unavailable: unavailable"))
+        .await;
+    scene.models.set_health(200);
+    scene.until("a worker that is well again", |worker| worker.status == WorkerStatus::Online).await;
+    scene.end().await;
+}
+
+/// llama-cpp-python streams nothing at all where a prompt is too long for it.
+#[tokio::test]
+async fn an_answer_without_anything_is_asked_for_its_words() {
+    let scene = Scene::start().await;
+    for empty in [Answer::stream(), Answer::stream().cut()] {
+        scene.models.answer_next(empty);
+        scene.models.answer_next(Answer::refusal(400, "5000 tokens exceed the window of 4096"));
+        let (_, error) = scene.failure().await;
+        assert_eq!((code(&error), error.is_retryable()), ("REQUEST_REJECTED", false), "{error}");
+        assert!(error.to_string().contains("exceed the window"), "{error}");
+        let asked = scene.models.requests().pop().unwrap().body;
+        assert_eq!((&asked["stream"], &asked["max_tokens"]), (&json!(false), &json!(1)), "{asked}");
+    }
+    // Words about the moment are none about the request.
+    scene.models.answer_next(Answer::stream());
+    scene.models.answer_next(Answer::refusal(503, "busy"));
+    assert_eq!(code(&scene.failure().await.1), "ENGINE_BROKEN");
+    scene.end().await;
+}
+
+/// What a model thinks before it answers comes to whoever asks, and shows that the server is at it.
+#[tokio::test]
+async fn thinking_is_a_sign_of_life() {
+    let limits = [("MLX_STREAMING__FIRST_TOKEN_TIMEOUT_MS", "1500"), ("MLX_STREAMING__INTER_TOKEN_TIMEOUT_MS", "1500")];
+    let scene = Scene::with(ModelServer::start(), &[], &limits).await;
+    let thought = json!({ "choices": [{ "index": 0, "delta": { "reasoning_content": "hm" }, "finish_reason": null }] });
+    let thinking = (0..8).fold(Answer::stream(), |answer, _| {
+        answer.event(&thought).pause(Duration::from_millis(500)) // the server's own time: four seconds in all
+    });
+    scene.models.answer_next(thinking.chat_token("A").chat_finish("stop").done());
+    let mut tokens = scene.ask(&InferenceRequest::new(MODEL, "hi")).await;
+    let (mut thoughts, mut text) = (0, String::new());
+    while let Some(frame) = tokens.next().await {
+        let frame = frame.unwrap();
+        thoughts += usize::from(frame.delta.is_some_and(|delta| delta.as_json().contains("reasoning_content")));
+        text.push_str(&frame.text);
+    }
+    assert_eq!((thoughts, text.as_str()), (8, "A"));
+    scene.end().await;
 }

@@ -41,10 +41,12 @@ async fn r1_what_no_engine_takes_is_refused_by_its_name_to_curl() {
 async fn r1_a_request_that_breaks_two_engines_is_asked_of_no_third_to_curl() {
     let models = ModelServer::start();
     let gateway = GatewayProcess::before(&models, 3).await;
-    (0..3).for_each(|_| models.answer_next(Answer::stream().cut()));
+    // One that is cut off is asked for its words, and has none.
+    (0..4).for_each(|_| models.answer_next(Answer::stream().cut()));
     let refused = gateway.post("/v1/chat/completions", &chat("tiny", "poison")).await;
     assert_eq!((about(&refused).0, about(&refused).1), (502, "REQUEST_POISONOUS"), "{refused:?}");
-    assert_eq!(models.requests().len(), 2);
+    let streams = models.requests().into_iter().filter(|asked| asked.body["stream"] == true);
+    assert_eq!(streams.count(), 2);
     // The third worker is as well as before.
     models.answer_next(Answer::stream().chat_token("fine").chat_finish("stop").done());
     assert_eq!(gateway.post("/v1/chat/completions", &chat("tiny", "hi")).await.0, 200);

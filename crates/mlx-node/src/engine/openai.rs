@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 use self::answer::Limits;
 use self::failure::Failures;
-use self::request::Body;
+use self::request::{Body, How};
 use super::{Engine, Piece};
 
 /// Where the key is found, if the configuration has none.
@@ -34,6 +34,8 @@ const USAGE_MEMBER: &str = "stream_options";
 
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long the server may take to say why it has cut an answer off.
+const WORDS_LIMIT: Duration = Duration::from_secs(10);
 /// How long the server may take to list its models.
 const LISTING_LIMIT: Duration = Duration::from_secs(5);
 
@@ -47,6 +49,8 @@ pub(super) struct OpenAi {
     failures: Failures,
     /// Until the server refuses to be asked.
     asks_for_usage: Arc<AtomicBool>,
+    /// Whether the server may tell how it is; not once it has said that there is no such address, until it may be another server.
+    tells_health: AtomicBool,
 }
 
 impl OpenAi {
@@ -85,6 +89,7 @@ impl OpenAi {
             limits: Limits::from(streaming),
             failures,
             asks_for_usage: Arc::new(AtomicBool::new(true)),
+            tells_health: AtomicBool::new(true),
         })
     }
 
@@ -95,9 +100,31 @@ impl OpenAi {
         }
     }
 
+    /// Asks the server how it is, where it tells: some list their models although they can answer nothing any more.
+    async fn check_health(&self) -> Result<()> {
+        if !self.tells_health.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let request = self.authorized(self.http.get(beside(&self.base, "health"))).timeout(LISTING_LIMIT);
+        // One that cannot be reached says so when it is asked for its models.
+        let Ok(response) = request.send().await else { return Ok(()) };
+        match response.status() {
+            status if status.is_server_error() => Err(self.failures.unwell(response).await),
+            StatusCode::NOT_FOUND => {
+                self.tells_health.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn list(&self) -> Result<Vec<String>> {
+        self.check_health().await?;
         let request = self.authorized(self.http.get(below(&self.base, &["models"]))).timeout(LISTING_LIMIT);
-        let response = request.send().await.map_err(|error| self.failures.unreachable(error))?;
+        let response = request.send().await.map_err(|error| {
+            self.tells_health.store(true, Ordering::Relaxed);
+            self.failures.unreachable(error)
+        })?;
         if response.status() == StatusCode::NOT_FOUND {
             return Err(self.failures.garbled("it has no `/models`; does its address lack a `/v1` at the end?"));
         }
@@ -129,26 +156,50 @@ impl Engine for OpenAi {
             EngineApi::Chat => &["chat", "completions"],
             EngineApi::Completions => &["completions"],
         };
-        let post = |asks_for_usage| {
-            let body = Body { request: &request, api, asks_for_usage };
+        let post = |how| {
+            let body = Body { request: &request, api, how };
             self.authorized(self.http.post(below(&self.base, path)).json(&body))
         };
         let asks_for_usage = self.asks_for_usage.load(Ordering::Relaxed);
-        let (first, plain) = (post(asks_for_usage), asks_for_usage.then(|| post(false)));
-        let choices = choices_of(&request);
+        let first = post(if asks_for_usage { How::WithUsage } else { How::Plain });
+        let plain = asks_for_usage.then(|| post(How::Plain));
+        let (one_token, choices) = (post(How::OneToken), choices_of(&request));
         let (flag, limits, failures) = (Arc::clone(&self.asks_for_usage), self.limits, self.failures.clone());
         let answer = async move {
-            match (answer::begin(first, choices, limits, failures.clone()).await, plain) {
+            let mut pieces = match (answer::begin(first, choices, limits, failures.clone()).await, plain) {
                 // Some servers refuse what they do not know.
                 (Err(error), Some(plain)) if error.to_string().contains(USAGE_MEMBER) => {
                     flag.store(false, Ordering::Relaxed);
-                    answer::begin(plain, choices, limits, failures).await
+                    answer::begin(plain, choices, limits, failures.clone()).await?
                 }
-                (begun, _) => begun,
+                (begun, _) => begun?,
             }
+            .boxed();
+            let first = match pieces.next().await {
+                Some(Err(error)) if failure::is_cut_off(&error) => {
+                    Some(Err(words_for(error, one_token, &failures).await))
+                }
+                first => first,
+            };
+            Ok::<_, Error>(stream::iter(first).chain(pieces))
         };
         stream::once(answer).try_flatten().boxed()
     }
+}
+
+/// The server's own words for an answer that was cut off before it began: some have them only for whoever wants no stream, as
+/// llama-cpp-python's has for a prompt that is too long. Otherwise the error stays as it is.
+async fn words_for(error: Error, one_token: RequestBuilder, failures: &Failures) -> Error {
+    match one_token.timeout(WORDS_LIMIT).send().await {
+        Ok(response) if is_about_the_request(response.status()) => failures.refused(response).await,
+        _ => error,
+    }
+}
+
+/// Whether a status is the server's answer to this very request, and not to the moment.
+fn is_about_the_request(status: StatusCode) -> bool {
+    let of_the_moment = [401, 403, 404, 408, 429, 502, 503, 504];
+    (status.is_client_error() || status.is_server_error()) && !of_the_moment.contains(&status.as_u16())
 }
 
 /// How many answers are wanted in one.
@@ -182,6 +233,20 @@ fn below(base: &Url, path: &[&str]) -> Url {
     // An error means an address that cannot have a path; one of HTTP always can.
     if let Ok(mut segments) = url.path_segments_mut() {
         segments.pop_if_empty().extend(path);
+    }
+    url
+}
+
+/// An address beside the API, whose own ends in `/v1`.
+fn beside(base: &Url, name: &str) -> Url {
+    let mut url = base.clone();
+    let is_versioned = base.path().trim_end_matches('/').ends_with("/v1");
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty();
+        if is_versioned {
+            segments.pop();
+        }
+        segments.push(name);
     }
     url
 }

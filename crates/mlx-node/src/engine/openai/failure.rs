@@ -78,6 +78,13 @@ impl Failures {
         self.told(code, &format!("the model server answers {status}{words}{later}"))
     }
 
+    /// The server says that it is not well.
+    pub(super) async fn unwell(&self, mut response: Response) -> Error {
+        let status = response.status();
+        let words = self.words_of(&mut response).await;
+        self.told(UNAVAILABLE, &format!("the model server says that it is not well: {status}{words}"))
+    }
+
     /// An error in place of a piece of the answer.
     pub(super) fn reported(&self, error: &Value) -> Error {
         self.told(FAILED, &format!("the model server reports an error{}", self.words(error)))
@@ -166,7 +173,9 @@ impl Failures {
             // `{"error": ...}` of the protocol, or `{"detail": ...}` of FastAPI.
             Ok(Value::Object(mut members)) => {
                 // Whatever else is in it may be part of somebody's answer.
-                let told = ["error", "detail", "message"].into_iter().find_map(|name| members.remove(name));
+                let told = ["error", "detail", "message", "reason", "status"]
+                    .into_iter()
+                    .find_map(|name| members.remove(name));
                 self.words(&told?)
             }
             Ok(Value::String(text)) => self.words(&Value::String(text)),
@@ -205,6 +214,11 @@ fn plain(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?.trim();
     let is_page = text.starts_with('<');
     (!is_page && !text.is_empty()).then(|| text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Whether the connection ended before the answer had begun.
+pub(super) fn is_cut_off(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Remote(remote) if remote.code() == ENGINE_BROKEN)
 }
 
 /// As [`broken_off`], by a server that may have broken.

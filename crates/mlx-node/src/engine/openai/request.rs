@@ -18,18 +18,29 @@ const OWN: [&str; 5] = ["model", "stream", "stream_options", "messages", "prompt
 pub(super) struct Body<'a> {
     pub(super) request: &'a InferenceRequest,
     pub(super) api: EngineApi,
-    /// Asks for what the answer costs, which most servers say only then.
-    pub(super) asks_for_usage: bool,
+    pub(super) how: How,
+}
+
+/// What is wanted of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// A stream that says what it costs, which most servers do only when asked.
+    WithUsage,
+    /// A stream.
+    Plain,
+    /// One token and no stream, for an error in the server's own words.
+    OneToken,
 }
 
 impl Serialize for Body<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let InferenceRequest { max_tokens, temperature, top_p, .. } = self.request;
+        let InferenceRequest { temperature, top_p, .. } = self.request;
+        let max_tokens = if self.how == How::OneToken { Some(1) } else { self.request.max_tokens };
         let mut body = serializer.serialize_map(None)?;
         body.serialize_entry("model", &self.request.model_id)?;
         // Whatever the requester wants: the bus carries a stream in any case, and only a stream shows that the server lives.
-        body.serialize_entry("stream", &true)?;
-        if self.asks_for_usage {
+        body.serialize_entry("stream", &(self.how != How::OneToken))?;
+        if self.how == How::WithUsage {
             body.serialize_entry("stream_options", &serde_json::json!({ "include_usage": true }))?;
         }
         match (self.api, &self.request.messages) {
@@ -97,7 +108,7 @@ mod tests {
     use super::*;
 
     fn body(request: &InferenceRequest, api: EngineApi) -> Value {
-        serde_json::to_value(Body { request, api, asks_for_usage: true }).unwrap()
+        serde_json::to_value(Body { request, api, how: How::WithUsage }).unwrap()
     }
 
     #[test]
@@ -124,8 +135,7 @@ mod tests {
             "top_p": 0.5,
         });
         assert_eq!(body(&request, EngineApi::Chat), expected);
-        let text =
-            serde_json::to_string(&Body { request: &request, api: EngineApi::Chat, asks_for_usage: false }).unwrap();
+        let text = serde_json::to_string(&Body { request: &request, api: EngineApi::Chat, how: How::Plain }).unwrap();
         assert!(text.contains("0.50"), "as it was written: {text}");
         let completion = body(&InferenceRequest::new("m", "p"), EngineApi::Completions);
         assert_eq!((&completion["prompt"], completion.get("messages")), (&json!("p"), None));
