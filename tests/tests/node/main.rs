@@ -6,6 +6,7 @@ mod support;
 
 mod commands;
 mod ending;
+mod foreign_worker;
 mod gateway_keys;
 #[cfg(target_os = "linux")]
 mod machines;
