@@ -60,6 +60,10 @@ pub enum Workload {
     Reconnection,
     /// Resident memory of a process that does nothing.
     IdleMemory,
+    /// Whole answers of 32 tokens over HTTP, to so many clients.
+    GatewayWhole,
+    /// The same, streamed.
+    GatewayStream,
     /// The default configuration file, loaded.
     Configuration,
     /// Log lines.
@@ -131,6 +135,7 @@ impl Workload {
             Self::StartUp => (1, 9, 15),
             Self::Reconnection => (1, 2, 4),
             Self::IdleMemory => (1, 1, 1),
+            Self::GatewayWhole | Self::GatewayStream => (2 * count, 400 * count, 1_000 * count),
             Self::Configuration => (2, 200, 1_000),
             Self::LogLines | Self::Validation => (10, 100_000, 400_000),
         };

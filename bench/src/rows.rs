@@ -1,6 +1,7 @@
 //! Every row of the table, and every curve: what is compared with what, and what it has to reach.
 
 mod first_token;
+mod gateway;
 mod heartbeats;
 mod idle_memory;
 mod local;
@@ -16,8 +17,8 @@ use anyhow::Result;
 
 use crate::arm::Side::{Bare, Ours, OursPlain, Raw};
 use crate::arm::Workload::{
-    Configuration, FirstToken, Heartbeats, IdleMemory, LogLines, Payloads, PublishLatency, Reconnection, Requests,
-    StartUp, Streams, Subscriptions, Validation,
+    Configuration, FirstToken, GatewayStream, GatewayWhole, Heartbeats, IdleMemory, LogLines, Payloads, PublishLatency,
+    Reconnection, Requests, StartUp, Streams, Subscriptions, Validation,
 };
 use crate::arm::{Arm, Side, Size, Workload};
 use crate::context::Context;
@@ -107,6 +108,10 @@ pub fn rows(size: Size) -> Vec<Row> {
                 2.0,
             )
         },
+        added("gateway-whole", "an answer through the gateway, added to the model server's, p50", GatewayWhole, 1),
+        added("gateway-stream", "the same, streamed", GatewayStream, 1),
+        added("gateway-whole-8", "an answer through the gateway, 8 clients, added, p50", GatewayWhole, 8),
+        added("gateway-stream-8", "the same, streamed", GatewayStream, 8),
         at_100x("scale-streams", "cost of a token at 100 times the streams", Streams, streams),
         at_100x("scale-subscriptions", "cost of a subscription at 100 times as many", Subscriptions, subscriptions),
         at_100x("scale-payload", "cost of a KiB in a prompt 100 times as long", Payloads, [6_554, 655_360]),
@@ -166,6 +171,15 @@ fn judged(
         relation: Relation::Ratio,
         better: if metric == Metric::Rate { Better::Higher } else { Better::Lower },
         target: Some(Target { must, reach }),
+    }
+}
+
+/// What the gateway adds to what it stands before, in us.
+fn added(id: &'static str, title: &'static str, workload: Workload, clients: u64) -> Row {
+    Row {
+        reference: Arm::new(workload, Bare, clients),
+        relation: Relation::Difference,
+        ..judged(id, title, workload, clients, Metric::P50, 1_000.0, 500.0)
     }
 }
 
@@ -231,6 +245,7 @@ pub(crate) async fn drive(context: &Context) -> Result<Sample> {
         StartUp => start_up::drive(context).await,
         Reconnection => reconnection::drive(context).await,
         IdleMemory => idle_memory::drive(context).await,
+        GatewayWhole | GatewayStream => gateway::drive(context).await,
         Configuration => local::configuration(context).await,
         LogLines => local::log_lines(context).await,
         Validation => local::validation(context).await,
@@ -243,8 +258,10 @@ pub(crate) async fn respond(context: &Context) -> Result<()> {
         Requests => requests::respond(context).await,
         Heartbeats => heartbeats::respond(context).await,
         Streams | FirstToken => streams::respond(context).await,
-        PublishLatency | Payloads | Subscriptions | StartUp | Reconnection | IdleMemory | Configuration | LogLines
-        | Validation => anyhow::bail!("{} has no other end", context.arm.workload),
+        PublishLatency | Payloads | Subscriptions | StartUp | Reconnection | IdleMemory | GatewayWhole
+        | GatewayStream | Configuration | LogLines | Validation => {
+            anyhow::bail!("{} has no other end", context.arm.workload)
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::workspace::Workspace;
 use crate::{nats, process};
 
 const PACKAGE: &str = "mlx-bench";
+const NODE: &str = "mlx-node";
 
 /// The small benchmarks, each a package and its target.
 const MICRO: [[&str; 2]; 3] = [[PACKAGE, "micro"], ["mlx-log", "throughput"], ["mlx-config", "load"]];
@@ -24,6 +25,8 @@ pub(crate) fn run(workspace: &Workspace, arguments: &BenchArguments) -> Result<E
         return micro(workspace);
     }
     let server = nats::provide(workspace)?;
+    // The gateway's rows run it as people do.
+    workspace.build(NODE, &["--release", "--bin", NODE], NODE)?;
     let program = workspace.build(PACKAGE, &["--release", "--bin", PACKAGE], PACKAGE)?;
     let mut bench = Command::new(program);
     bench.args(words(arguments));

@@ -2,6 +2,7 @@
 
 mod access;
 mod answer;
+mod body;
 mod completions;
 mod error;
 mod events;
@@ -21,7 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -39,10 +40,6 @@ pub(crate) use self::server::{Listeners, Server};
 use self::stats::Stats;
 use crate::plan::{GatewayPlan, KnownWorkers};
 
-/// Bytes of a request's body at the most. NATS is the narrower gate: its limit is 8 MiB unless configured, and a chat is in
-/// a request twice.
-const BODY_LIMIT: usize = 8 << 20;
-
 /// What every request works with.
 pub(crate) struct Gateway {
     client: Client,
@@ -53,6 +50,7 @@ pub(crate) struct Gateway {
     events: EventLog,
     hosts: Hosts,
     keys: Keys,
+    bodies: body::Room,
     /// Where the page is, if it has a port of its own.
     page_port: Option<u16>,
     /// Set once no answer may go on.
@@ -93,12 +91,9 @@ fn routers(gateway: &Arc<Gateway>, plan: &GatewayPlan) -> (Router, Option<Router
 
 /// With what holds for every address.
 fn finished(gateway: &Arc<Gateway>, plan: &GatewayPlan, router: Router<Arc<Gateway>>) -> Router {
-    let router = router
-        .fallback(nowhere)
-        .method_not_allowed_fallback(async || {
-            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this address takes another method")
-        })
-        .layer(DefaultBodyLimit::max(BODY_LIMIT));
+    let router = router.fallback(nowhere).method_not_allowed_fallback(async || {
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this address takes another method")
+    });
     let router = match access::cross_origin(&plan.allow_origins) {
         Some(cross_origin) => router.layer(cross_origin),
         None => router,

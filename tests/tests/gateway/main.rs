@@ -9,6 +9,9 @@ mod curl_clients;
 mod curl_deaths;
 mod curl_hosts;
 mod curl_whole;
+#[cfg(target_os = "linux")]
+mod hostile;
 mod openai_client;
+mod proxies;
 mod support;
 mod whole;

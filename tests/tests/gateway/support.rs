@@ -145,6 +145,13 @@ impl GatewayProcess {
         page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
+    /// The memory that it has, in KiB, without that of its workers and its bus.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.controller.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// The worker that has a request now, once one has.
     pub async fn worker_at_work(&self) -> String {
         let mut found = None;

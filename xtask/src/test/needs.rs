@@ -33,6 +33,12 @@ const NAMESPACE_TESTS: &str = "in_own_namespaces";
 /// In the names of tests that ask with curl.
 const CURL_TESTS: &str = "curl";
 
+/// In the names of tests that put nginx in front.
+const NGINX_TESTS: &str = "nginx";
+
+/// In the names of tests that put HAProxy in front.
+const HAPROXY_TESTS: &str = "haproxy";
+
 /// In the names of tests that run programs of npm's.
 const NODE_TESTS: &str = "_node_";
 
@@ -88,6 +94,11 @@ impl Needs {
         needs.note(NODE_TESTS, NODE_VARIABLE, node_modules(workspace))?;
         if !runs("curl") {
             needs.missing.push((CURL_TESTS, "they need curl".to_owned()));
+        }
+        for (program, tests) in [("nginx", NGINX_TESTS), ("haproxy", HAPROXY_TESTS)] {
+            if !succeeds(Command::new(program).arg("-v")) {
+                needs.missing.push((tests, format!("they need {program}")));
+            }
         }
         if !runs("chromium") {
             needs.missing.push((CHROMIUM_TESTS, "they need chromium".to_owned()));

@@ -4,8 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -13,61 +12,40 @@ use futures_util::{Stream, StreamExt, stream};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use super::Gateway;
 use super::answer::{Answer, Ending, Piece};
+use super::body::Read;
 use super::error::ApiError;
 use super::form::{Form, Shape};
 use super::merge::Choices;
 use super::openai::{self, Asked};
-use super::{BODY_LIMIT, Gateway};
 
 /// Names the worker in a response, for whoever wants to find it in the logs.
 pub(super) const WORKER: HeaderName = HeaderName::from_static("x-mlx-worker");
 /// How long a stream is silent at the most: then it shows that it is alive, so that nothing on the way takes it for dead.
 const SILENCE: Duration = Duration::from_secs(10);
-/// How long a body may take to come.
-const BODY_TIME: Duration = Duration::from_mins(1);
 
 /// `POST /v1/chat/completions`.
 pub(super) async fn chat(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, ApiError> {
-    respond(gateway, openai::chat(&json_body(request).await?)?, Shape::Chat).await
+    let body = gateway.bodies.json(request).await?;
+    let asked = openai::chat(&body.bytes)?;
+    respond(gateway, body, asked, Shape::Chat).await
 }
 
 /// `POST /v1/completions`.
 pub(super) async fn completion(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response, ApiError> {
-    respond(gateway, openai::completion(&json_body(request).await?)?, Shape::Text).await
+    let body = gateway.bodies.json(request).await?;
+    let asked = openai::completion(&body.bytes)?;
+    respond(gateway, body, asked, Shape::Text).await
 }
 
-/// The body, which has to say that it is JSON: another site's page can have a browser send anything but that.
-async fn json_body(request: Request) -> Result<Bytes, ApiError> {
-    let headers = request.headers();
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-        let encoding = String::from_utf8_lossy(encoding.as_bytes());
-        let message = format!("a body in `content-encoding: {encoding}` is not read: send it as it is");
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", message));
-    }
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
-        let message = "the header `content-type: application/json` is needed";
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", message));
-    }
-    let read = timeout(BODY_TIME, Bytes::from_request(request, &())).await;
-    let late = || {
-        let message = format!("the body took longer than {} s to come", BODY_TIME.as_secs());
-        ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
-    };
-    read.map_err(|_| late())?.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let message = format!("a body of more than {BODY_LIMIT} bytes is not read");
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
-        }
-        status => ApiError::new(status, "invalid_request", rejection.body_text()),
-    })
-}
-
-async fn respond(gateway: Arc<Gateway>, asked: Asked, shape: Shape) -> Result<Response, ApiError> {
+async fn respond(gateway: Arc<Gateway>, body: Read, asked: Asked, shape: Shape) -> Result<Response, ApiError> {
     let streamed = asked.stream;
     let form = Form::new(shape, &asked);
-    let mut asking = Box::pin(async move { gateway.ask(asked).await });
+    let mut asking = Box::pin(async move {
+        let _room = body; // what was read of it is in memory until somebody has begun to answer
+        gateway.ask(asked).await
+    });
     if !streamed {
         let answer = asking.await?;
         let worker = worker_of(&answer);

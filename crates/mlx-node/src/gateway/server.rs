@@ -17,8 +17,10 @@ use tokio::net::{TcpListener, lookup_host};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_io_timeout::TimeoutStream;
 
 use super::access::Keys;
+use super::body::Room;
 use super::error::ApiError;
 use super::events::{self, EventLog};
 use super::hosts::Hosts;
@@ -30,6 +32,10 @@ use crate::plan::{GatewayPlan, KnownWorkers};
 const CONNECTIONS: usize = 2048;
 /// How long the head of a request may take to come, and a connection may be idle between two.
 const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long a client may take to read more of an answer: one that does not read keeps a connection from others.
+const READING_TIME: Duration = Duration::from_mins(1);
+/// What a connection holds of its requests and answers in memory, in bytes, beside a body; and so a head has no more.
+const BUFFER: usize = 64 * 1024;
 /// After a connection that could not be accepted, for want of files.
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 /// How long the connections may take to close once no answer goes on.
@@ -155,6 +161,7 @@ impl Server {
             events: EventLog::default(),
             hosts: Hosts::at(address, &plan.allow_hosts),
             keys: Keys::new(plan.api_keys.clone()),
+            bodies: Room::default(),
             page_port: page.is_some().then(|| page_address.port()),
             over,
         });
@@ -222,7 +229,7 @@ async fn accept(
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(BUFFER);
     loop {
         let accepted = async {
             let permit = Arc::clone(&room).acquire_owned().await.ok();
@@ -244,7 +251,10 @@ async fn accept(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY cannot be set");
         }
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(READING_TIME));
+        let stream = TokioIo::new(Box::pin(stream));
+        let connection = http.serve_connection(stream, TowerToHyperService::new(router.clone()));
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             let _permit = permit;
