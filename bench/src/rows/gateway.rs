@@ -172,7 +172,7 @@ async fn model_server() -> Result<String> {
 
 async fn complete(Json(request): Json<Value>) -> Response {
     let usage = json!({ "prompt_tokens": 1, "completion_tokens": TOKENS, "total_tokens": TOKENS + 1 });
-    if request["stream"] != true {
+    if request.get("stream") != Some(&true.into()) {
         let message = json!({ "role": "assistant", "content": "tok ".repeat(TOKENS) });
         let choices = json!([{ "index": 0, "message": message, "finish_reason": "stop" }]);
         return Json(json!({ "id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, "usage": usage }))

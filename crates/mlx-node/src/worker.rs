@@ -63,8 +63,11 @@ pub(crate) async fn start(client: &Client, plan: &WorkerPlan) -> Result<RunningW
         .max_concurrent(plan.max_concurrent)
         .max_queued(plan.max_queued)
         .accepts(engine.accepts())
-        .models(health.models())
-        .status(health.status());
+        .models(health.models());
+    let profile = match health.trouble() {
+        Some(why) => profile.degraded(why),
+        None => profile,
+    };
     let answering = Arc::clone(&health);
     let worker = client
         .worker(profile)

@@ -121,6 +121,33 @@ async fn chromium_can_read_the_page_without_scripts_and_on_a_narrow_screen() {
     plain.shows("a page that is fetched again", |text| !text.contains(written.as_str().unwrap())).await;
 }
 
+#[tokio::test]
+async fn chromium_shows_curves_the_load_who_waits_and_why_a_worker_is_degraded() {
+    let models = ModelServer::start();
+    models.set_health(200);
+    models.set_pace(Duration::from_millis(25));
+    let engine = format!("openai={}", models.url());
+    let gateway = GatewayProcess::start(1, &["--engine", &engine], &[("MLX_WORKER__MAX_CONCURRENT", "1")]).await;
+    let mut browser = Browser::start().await;
+    browser.open(&gateway.url("/")).await;
+    browser.shows("a worker with room", |text| text.contains("0 of 1")).await;
+    assert_eq!(browser.value("document.querySelectorAll('.curves svg path').length").await, json!(3));
+
+    let clients: Vec<Child> = (0..2).map(|_| endless(&models, &gateway)).collect();
+    let text = browser.shows("one that waits", |text| text.contains("1 wait")).await;
+    assert!(text.contains("1 of 1") && text.contains("for tiny (1)"), "{text}");
+    let rate = "document.querySelector('.curves figure strong').innerText";
+    gateway.eventually("a curve that rises", async || browser.value(rate).await != json!("0.0")).await;
+    let first = "document.querySelectorAll('.curves strong')[2].innerText";
+    assert_ne!(browser.value(first).await, json!("–"), "the time to the first token");
+    drop(clients);
+
+    models.set_health(503);
+    let text = browser.shows("why it is degraded", |text| text.contains("says that it is not well")).await;
+    assert!(text.contains("degraded"), "{text}");
+    browser.screenshot("degraded").await;
+}
+
 /// A client with an answer that goes on.
 fn endless(models: &ModelServer, gateway: &GatewayProcess) -> Child {
     models.answer_next(mlx_tests::Answer::endless());

@@ -217,7 +217,7 @@ impl Worker {
     /// # Cancel safety
     /// Dropping the future drops the worker.
     pub async fn drain(mut self, timeout: Duration) -> Result<()> {
-        self.control.set_status(WorkerStatus::Degraded);
+        self.control.degrade("it is shutting down");
         let stopping = self.beside.drain(..).chain([self.service]).map(|service| service.stop(timeout));
         let stopped: Result<()> = join_all(stopping).await.into_iter().collect();
         // Until then a heartbeat may still be on its way, behind which the farewell has to be.
@@ -276,9 +276,22 @@ impl WorkerControl {
         self.change(|state| &mut state.loaded, models.into_iter().map(Into::into).collect());
     }
 
-    /// Sets how it feels: `degraded` where it serves worse than it should, for example because its model server is away.
+    /// Sets how it feels, without a reason; [`degrade`](Self::degrade) has one.
     pub fn set_status(&self, status: WorkerStatus) {
-        self.change(|state| &mut state.status, status);
+        self.feels(status, None);
+    }
+
+    /// Says that it serves worse than it should, and why: people read it where they see the status.
+    pub fn degrade(&self, reason: impl Into<String>) {
+        self.feels(WorkerStatus::Degraded, Some(reason.into()));
+    }
+
+    fn feels(&self, status: WorkerStatus, reason: Option<String>) {
+        self.state.send_if_modified(|state| {
+            let changes = (state.status, &state.reason) != (status, &reason);
+            (state.status, state.reason) = (status, reason);
+            changes
+        });
     }
 
     fn change<T: PartialEq>(&self, part: impl Fn(&mut State) -> &mut T, value: T) {

@@ -14,7 +14,7 @@ mod policy;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -151,6 +151,11 @@ impl Dispatcher {
     /// Requests that wait now.
     pub fn waiting(&self) -> usize {
         self.shared.state.lock().core.waiting()
+    }
+
+    /// The same, for each model.
+    pub fn waiting_by_model(&self) -> BTreeMap<String, usize> {
+        self.shared.state.lock().core.waiting_by_model()
     }
 
     /// Requests that a worker has: those of this dispatcher, and all, as far as is known.

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use axum::http::StatusCode;
 use futures_util::StreamExt;
-use metrics::histogram;
 use mlx_errors::{Error, ErrorKind};
 use mlx_nats::{InferOptions, TokenStream};
 use mlx_types::WorkerId;
@@ -13,7 +12,6 @@ use mlx_types::messages::{FinishReason, RawObject, Usage};
 
 use super::Gateway;
 use super::error::ApiError;
-use super::monitoring::FIRST_TOKEN;
 use super::openai::Asked;
 use super::stats::Outcome;
 use super::stop::StopSequences;
@@ -128,7 +126,7 @@ impl Answer {
         match frame {
             Some(Ok(frame)) => {
                 if self.count == 0 {
-                    histogram!(FIRST_TOKEN).record(self.began.elapsed());
+                    self.gateway.stats.begun(self.began.elapsed(), Instant::now());
                 }
                 self.count += 1;
                 if let Some(worker) = self.worker() {

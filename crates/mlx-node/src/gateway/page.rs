@@ -2,6 +2,7 @@
 //!
 //! Nothing in it comes from elsewhere, and whatever a worker says of itself is text: maud escapes what it is given.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use mlx_types::Timestamp;
 use mlx_types::messages::{WorkerMetrics, WorkerStatus};
 
 use super::Gateway;
+use super::curves::curves;
 use super::events::short;
 use super::registry::{models_of, shown};
 use super::stats::Figures;
@@ -87,8 +89,16 @@ fn state(gateway: &Gateway) -> Markup {
             dl .figures {
                 div { dt { "Message bus" } dd .good[connected] .bad[!connected] { @if connected { "connected" } @else { (bus) } } }
                 div { dt { "Workers" } dd { (workers.len()) } }
-                div { dt { "Requests under way" } dd { (ours) @if waiting > 0 { ", " (waiting) " wait" } } }
+                div {
+                    dt { "Requests under way" }
+                    dd { (ours) @if waiting > 0 { ", " (waiting) " wait" } }
+                    @if waiting > 0 { dd .beside { "for " (for_what(gateway)) } }
+                }
                 div { dt { "Tokens a second" } dd { (rate(figures.tokens.per_second(now))) } }
+            }
+            section aria-labelledby="curves" {
+                h2 #curves { "The last ten minutes" }
+                (curves(&figures.history, now))
             }
             section aria-labelledby="workers" {
                 h2 #workers { "Workers" }
@@ -134,9 +144,9 @@ fn table(gateway: &Gateway, workers: &[WorkerInfo], figures: &Figures, connected
                     @let metrics = worker.metrics.as_ref();
                     tr #(format!("worker-{}", worker.worker_id)) {
                         th scope="row" { (gateway.name_of(worker)) " " code title=(worker.worker_id) { (short(worker.worker_id)) } }
-                        td { (status(worker.status, connected)) }
+                        td { (status(worker.status, connected)) @if let Some(why) = trouble(worker) { " " span .why { (why) } } }
                         td .models { (models(worker)) }
-                        td .number { (gateway.dispatcher.load(worker.worker_id).1) }
+                        td .number { (gateway.dispatcher.load(worker.worker_id).1) @if let Some(limit) = limit(worker) { " of " (limit) } }
                         td .number { (rate(figures.worker_rate(worker.worker_id, now))) }
                         td .number { @if let Some(metrics) = metrics { (metrics.total_requests_handled) } @else { "–" } }
                         td .number { (metrics.map_or_else(|| "–".to_owned(), mean_time)) }
@@ -156,6 +166,25 @@ fn status(status: WorkerStatus, connected: bool) -> Markup {
         WorkerStatus::Offline => ("bad", "offline"),
     };
     html! { span .{ "status " (kind) } { (text) } }
+}
+
+/// Why a worker is degraded, in its own words.
+fn trouble(worker: &WorkerInfo) -> Option<Cow<'_, str>> {
+    let why = worker.registration.as_ref()?.reason.as_deref()?;
+    (worker.status == WorkerStatus::Degraded).then(|| shown(why))
+}
+
+/// Requests that a worker takes at once.
+fn limit(worker: &WorkerInfo) -> Option<u64> {
+    Some(worker.registration.as_ref()?.capabilities.as_ref()?.max_concurrent)
+}
+
+/// The models that requests wait for, and how many for each.
+fn for_what(gateway: &Gateway) -> String {
+    let waiting = gateway.dispatcher.waiting_by_model();
+    let named: Vec<String> =
+        waiting.iter().take(MODELS).map(|(model, count)| format!("{} ({count})", shown(model))).collect();
+    named.join(", ")
 }
 
 fn models(worker: &WorkerInfo) -> Markup {

@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use metrics::counter;
+use metrics::{counter, histogram};
 use mlx_types::WorkerId;
 use parking_lot::Mutex;
 
+use super::history::History;
 use super::meter::Meter;
-use super::monitoring::{REQUESTS, TOKENS};
+use super::monitoring::{FIRST_TOKEN, REQUESTS, TOKENS};
 
 /// Ways to end that are counted apart at the most.
 const OUTCOMES: usize = 64;
@@ -58,6 +59,8 @@ pub(super) struct Figures {
     pub(super) by_worker: HashMap<WorkerId, Meter>,
     /// Tokens a second by a worker's own report, which counts those of other controllers too.
     reported: HashMap<WorkerId, (f64, Instant)>,
+    /// The last ten minutes.
+    pub(super) history: History,
 }
 
 impl Figures {
@@ -73,7 +76,8 @@ impl Stats {
     /// A request came to its end.
     pub(super) fn ended(&self, outcome: Outcome) {
         let label = {
-            let outcomes = &mut self.0.lock().outcomes;
+            let Counted { figures, outcomes } = &mut *self.0.lock();
+            figures.history.request(Instant::now());
             let label = outcome.label();
             // A peer chooses the codes of its errors, but not how many of them are kept apart.
             let apart = outcomes.contains(&label) || outcomes.len() < OUTCOMES;
@@ -89,7 +93,14 @@ impl Stats {
         counter!(TOKENS).increment(1);
         let figures = &mut self.0.lock().figures;
         figures.tokens.count(now);
+        figures.history.token(now);
         figures.by_worker.entry(worker).or_default().count(now);
+    }
+
+    /// An answer began.
+    pub(super) fn begun(&self, took: Duration, now: Instant) {
+        histogram!(FIRST_TOKEN).record(took);
+        self.0.lock().figures.history.first_token(took, now);
     }
 
     /// A worker said how many tokens a second it makes.

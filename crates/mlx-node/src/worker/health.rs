@@ -41,10 +41,19 @@ impl Health {
         &self.loaded
     }
 
-    /// Degraded while the engine does not answer, memory is short, or models are still loaded.
-    pub(super) fn status(&self) -> WorkerStatus {
-        let short = self.memory.as_ref().is_some_and(|memory| memory.borrow().level != Level::Fine);
-        if short || self.warming.load(Ordering::Relaxed) { WorkerStatus::Degraded } else { self.models.borrow().status }
+    /// Why it is degraded, if it is: its engine does not answer, memory is short, or models are still loaded.
+    pub(super) fn trouble(&self) -> Option<String> {
+        if let Some(used) = self.memory.as_ref().map(|memory| *memory.borrow()).filter(|used| used.level != Level::Fine)
+        {
+            return Some(format!(
+                "{:.1} GB of its machine's memory are in use; the limit is {:.1} GB",
+                used.gigabytes, used.limit
+            ));
+        }
+        if self.warming.load(Ordering::Relaxed) {
+            return Some("it is loading its models".to_owned());
+        }
+        self.models.borrow().trouble.clone()
     }
 
     /// The memory in use and the limit, where it is over the hard one.
@@ -64,7 +73,10 @@ impl Health {
         let (mut models, mut memory) = (self.models.clone(), self.memory.clone());
         loop {
             control.set_models(self.models());
-            control.set_status(self.status());
+            match self.trouble() {
+                Some(why) => control.degrade(why),
+                None => control.set_status(WorkerStatus::Online),
+            }
             control.set_loaded_models(self.loaded.now(Instant::now()));
             tokio::select! {
                 changed = models.changed() => if changed.is_err() { return },

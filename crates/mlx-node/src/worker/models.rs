@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mlx_types::messages::WorkerStatus;
 use mlx_types::{Timestamp, WorkerId};
 use tokio::sync::watch;
 
@@ -22,8 +21,8 @@ const MISSES: u32 = 2;
 pub(super) struct Models {
     /// The ids of the models.
     pub(super) available: Vec<String>,
-    /// Degraded while the engine does not answer, or lists no model.
-    pub(super) status: WorkerStatus,
+    /// Why the worker is degraded: the engine does not answer, or lists no model.
+    pub(super) trouble: Option<String>,
     /// When the list was made.
     pub(super) scanned: Timestamp,
 }
@@ -31,7 +30,11 @@ pub(super) struct Models {
 impl Models {
     /// None yet.
     pub(super) fn none() -> Self {
-        Self { available: Vec::new(), status: WorkerStatus::Degraded, scanned: Timestamp::now() }
+        Self {
+            available: Vec::new(),
+            trouble: Some("its engine was not asked yet".to_owned()),
+            scanned: Timestamp::now(),
+        }
     }
 }
 
@@ -100,7 +103,8 @@ impl Scanner {
                     tracing::warn!(%worker, models = ?available, "the engine answers now");
                 }
                 self.missed = 0;
-                self.found(available);
+                let trouble = available.is_empty().then(|| "its engine lists no model".to_owned());
+                self.found(available, trouble);
             }
             Err(error) => {
                 if self.missed == 0 {
@@ -109,18 +113,17 @@ impl Scanner {
                 }
                 self.missed = self.missed.saturating_add(1);
                 let still = if self.missed < MISSES { self.models.borrow().available.clone() } else { Vec::new() };
-                self.found(still);
+                // Without causes and addresses, which are for its own log.
+                self.found(still, Some(error.to_remote().message().to_owned()));
             }
         }
     }
 
-    fn found(&self, available: Vec<String>) {
-        let ready = self.missed == 0 && !available.is_empty();
-        let status = if ready { WorkerStatus::Online } else { WorkerStatus::Degraded };
+    fn found(&self, available: Vec<String>, trouble: Option<String>) {
         self.models.send_if_modified(|models| {
-            let changed = models.available != available || models.status != status;
+            let changed = models.available != available || models.trouble != trouble;
             if changed {
-                *models = Models { available, status, scanned: Timestamp::now() };
+                *models = Models { available, trouble, scanned: Timestamp::now() };
             }
             changed
         });

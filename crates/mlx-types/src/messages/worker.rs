@@ -45,6 +45,9 @@ pub struct WorkerRegistration {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[garde(dive)]
     pub capabilities: Option<WorkerCapabilities>,
+    /// Why it is not online, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Its incarnation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
@@ -63,6 +66,7 @@ impl WorkerRegistration {
             timestamp: Timestamp::now(),
             hardware: None,
             capabilities: None,
+            reason: None,
             epoch: None,
         }
     }
@@ -74,6 +78,7 @@ mlx_errors::setters! {
         timestamp: set Timestamp,
         hardware: option HardwareProfile,
         capabilities: option WorkerCapabilities,
+        reason: option String,
         epoch: option Epoch,
     }
 }

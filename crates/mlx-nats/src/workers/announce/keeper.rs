@@ -27,11 +27,18 @@ pub(super) struct State {
     pub(super) models: Vec<String>,
     pub(super) loaded: Vec<String>,
     pub(super) status: WorkerStatus,
+    /// Why it is not online.
+    pub(super) reason: Option<String>,
 }
 
 impl State {
     pub(super) fn of(profile: &WorkerProfile) -> Self {
-        Self { models: profile.models.clone(), loaded: Vec::new(), status: profile.status }
+        Self {
+            models: profile.models.clone(),
+            loaded: Vec::new(),
+            status: profile.status,
+            reason: profile.reason.clone(),
+        }
     }
 }
 
@@ -60,6 +67,7 @@ impl Announcer {
             .accepts(Some(profile.accepts.clone()).filter(|accepts| !accepts.is_empty()));
         WorkerRegistration::new(profile.id, hostname, ip, profile.port, ModelSkills::new(state.models))
             .status(state.status)
+            .reason(state.reason)
             .hardware(profile.hardware.clone())
             .capabilities(capabilities)
             .epoch(self.epoch)
@@ -83,7 +91,8 @@ pub(super) async fn keep_known(announcer: Announcer, mut announcements: Subscrip
     let mut connection = announcer.client.watch_state();
     // What has changed since the first registration, before this task had its turn, is news too.
     let mut state = announcer.state.clone();
-    let mut registered = announcer.profile.clone();
+    let first = State::of(&announcer.profile);
+    let mut registered = (first.models, first.status, first.reason);
     let mut beats = interval(announcer.client.options().heartbeat_interval.max(LEAST_INTERVAL));
     beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut registrations = interval(announcer.profile.register_interval);
@@ -97,9 +106,9 @@ pub(super) async fn keep_known(announcer: Announcer, mut announcements: Subscrip
             Ok(()) = state.changed() => {
                 let now = state.borrow_and_update().clone();
                 // Which models are in memory is the heartbeat's to say.
-                let (models, status) = (now.models, now.status);
-                let is_news = models != registered.models || status != registered.status;
-                (registered.models, registered.status) = (models, status);
+                let news = (now.models, now.status, now.reason);
+                let is_news = news != registered;
+                registered = news;
                 if is_news { announcer.register().await.and(announcer.beat().await) } else { announcer.beat().await }
             }
             Some(announcement) = announcements.next() => match announcement {

@@ -44,6 +44,7 @@ pub struct WorkerProfile {
     pub(super) available_memory_gb: Option<f64>,
     pub(super) hardware: Option<HardwareProfile>,
     pub(super) status: WorkerStatus,
+    pub(super) reason: Option<String>,
     pub(super) register_interval: Duration,
 }
 
@@ -63,6 +64,7 @@ impl WorkerProfile {
             available_memory_gb: None,
             hardware: None,
             status: WorkerStatus::Online,
+            reason: None,
             register_interval: REGISTER_INTERVAL,
         }
     }
@@ -138,6 +140,14 @@ impl WorkerProfile {
     #[must_use]
     pub fn status(mut self, status: WorkerStatus) -> Self {
         self.status = status;
+        self.reason = None;
+        self
+    }
+
+    /// Has it start degraded, and says why.
+    #[must_use]
+    pub fn degraded(mut self, reason: impl Into<String>) -> Self {
+        (self.status, self.reason) = (WorkerStatus::Degraded, Some(reason.into()));
         self
     }
 

@@ -1,7 +1,7 @@
 //! Who gets which request, and who waits: pure, with the time passed in. Every change gives places to those who wait, in
 //! order, so that nobody waits while a place is free that could be had.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use mlx_types::WorkerId;
@@ -106,6 +106,15 @@ impl Core {
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
         self.room.len()
+    }
+
+    /// How many wait for each model.
+    pub(super) fn waiting_by_model(&self) -> BTreeMap<String, usize> {
+        let mut waiting = BTreeMap::new();
+        for (_, wanted) in &self.room {
+            *waiting.entry(wanted.model.clone()).or_default() += 1;
+        }
+        waiting
     }
 
     /// Gives places to those who wait: who got which. Those that nobody can serve any more are told so.
