@@ -32,6 +32,8 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) async fn drive(context: &Context) -> Result<Sample> {
     let streamed = context.arm.workload == Workload::GatewayStream;
+    // An error means that there is a provider already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let models = model_server().await?;
     let cluster = match context.arm.side {
         Side::Bare => None,
@@ -124,11 +126,12 @@ impl Cluster {
             command.env("MLX_NATS__MODE", "external").env("MLX_NATS__SERVER_URL", &context.url);
             // As many as are ever under way.
             command.env("MLX_WORKER__MAX_CONCURRENT", "64");
-            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
             command.spawn().context("cannot run mlx-node")
         };
         let mut controller = node("controller", &["--listen", "127.0.0.1:0"])?;
-        let worker = node("worker", &["--engine", &format!("openai={models}/v1")])?;
+        let mut worker = node("worker", &["--engine", &format!("openai={models}/v1")])?;
+        drop(worker.stdout.take()); // nobody has to read it
         let gateway = listening(&mut controller).await?;
         Ok(Self { gateway, _controller: controller, _worker: worker, _home: home })
     }
@@ -136,7 +139,7 @@ impl Cluster {
 
 /// Where a controller listens.
 async fn listening(controller: &mut Child) -> Result<String> {
-    let mut said = BufReader::new(controller.stderr.take().context("no standard error")?).lines();
+    let mut said = BufReader::new(controller.stdout.take().context("no standard output")?).lines();
     let mut seen = Vec::new();
     while let Some(line) = said.next_line().await? {
         if let Some((_, address)) = line.split_once(LISTENING) {

@@ -64,8 +64,8 @@ pub use rpc::{Request, RequestManyOptions, RequestOptions, Responses, ServeOptio
 pub use stream::{InferenceOptions, InferenceService, StreamSummary, TokenFrame, TokenSink, TokenStream};
 pub use wire::{Headers, PublishTo, RequestTo, ServeTo, SubscribeTo};
 pub use workers::{
-    DispatchOptions, Dispatcher, ENGINE_BROKEN, InferOptions, KnownWorkers, PendingInference, QueuePosition, Worker,
-    WorkerBuilder, WorkerControl, WorkerEvent, WorkerEvents, WorkerInfo, WorkerProfile, Workers,
+    Beside, DispatchOptions, Dispatcher, ENGINE_BROKEN, InferOptions, KnownWorkers, PendingInference, QueuePosition,
+    Worker, WorkerBuilder, WorkerControl, WorkerEvent, WorkerEvents, WorkerInfo, WorkerProfile, Workers,
 };
 
 /// The README's example is compiled.

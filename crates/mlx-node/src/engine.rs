@@ -5,12 +5,13 @@ mod stand_in;
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use mlx_errors::Result;
+use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::Secret;
 use mlx_types::config::{EngineApi, StreamingConfig};
-use mlx_types::messages::{Feature, FinishReason, InferenceRequest, RawObject, Usage};
+use mlx_types::messages::{EmbeddingRequest, Feature, FinishReason, InferenceRequest, RawObject, Usage};
 
 pub(crate) use openai::KEY_VARIABLE;
 
@@ -28,6 +29,13 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// What it takes in a request beyond a prompt and a chat of texts.
     fn accepts(&self) -> Vec<Feature> {
         Vec::new()
+    }
+
+    /// The answer to a request for embeddings, as the engine has it.
+    fn embed(&self, request: EmbeddingRequest) -> BoxFuture<'_, Result<RawObject>> {
+        let lacking = vec![Feature::Embeddings.to_string()];
+        let refusal = Error::new(ErrorKind::Unsupported { model: request.model_id, lacking });
+        std::future::ready(Err(refusal)).boxed()
     }
 
     /// The answer to a request, as it is made: tokens, then the end. Dropped when the requester cancels, which has to end

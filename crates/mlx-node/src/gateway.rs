@@ -5,6 +5,7 @@ mod answer;
 mod body;
 mod completions;
 mod curves;
+mod embeddings;
 mod error;
 mod events;
 mod form;
@@ -77,6 +78,7 @@ fn routers(gateway: &Arc<Gateway>, plan: &GatewayPlan) -> (Router, Option<Router
         .route("/v1/models/{*id}", get(model))
         .route("/v1/chat/completions", post(completions::chat))
         .route("/v1/completions", post(completions::completion))
+        .route("/v1/embeddings", post(embeddings::embed))
         .layer(middleware::from_fn_with_state(Arc::clone(gateway), access::check));
     let watched = Router::new().route("/healthz", get(monitoring::healthz)).route("/metrics", get(monitoring::metrics));
     let page = Router::new()
@@ -117,7 +119,7 @@ async fn to_the_page(State(gateway): State<Arc<Gateway>>, request: axum::extract
 
 /// Any other address: mostly a base URL with a `/v1` too many, or too few.
 async fn nowhere(uri: axum::http::Uri) -> ApiError {
-    const KNOWN: [&str; 3] = ["/chat/completions", "/completions", "/models"];
+    const KNOWN: [&str; 4] = ["/chat/completions", "/completions", "/embeddings", "/models"];
     let path = uri.path();
     let message = if path.starts_with("/v1/v1/") {
         "there is nothing at this address: the base URL has `/v1` twice; it ends in one".to_owned()

@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mlx_errors::{ApplicationError, Error, ErrorCode, ErrorKind, Result};
-use mlx_nats::{Client, TokenSink, Worker, WorkerControl, WorkerProfile};
-use mlx_types::WorkerId;
-use mlx_types::messages::{Feature, FinishReason, InferenceRequest, WorkerDeregistration};
+use mlx_nats::{Client, Request, ServeOptions, Service, TokenSink, Worker, WorkerControl, WorkerProfile};
+use mlx_types::messages::{
+    EmbeddingRequest, EmbeddingResponse, Feature, FinishReason, InferenceRequest, WorkerDeregistration,
+};
+use mlx_types::{WorkerId, subjects};
 use tokio::task::JoinHandle;
 
 use self::health::{Health, Memory};
@@ -62,14 +64,21 @@ pub(crate) async fn start(client: &Client, plan: &WorkerPlan) -> Result<RunningW
         .port(plan.port)
         .max_concurrent(plan.max_concurrent)
         .max_queued(plan.max_queued)
-        .accepts(engine.accepts())
         .models(health.models());
     let profile = match health.trouble() {
         Some(why) => profile.degraded(why),
         None => profile,
     };
+    // Before the worker is made known, so that the first question finds it.
+    let mut accepts = engine.accepts();
+    let mut embeddings = None;
+    if accepts.contains(&Feature::Embeddings) {
+        embeddings = serve_embeddings(client, id.get(), plan, &engine, &health, &running).await?;
+        accepts.retain(|feature| *feature != Feature::Embeddings || embeddings.is_some());
+    }
+    let profile = profile.accepts(accepts);
     let answering = Arc::clone(&health);
-    let worker = client
+    let mut worker = client
         .worker(profile)
         .figures(move || machine.figures())
         .serve(move |request, tokens| {
@@ -81,9 +90,46 @@ pub(crate) async fn start(client: &Client, plan: &WorkerPlan) -> Result<RunningW
             }
         })
         .await?;
+    if let Some(embeddings) = embeddings {
+        worker.also_serve(embeddings);
+    }
     let beside = Beside { health, scanner, memory, warming, loaded };
     let beside = tokio::spawn(beside.run(worker.control()));
     Ok(RunningWorker { worker, beside, _id: id })
+}
+
+/// Answers for embeddings; nothing where the server does not let this worker.
+async fn serve_embeddings(
+    client: &Client,
+    id: WorkerId,
+    plan: &WorkerPlan,
+    engine: &Arc<dyn Engine>,
+    health: &Arc<Health>,
+    running: &Running,
+) -> Result<Option<Service>> {
+    let (engine, health, running) = (Arc::clone(engine), Arc::clone(health), running.clone());
+    let options = ServeOptions::default().max_concurrent(plan.max_concurrent);
+    let answer = move |request: Request<EmbeddingRequest>| {
+        let (engine, health, running) = (Arc::clone(&engine), Arc::clone(&health), running.begin());
+        async move {
+            let _running = running;
+            let request = request.payload;
+            refuse_unknown(&health, &request.model_id)?;
+            let loaded = health.loaded().use_of(request.model_id.clone());
+            let id = request.request_id;
+            let result = engine.embed(request).await?;
+            loaded.answers();
+            Ok(EmbeddingResponse::new(id, result))
+        }
+    };
+    match client.serve_with(&subjects::worker_embeddings(id), options, answer).await {
+        // Permissions that are older than this subject are no reason to answer nothing at all.
+        Err(error) if matches!(error.kind(), ErrorKind::Subscription { .. }) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "this worker embeds nothing");
+            Ok(None)
+        }
+        served => served.map(Some),
+    }
 }
 
 impl RunningWorker {

@@ -145,6 +145,11 @@ impl<Q, R> RequestSubject<Q, R> {
         Self { request: Subject::from_static(subject), reply: PhantomData }
     }
 
+    /// Built from parts that are known to be valid.
+    pub(crate) fn trusted(text: String) -> Self {
+        Self { request: Subject::trusted(text), reply: PhantomData }
+    }
+
     /// The subject that the questions are published to.
     pub const fn as_subject(&self) -> &Subject<Q> {
         &self.request

@@ -9,9 +9,9 @@ mod documents;
 use std::fmt::Debug;
 
 use mlx_types::messages::{
-    ClusterAnnouncement, ClusterShutdown, HealthCheck, HealthReport, InferenceAcceptance, InferenceCancel,
-    InferenceRequest, Message, ModelCommand, ModelStatus, StreamingResponse, WorkerDeregistration, WorkerHeartbeat,
-    WorkerMetricsReport, WorkerRegistration,
+    ClusterAnnouncement, ClusterShutdown, EmbeddingRequest, EmbeddingResponse, HealthCheck, HealthReport,
+    InferenceAcceptance, InferenceCancel, InferenceRequest, Message, ModelCommand, ModelStatus, StreamingResponse,
+    WorkerDeregistration, WorkerHeartbeat, WorkerMetricsReport, WorkerRegistration,
 };
 use proptest::prelude::*;
 use schemars::JsonSchema;
@@ -49,6 +49,8 @@ agreement! {
     inference_acceptance: InferenceAcceptance,
     streaming_response: StreamingResponse,
     inference_cancel: InferenceCancel,
+    embedding_request: EmbeddingRequest,
+    embedding_response: EmbeddingResponse,
     model_command: ModelCommand,
     model_status: ModelStatus,
     health_check: HealthCheck,
@@ -83,7 +85,7 @@ fn agrees<M: Message + JsonSchema + PartialEq + Debug>() {
     outcome.unwrap();
     no_array_passes_for_an_object::<M>(&schema, &validator);
     // A test that only ever sees one of both would prove nothing.
-    for seed in 0..500 {
+    for seed in 0..1000 {
         let mut choices = Choices::new(seed);
         let mut document = sample(&schema, &schema, &mut choices);
         mutate(&mut document, &mut choices);

@@ -24,6 +24,7 @@ fn every_subject_of_the_contract_is_in_the_table() {
             "worker.{workerId}.inference Controller InferenceRequest -> InferenceAcceptance",
             "response.{requestId} Worker StreamingResponse",
             "worker.{workerId}.cancel Controller InferenceCancel",
+            "worker.{workerId}.embeddings Controller EmbeddingRequest -> EmbeddingResponse",
             "inference.queue.{model} Controller InferenceRequest",
             "inference.cancel Controller InferenceCancel",
             "inference.dead.{model} Worker InferenceRequest",
@@ -80,7 +81,7 @@ fn the_asyncapi_document_resolves_in_itself() {
         let pointer = reference.strip_prefix('#').unwrap();
         assert!(document.pointer(pointer).is_some(), "{reference}");
     }
-    assert_eq!(document.get("channels").unwrap().as_object().unwrap().len(), 21);
+    assert_eq!(document.get("channels").unwrap().as_object().unwrap().len(), 23);
 }
 
 fn collect(value: &serde_json::Value, references: &mut Vec<String>) {

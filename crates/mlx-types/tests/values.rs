@@ -212,7 +212,7 @@ fn defaults_are_loopback_and_valid() {
 #[test]
 fn every_generated_file_has_a_name_and_a_schema() {
     let files = mlx_types::schema::all();
-    assert_eq!(files.len(), 3 + 14);
+    assert_eq!(files.len(), 3 + 16);
     for (name, contents) in files {
         assert!(contents.get("$schema").is_some() || contents.get("asyncapi").is_some(), "{name}");
     }

@@ -25,9 +25,11 @@ const TEXT: &str = "/v1/completions";
 pub(super) fn router(state: Arc<State>, stopped: watch::Receiver<bool>) -> Router {
     let listing = Arc::clone(&state);
     let health = Arc::clone(&state);
+    let embedding = Arc::clone(&state);
     let complete = move |request: Request| complete(Arc::clone(&state), stopped.clone(), request);
     Router::new()
         .route("/v1/models", get(move |request: Request| async move { models(&listing, &request) }))
+        .route("/v1/embeddings", post(move |request: Request| embed(Arc::clone(&embedding), request)))
         .route("/health", get(move || async move { well(&health) }))
         .route(CHAT, post(complete.clone()))
         .route(TEXT, post(complete))
@@ -46,6 +48,32 @@ fn models(state: &State, request: &Request) -> Response {
     let models: Vec<Value> =
         state.lock().models.iter().map(|id| json!({ "id": id, "object": "model", "created": 0 })).collect();
     Json(json!({ "object": "list", "data": models })).into_response()
+}
+
+/// Two numbers for whatever it is asked.
+async fn embed(state: Arc<State>, request: Request) -> Result<Response, Infallible> {
+    if let Some(refusal) = without_key(&state, &request) {
+        return Ok(refusal);
+    }
+    let (path, authorization) = (request.uri().path().to_owned(), authorization(&request));
+    let body = match request.extract::<Json<Value>, _>().await {
+        Ok(Json(body)) => body,
+        Err(rejection) => return Ok(rejection.into_response()),
+    };
+    let answer = {
+        let mut inner = state.lock();
+        inner.seen.push(SeenRequest { path, authorization, body: body.clone() });
+        inner.answers.pop_front()
+    };
+    if let Some(Answer(Form::Refusal { status, headers, body })) = answer {
+        return Ok(refusal(status, &headers, &body));
+    }
+    // Written by hand: numbers have to come through as they are.
+    let model = &body["model"];
+    let said = format!(
+        r#"{{"object":"list","data":[{{"object":"embedding","index":0,"embedding":[0.10, -1E-3]}}],"model":{model},"usage":{{"prompt_tokens":2,"total_tokens":2}}}}"#
+    );
+    Ok(refusal(200, &[], &said))
 }
 
 fn well(state: &State) -> Response {

@@ -64,3 +64,38 @@ async fn r1_a_prompt_that_the_bus_does_not_take_is_refused_with_its_size_and_the
     assert!(message.contains("65536") && message.contains("`nats.embedded.maxPayloadBytes`"), "{message}");
     assert!(models.requests().is_empty());
 }
+
+#[tokio::test]
+async fn r1_embeddings_are_the_engines_own_to_curl() {
+    let models = ModelServer::start();
+    let gateway = GatewayProcess::before(&models, 2).await;
+    let body = json!({ "model": "tiny", "input": ["one", [1, 2]], "dimensions": 2, "encoding_format": "float", "novel": { "a": 1 } });
+    let (status, text) = gateway.curl("/v1/embeddings", &["--json", &body.to_string()]).await;
+    assert_eq!(status, 200, "{text}");
+    assert!(text.contains("[0.10, -1E-3]"), "as the engine wrote it: {text}");
+    let seen = models.requests().remove(0);
+    assert_eq!((seen.path.as_str(), seen.body), ("/v1/embeddings", body));
+
+    // What one engine cannot do now, another may; what is wrong with the request is told at once.
+    models.answer_next(Answer::refusal(503, "busy"));
+    let one = json!({ "model": "tiny", "input": "one" });
+    assert_eq!(gateway.post("/v1/embeddings", &one).await.0, 200);
+    models.answer_next(Answer::refusal(400, "this model embeds nothing"));
+    let refused = gateway.post("/v1/embeddings", &one).await;
+    assert_eq!((about(&refused).0, about(&refused).1), (400, "REQUEST_REJECTED"));
+    assert!(about(&refused).3.contains("embeds nothing"), "{refused:?}");
+    for (body, param) in [(json!({ "model": "tiny" }), ""), (json!({ "model": 7, "input": "x" }), "model")] {
+        let refused = gateway.post("/v1/embeddings", &body).await;
+        assert_eq!((about(&refused).0, about(&refused).2), (400, param), "{refused:?}");
+    }
+    let unknown = gateway.post("/v1/embeddings", &json!({ "model": "other", "input": "x" })).await;
+    assert_eq!((about(&unknown).0, about(&unknown).1), (404, "model_not_found"));
+}
+
+#[tokio::test]
+async fn r1_embeddings_of_nobody_are_refused_by_name_to_curl() {
+    let gateway = GatewayProcess::of_stand_ins(1, 1_000).await;
+    let refused = gateway.post("/v1/embeddings", &json!({ "model": "stand-in", "input": "x" })).await;
+    assert_eq!((about(&refused).0, about(&refused).2), (400, "model"));
+    assert!(about(&refused).3.contains("embeddings"), "{refused:?}");
+}

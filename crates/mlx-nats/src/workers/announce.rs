@@ -20,6 +20,7 @@ use self::keeper::{Announcer, State, keep_known};
 use self::load::Load;
 pub use self::profile::WorkerProfile;
 use crate::client::Client;
+use crate::rpc::Service;
 use crate::stream::{InferenceOptions, InferenceService, TokenSink};
 
 /// More than a millisecond, in which messages are dated.
@@ -169,7 +170,7 @@ pub struct Worker {
     control: WorkerControl,
     service: InferenceService,
     /// Served with it, and drained with it.
-    beside: Vec<InferenceService>,
+    beside: Vec<Beside>,
     keeper: Keeper,
     /// Requests wait while it says no, and end when it is gone.
     _open: watch::Sender<bool>,
@@ -191,9 +192,10 @@ impl Worker {
         self.control.clone()
     }
 
-    /// Drains another service of this worker together with it, for example that of queued requests (`serve_durable`).
-    pub fn also_serve(&mut self, service: InferenceService) {
-        self.beside.push(service);
+    /// Drains another service of this worker together with it: that of queued requests (`serve_durable`), of embeddings
+    /// ([`serve`](Client::serve) on [`worker_embeddings`](subjects::worker_embeddings)), or of your own.
+    pub fn also_serve(&mut self, service: impl Into<Beside>) {
+        self.beside.push(service.into());
     }
 
     /// Resolves when the worker can answer no more by itself: with `Ok` when its client is closed.
@@ -218,7 +220,8 @@ impl Worker {
     /// Dropping the future drops the worker.
     pub async fn drain(mut self, timeout: Duration) -> Result<()> {
         self.control.degrade("it is shutting down");
-        let stopping = self.beside.drain(..).chain([self.service]).map(|service| service.stop(timeout));
+        let services = self.beside.drain(..).chain([Beside::Inference(self.service)]);
+        let stopping = services.map(|service| service.stop(timeout));
         let stopped: Result<()> = join_all(stopping).await.into_iter().collect();
         // Until then a heartbeat may still be on its way, behind which the farewell has to be.
         self.keeper.end().await;
@@ -247,6 +250,37 @@ impl Worker {
             // Another one has its id now, or nothing can be said any more: a farewell would be that one's, or of no use.
             Some(ended) => ended,
         }
+    }
+}
+
+/// A service that a worker has beside its inference; from [`InferenceService`] and from [`Service`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Beside {
+    /// Token streams.
+    Inference(InferenceService),
+    /// Requests and replies.
+    Requests(Service),
+}
+
+impl Beside {
+    async fn stop(self, timeout: Duration) -> Result<()> {
+        match self {
+            Self::Inference(service) => service.stop(timeout).await,
+            Self::Requests(service) => service.stop(timeout).await,
+        }
+    }
+}
+
+impl From<InferenceService> for Beside {
+    fn from(service: InferenceService) -> Self {
+        Self::Inference(service)
+    }
+}
+
+impl From<Service> for Beside {
+    fn from(service: Service) -> Self {
+        Self::Requests(service)
     }
 }
 

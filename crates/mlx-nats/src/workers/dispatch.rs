@@ -6,6 +6,7 @@ mod affinity;
 mod breaker;
 mod candidates;
 mod core;
+mod embed;
 mod follow;
 mod known;
 mod options;
@@ -18,7 +19,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::{ClusterAnnouncement, ClusterEvent, InferenceRequest};
 use mlx_types::{WorkerId, subjects};
@@ -234,22 +234,5 @@ impl Shared {
     fn no_worker(&self, model: &str) -> Error {
         let known = self.state.lock().core.candidates.models();
         Error::new(ErrorKind::NoWorker { model: model.to_owned(), known })
-    }
-
-    /// Asks one worker, and returns with its first token, or with a whole answer that has none.
-    async fn ask(
-        &self,
-        assignment: &Assignment,
-        request: &InferenceRequest,
-        options: &InferOptions,
-        left: Duration,
-    ) -> Result<TokenStream> {
-        let first_token = options.first_token_timeout.unwrap_or(self.client.options().first_token_timeout);
-        let options = options.clone().first_token_timeout(first_token.min(left));
-        let mut tokens = self.client.infer_with(assignment.worker, request, options).await?;
-        if let Some(first) = tokens.next().await.transpose()? {
-            tokens.unread(first);
-        }
-        Ok(tokens)
     }
 }

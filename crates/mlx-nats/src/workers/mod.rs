@@ -14,7 +14,7 @@ mod table;
 mod tombstones;
 mod watch;
 
-pub use announce::{Worker, WorkerBuilder, WorkerControl, WorkerProfile};
+pub use announce::{Beside, Worker, WorkerBuilder, WorkerControl, WorkerProfile};
 pub use dispatch::{DispatchOptions, Dispatcher, ENGINE_BROKEN, KnownWorkers, PendingInference, QueuePosition};
 pub use events::{WorkerEvent, WorkerEvents, WorkerInfo};
 pub use infer::InferOptions;

@@ -17,9 +17,11 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use mlx_errors::{Error, ErrorKind, Result, Violation};
 use mlx_types::Secret;
 use mlx_types::config::{EngineApi, StreamingConfig};
-use mlx_types::messages::{Feature, InferenceRequest};
+use mlx_types::messages::{EmbeddingRequest, Feature, InferenceRequest, RawObject};
 use reqwest::{Client, RequestBuilder, StatusCode, Url, redirect};
 use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use self::answer::Limits;
 use self::failure::Failures;
@@ -32,6 +34,8 @@ pub(crate) const KEY_VARIABLE: &str = "OPENAI_API_KEY";
 /// The member by which usage is asked for, in the words of a server that refuses it.
 const USAGE_MEMBER: &str = "stream_options";
 
+/// Bytes of embeddings at the most: of what is larger the bus would take no more.
+const EMBEDDINGS_LIMIT: usize = 64 << 20;
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long the server may take to say why it has cut an answer off.
@@ -131,7 +135,7 @@ impl OpenAi {
         if !response.status().is_success() {
             return Err(self.failures.refused(response).await);
         }
-        let body = bounded::body(response).await.map_err(|error| self.failures.unlisted(error))?;
+        let body = bounded::body(response, bounded::LIMIT).await.map_err(|error| self.failures.unlisted(error))?;
         let listing: Listing = serde_json::from_slice(&body).map_err(|error| self.failures.unlisted(error))?;
         Ok(listing.data.into_iter().map(|model| model.id).collect())
     }
@@ -144,9 +148,31 @@ impl Engine for OpenAi {
 
     fn accepts(&self) -> Vec<Feature> {
         match self.api {
-            EngineApi::Chat => vec![Feature::Params, Feature::Messages],
-            EngineApi::Completions => vec![Feature::Params],
+            EngineApi::Chat => vec![Feature::Params, Feature::Messages, Feature::Embeddings],
+            EngineApi::Completions => vec![Feature::Params, Feature::Embeddings],
         }
+    }
+
+    fn embed(&self, request: EmbeddingRequest) -> BoxFuture<'_, Result<RawObject>> {
+        async move {
+            let body = request::Embedding(&request);
+            let post = self.authorized(self.http.post(below(&self.base, &["embeddings"])).json(&body));
+            let response = post.send().await.map_err(|error| self.failures.unreachable(error))?;
+            if !response.status().is_success() {
+                return Err(self.failures.refused(response).await);
+            }
+            let body = bounded::body(response, EMBEDDINGS_LIMIT).await;
+            let body = body.map_err(|error| self.failures.interrupted(0, error))?;
+            let text = String::from_utf8(body).map_err(|_| self.failures.garbled("its embeddings are no text"))?;
+            let result = RawObject::from_json(text).map_err(|error| self.failures.unread(&error))?;
+            // Some servers tell of an error by a 200.
+            match result.read::<Told<'_>>().map_err(|error| self.failures.unread(&error))? {
+                Told { error: Some(error), .. } => Err(self.failures.reported(&error)),
+                Told { data: None, .. } => Err(self.failures.garbled("its answer has no embeddings")),
+                Told { .. } => Ok(result),
+            }
+        }
+        .boxed()
     }
 
     fn generate(&self, request: InferenceRequest) -> BoxStream<'static, Result<Piece>> {
@@ -210,6 +236,14 @@ fn choices_of(request: &InferenceRequest) -> u64 {
     }
     let wanted = request.params.as_ref().and_then(|params| params.read::<Wanted>().ok());
     wanted.and_then(|wanted| wanted.n).unwrap_or(1)
+}
+
+/// What `POST /embeddings` answers, as far as it matters.
+#[derive(Deserialize)]
+struct Told<'a> {
+    error: Option<Value>,
+    #[serde(borrow)]
+    data: Option<Vec<&'a RawValue>>,
 }
 
 /// What `GET /models` answers, as far as it matters.

@@ -72,7 +72,7 @@ impl Gateway {
             asked = self.dispatcher.infer_with(&request, InferOptions::default().optional(optional)) => {
                 asked.map_err(|error| self.refusal(&error, &demands))
             }
-            () = self.ended() => Err(shutting_down()),
+            () = self.ended() => Err(ApiError::shutting_down()),
         };
         unanswered.outcome = asked.as_ref().err().map(|refusal| Outcome::Failed(refusal.code.clone()));
         Ok(Answer {
@@ -86,7 +86,7 @@ impl Gateway {
         })
     }
 
-    fn refusal(&self, error: &Error, demands: &[String]) -> ApiError {
+    pub(super) fn refusal(&self, error: &Error, demands: &[String]) -> ApiError {
         if !self.client.state().is_connected() {
             let message = "the controller has lost its message bus, and tries to get it back";
             return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "NATS_DISCONNECTED", message);
@@ -121,7 +121,7 @@ impl Answer {
     pub(super) async fn next(&mut self) -> Result<Piece, ApiError> {
         let frame = tokio::select! {
             frame = self.tokens.next() => frame,
-            () = self.gateway.ended() => return Err(self.failed(shutting_down())),
+            () = self.gateway.ended() => return Err(self.failed(ApiError::shutting_down())),
         };
         match frame {
             Some(Ok(frame)) => {
@@ -201,8 +201,4 @@ fn unsupported(model: &str, demands: &[String]) -> ApiError {
     );
     let refusal = ApiError::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message);
     ApiError { param: demands.first().cloned(), ..refusal }
-}
-
-fn shutting_down() -> ApiError {
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the controller is shutting down")
 }

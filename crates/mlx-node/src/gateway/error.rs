@@ -34,6 +34,11 @@ impl ApiError {
         Self { status, message: message.into(), code: code.into(), param: None }
     }
 
+    /// The gateway closes.
+    pub(super) fn shutting_down() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the controller is shutting down")
+    }
+
     fn about(self, param: Option<String>) -> Self {
         Self { param, ..self }
     }

@@ -160,7 +160,7 @@ impl Sampling {
 }
 
 /// Reads a body, or says which member is wrong.
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     let mut document = serde_json::Deserializer::from_slice(body);
     let read = serde_path_to_error::deserialize(&mut document);
     if read.is_ok() && document.end().is_err() {

@@ -8,6 +8,7 @@
 //! on receipt alike.
 
 mod cluster;
+mod embeddings;
 mod frame;
 mod health;
 mod inference;
@@ -19,6 +20,7 @@ mod raw;
 mod worker;
 
 pub use cluster::{ClusterAnnouncement, ClusterEvent, ClusterShutdown};
+pub use embeddings::{EmbeddingRequest, EmbeddingResponse};
 pub use frame::Frame;
 pub use health::{HealthCheck, HealthReport, WorkerMetricsReport};
 pub use inference::{
@@ -71,6 +73,8 @@ messages!(
     InferenceRequest,
     InferenceAcceptance,
     InferenceCancel,
+    EmbeddingRequest,
+    EmbeddingResponse,
     ModelCommand,
     ModelStatus,
     HealthCheck,

@@ -233,6 +233,8 @@ open_enum! {
         Params = "params",
         /// Messages whose content is a list of parts, and those with tool calls or other `params`.
         Messages = "messages",
+        /// Embeddings: it answers on `worker.{workerId}.embeddings`.
+        Embeddings = "embeddings",
     }
 }
 

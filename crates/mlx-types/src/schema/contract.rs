@@ -4,11 +4,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::Value;
 
 use super::of;
-use crate::messages::{InferenceAcceptance, Message};
+use crate::messages::{EmbeddingResponse, InferenceAcceptance, Message};
 use crate::subjects::{
-    ANY_INFERENCE_DEAD, ANY_INFERENCE_QUEUE, ANY_RESPONSE, ANY_WORKER_CANCEL, ANY_WORKER_INFERENCE, CLUSTER_ANNOUNCE,
-    CLUSTER_SHUTDOWN, HEALTH_CHECK, HEALTH_RESPONSE, INFERENCE_CANCEL, METRICS_REPORT, MODEL_LOAD, MODEL_STATUS,
-    MODEL_UNLOAD, WORKER_DEREGISTER, WORKER_HEARTBEAT, WORKER_REGISTER,
+    ANY_INFERENCE_DEAD, ANY_INFERENCE_QUEUE, ANY_RESPONSE, ANY_WORKER_CANCEL, ANY_WORKER_EMBEDDINGS,
+    ANY_WORKER_INFERENCE, CLUSTER_ANNOUNCE, CLUSTER_SHUTDOWN, HEALTH_CHECK, HEALTH_RESPONSE, INFERENCE_CANCEL,
+    METRICS_REPORT, MODEL_LOAD, MODEL_STATUS, MODEL_UNLOAD, WORKER_DEREGISTER, WORKER_HEARTBEAT, WORKER_REGISTER,
 };
 use crate::{Pattern, RequestSubject, Subject};
 
@@ -72,6 +72,10 @@ pub fn contract() -> Vec<Row> {
         },
         family(&ANY_RESPONSE, "requestId", Worker, Controller, "The token stream that answers one request."),
         family(&ANY_WORKER_CANCEL, "workerId", Controller, Worker, "The answer to a request is no longer wanted."),
+        Row {
+            reply: Some(Payload::of::<EmbeddingResponse>()),
+            ..family(&ANY_WORKER_EMBEDDINGS, "workerId", Controller, Worker, "Texts for one worker to embed.")
+        },
         family(
             &ANY_INFERENCE_QUEUE,
             "model",

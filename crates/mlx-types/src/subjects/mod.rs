@@ -3,8 +3,9 @@
 mod queue;
 
 use crate::messages::{
-    ClusterAnnouncement, ClusterShutdown, HealthCheck, HealthReport, InferenceCancel, InferenceRequest, ModelCommand,
-    ModelStatus, StreamingResponse, WorkerDeregistration, WorkerHeartbeat, WorkerMetricsReport, WorkerRegistration,
+    ClusterAnnouncement, ClusterShutdown, EmbeddingRequest, EmbeddingResponse, HealthCheck, HealthReport,
+    InferenceCancel, InferenceRequest, ModelCommand, ModelStatus, StreamingResponse, WorkerDeregistration,
+    WorkerHeartbeat, WorkerMetricsReport, WorkerRegistration,
 };
 use crate::{Pattern, RequestId, RequestSubject, Subject, WorkerId};
 
@@ -37,12 +38,19 @@ pub static CLUSTER_SHUTDOWN: Subject<ClusterShutdown> = Subject::from_static("cl
 pub static ANY_WORKER_INFERENCE: Pattern<InferenceRequest> = Pattern::from_static("worker.*.inference");
 /// The cancellations of every worker.
 pub static ANY_WORKER_CANCEL: Pattern<InferenceCancel> = Pattern::from_static("worker.*.cancel");
+/// The embeddings of every worker.
+pub static ANY_WORKER_EMBEDDINGS: Pattern<EmbeddingRequest> = Pattern::from_static("worker.*.embeddings");
 /// The token streams of every request.
 pub static ANY_RESPONSE: Pattern<StreamingResponse> = Pattern::from_static("response.*");
 
 /// Controller to one worker: its inference requests.
 pub fn worker_inference(worker: WorkerId) -> Subject<InferenceRequest> {
     Subject::trusted(format!("worker.{}.inference", worker.as_said()))
+}
+
+/// Controller to one worker: texts that it is to embed.
+pub fn worker_embeddings(worker: WorkerId) -> RequestSubject<EmbeddingRequest, EmbeddingResponse> {
+    RequestSubject::trusted(format!("worker.{}.embeddings", worker.as_said()))
 }
 
 /// Controller to one worker: its cancellations.
@@ -74,6 +82,8 @@ pub enum Parsed {
     WorkerInference(WorkerId),
     /// [`worker_cancel`]
     WorkerCancel(WorkerId),
+    /// [`worker_embeddings`]
+    WorkerEmbeddings(WorkerId),
     /// [`response`]
     Response(RequestId),
     /// [`inference_queue`], of any model
@@ -118,6 +128,7 @@ pub fn parse(subject: &str) -> Option<Parsed> {
         ("worker", "deregister", None) => Parsed::WorkerDeregister,
         ("worker", worker, Some("inference")) => Parsed::WorkerInference(worker.parse().ok()?),
         ("worker", worker, Some("cancel")) => Parsed::WorkerCancel(worker.parse().ok()?),
+        ("worker", worker, Some("embeddings")) => Parsed::WorkerEmbeddings(worker.parse().ok()?),
         ("response", request, None) => Parsed::Response(request.parse().ok()?),
         ("inference", "queue", Some(_)) => Parsed::InferenceQueue,
         ("inference", "dead", Some(_)) => Parsed::InferenceDead,

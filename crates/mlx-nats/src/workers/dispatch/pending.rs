@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::StreamExt;
 use mlx_errors::{Error, ErrorKind, Result};
 use mlx_types::messages::InferenceRequest;
 use mlx_types::{RequestId, WorkerId};
@@ -35,8 +36,7 @@ pub struct PendingInference {
 
 impl PendingInference {
     pub(super) fn new(shared: &Arc<Shared>, request: InferenceRequest, options: InferOptions) -> Self {
-        let place = QueuePosition { shared: Arc::clone(shared), ticket: Arc::new(AtomicU64::new(NO_TICKET)) };
-        Self { place, request, options }
+        Self { place: QueuePosition::new(shared), request, options }
     }
 }
 
@@ -72,27 +72,92 @@ impl PendingInference {
     /// As [`Dispatcher::infer`](super::Dispatcher::infer).
     pub async fn answer(self) -> Result<TokenStream> {
         let Self { place, mut request, options } = self;
-        let shared = &place.shared;
-        let settings = &shared.options;
+        let settings = &place.shared.options;
         request.session_id = options.session.or(request.session_id);
         let whole = request.stream == Some(false);
         let timeout = if whole { settings.whole_begin_timeout } else { settings.begin_timeout };
-        let until_deadline = options.deadline.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+        let prefixes = settings.strategy == mlx_types::config::Strategy::Smart;
+        let key = Key::of(&request, settings.session_life.is_some(), prefixes);
+        let (model, needs) = (request.model_id.clone(), options.needs(&request));
+        let wanted = Wanted { model, needs, key, tried: HashSet::new() };
+        let deadline = options.deadline;
+        let (mut assignment, mut tokens) =
+            place.attempts(wanted, timeout, deadline, Inference { request, options }).await?;
+        assignment.asked = Some(Instant::now());
+        tokens.accompany(Box::new(assignment));
+        Ok(tokens)
+    }
+}
+
+/// Something that is asked of one worker after another until one answers.
+pub(super) trait Ask: Send {
+    /// What the answer is, or begins as.
+    type Answer: Send;
+
+    /// Asks a worker.
+    fn ask(
+        &self,
+        shared: &Shared,
+        worker: WorkerId,
+        left: Duration,
+    ) -> impl Future<Output = Result<Self::Answer>> + Send;
+
+    /// An id of its own for each attempt: nothing that a former one still sends can get in between.
+    fn renew(&mut self);
+}
+
+/// A request for tokens.
+struct Inference {
+    request: InferenceRequest,
+    options: InferOptions,
+}
+
+impl Ask for Inference {
+    type Answer = TokenStream;
+
+    /// Returns with the first token, or with a whole answer that has none.
+    async fn ask(&self, shared: &Shared, worker: WorkerId, left: Duration) -> Result<TokenStream> {
+        let first_token = self.options.first_token_timeout.unwrap_or(shared.client.options().first_token_timeout);
+        let options = self.options.clone().first_token_timeout(first_token.min(left));
+        let mut tokens = shared.client.infer_with(worker, &self.request, options).await?;
+        if let Some(first) = tokens.next().await.transpose()? {
+            tokens.unread(first);
+        }
+        Ok(tokens)
+    }
+
+    fn renew(&mut self) {
+        self.request.request_id = RequestId::new();
+    }
+}
+
+impl QueuePosition {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), ticket: Arc::new(AtomicU64::new(NO_TICKET)) }
+    }
+
+    /// Asks one worker after another until one answers.
+    pub(super) async fn attempts<A: Ask>(
+        &self,
+        mut wanted: Wanted,
+        timeout: Duration,
+        deadline: Option<SystemTime>,
+        mut asking: A,
+    ) -> Result<(Assignment, A::Answer)> {
+        let shared = &self.shared;
+        let settings = &shared.options;
+        let until_deadline = deadline.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
         let has_deadline = until_deadline.is_some_and(|left| left < timeout);
         let timeout = until_deadline.map_or(timeout, |left| left.min(timeout));
         let began = Instant::now();
-        let prefixes = settings.strategy == mlx_types::config::Strategy::Smart;
-        let key = Key::of(&request, settings.session_life.is_some(), prefixes);
-        let needs = options.needs(&request);
-        let mut wanted = Wanted { model: request.model_id.clone(), needs, key, tried: HashSet::new() };
         let (mut last, mut refused, mut retries, mut broken) = (None, None, 0, 0);
         loop {
             let left = timeout.saturating_sub(began.elapsed());
-            let mut assignment = match place.take(&wanted, refused.take(), left).await? {
+            let assignment = match self.take(&wanted, refused.take(), left).await? {
                 Taken::Assigned(assignment) => assignment,
                 Taken::Exhausted => return Err(last.unwrap_or_else(|| shared.no_worker(&wanted.model))),
                 Taken::Late if has_deadline => {
-                    let subject = format!("inference of `{}`", wanted.model);
+                    let subject = format!("a request to `{}`", wanted.model);
                     return Err(Error::new(ErrorKind::DeadlineExceeded { subject }));
                 }
                 Taken::Late => {
@@ -102,13 +167,9 @@ impl PendingInference {
                     return Err(last.unwrap_or_else(|| Error::with_source(ErrorKind::Overloaded { limit }, timed_out)));
                 }
             };
-            let error = match shared.ask(&assignment, &request, &options, timeout.saturating_sub(began.elapsed())).await
-            {
-                Ok(mut tokens) => {
-                    assignment.asked = Some(Instant::now());
-                    tokens.accompany(Box::new(assignment));
-                    return Ok(tokens);
-                }
+            let left = timeout.saturating_sub(began.elapsed());
+            let error = match asking.ask(shared, assignment.worker, left).await {
+                Ok(answer) => return Ok((assignment, answer)),
                 Err(error) => error,
             };
             if policy::is_full(&error) {
@@ -132,8 +193,7 @@ impl PendingInference {
             retries += 1;
             dispatched_again(1);
             last = Some(error);
-            // An id of its own for each attempt: nothing that a former one still sends can get in between.
-            request.request_id = RequestId::new();
+            asking.renew();
             // Time itself is the point: what made one worker fail may pass meanwhile. Never longer than the answer may take to
             // begin, and not at all where the configuration wants none.
             if !settings.retry_delay.is_zero() {
@@ -230,7 +290,7 @@ impl Assignment {
         Self { shared: Arc::clone(shared), worker, asked: None, over: false }
     }
 
-    fn end(mut self, outcome: Outcome, tokens_per_second: Option<f64>) {
+    pub(super) fn end(mut self, outcome: Outcome, tokens_per_second: Option<f64>) {
         self.give_back(outcome, tokens_per_second);
     }
 

@@ -8,8 +8,8 @@ use futures_util::stream::{BoxStream, StreamExt};
 use reqwest::Response;
 use sse_stream::{Sse, SseByteStream};
 
-/// How long one event may be, in bytes, or a body that is read as a whole.
-const LIMIT: usize = 4 << 20;
+/// How long one event may be, in bytes, or a list of models.
+pub(super) const LIMIT: usize = 4 << 20;
 
 /// The events of a response.
 pub(super) fn events(response: Response) -> BoxStream<'static, Result<Sse, sse_stream::Error>> {
@@ -19,17 +19,17 @@ pub(super) fn events(response: Response) -> BoxStream<'static, Result<Sse, sse_s
     let bytes = response.bytes_stream().map(move |bytes| {
         let bytes = bytes.map_err(of_connection)?;
         let before = counted.fetch_add(bytes.len(), Ordering::Relaxed);
-        if before + bytes.len() > LIMIT { Err(too_long()) } else { Ok(bytes) }
+        if before + bytes.len() > LIMIT { Err(too_long(LIMIT)) } else { Ok(bytes) }
     });
     SseByteStream::new(bytes).inspect(move |_| held.store(0, Ordering::Relaxed)).boxed()
 }
 
-/// The whole body.
-pub(super) async fn body(mut response: Response) -> io::Result<Vec<u8>> {
+/// The whole body, if it has no more bytes than this.
+pub(super) async fn body(mut response: Response, limit: usize) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(bytes) = response.chunk().await.map_err(of_connection)? {
-        if body.len() + bytes.len() > LIMIT {
-            return Err(too_long());
+        if body.len() + bytes.len() > limit {
+            return Err(too_long(limit));
         }
         body.extend_from_slice(&bytes);
     }
@@ -41,6 +41,6 @@ fn of_connection(error: reqwest::Error) -> io::Error {
     io::Error::other(error.without_url())
 }
 
-fn too_long() -> io::Error {
-    io::Error::other(format!("more than {LIMIT} bytes in one piece"))
+fn too_long(limit: usize) -> io::Error {
+    io::Error::other(format!("more than {limit} bytes in one piece"))
 }

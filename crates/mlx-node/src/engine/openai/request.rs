@@ -1,7 +1,7 @@
 //! What the model server is asked: the request's own members, and what else its client wanted, as that wrote it.
 
 use mlx_types::config::EngineApi;
-use mlx_types::messages::{ChatMessage, InferenceRequest, RawObject};
+use mlx_types::messages::{ChatMessage, EmbeddingRequest, InferenceRequest, RawObject};
 use serde::ser::{Error, SerializeMap};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -65,6 +65,22 @@ impl Serialize for Body<'_> {
         optional(&mut body, "top_p", top_p.as_ref())?;
         for (name, value) in members(self.request.params.as_ref())? {
             if !set(&name) {
+                body.serialize_entry(&name, value)?;
+            }
+        }
+        body.end()
+    }
+}
+
+/// The body of a request for embeddings.
+pub(super) struct Embedding<'a>(pub(super) &'a EmbeddingRequest);
+
+impl Serialize for Embedding<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut body = serializer.serialize_map(None)?;
+        body.serialize_entry("model", &self.0.model_id)?;
+        for (name, value) in members(Some(&self.0.params))? {
+            if name != "model" {
                 body.serialize_entry(&name, value)?;
             }
         }
