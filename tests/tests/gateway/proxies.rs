@@ -1,4 +1,4 @@
-//! What stands between the gateway and its clients: nginx as it comes, and HAProxy that looks after it.
+//! What stands between the gateway and its clients: nginx as it comes, and `HAProxy` that looks after it.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ impl Proxy {
     async fn nginx(gateway: &str) -> Self {
         Self::start("nginx", &["-c"], |folder, port| {
             let places = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-            let places: String = places.iter().map(|place| format!("{place}_temp_path {folder}/{place}; ")).collect();
+            let places = places.map(|place| format!("{place}_temp_path {folder}/{place};")).join(" ");
             format!(
                 "daemon off; pid {folder}/pid; error_log stderr; worker_processes 1; events {{}}\n\
                  http {{ access_log off; {places}\n\

@@ -36,7 +36,7 @@ const CURL_TESTS: &str = "curl";
 /// In the names of tests that put nginx in front.
 const NGINX_TESTS: &str = "nginx";
 
-/// In the names of tests that put HAProxy in front.
+/// In the names of tests that put `HAProxy` in front.
 const HAPROXY_TESTS: &str = "haproxy";
 
 /// In the names of tests that run programs of npm's.

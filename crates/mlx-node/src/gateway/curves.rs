@@ -20,7 +20,7 @@ pub(super) fn curves(history: &History, now: Instant) -> Markup {
         div .curves {
             (curve("Tokens a second", &values(|slot| Some(per_second(slot.tokens))), |value| format!("{value:.1}")))
             (curve("Requests a minute", &values(|slot| Some(per_second(slot.requests) * 60.0)), |value| format!("{value:.0}")))
-            (curve("Time to the first token", &values(|slot| slot.first_token().map(|time| time.as_secs_f64())), seconds))
+            (curve("First token after", &values(|slot| slot.first_token().map(|time| time.as_secs_f64())), seconds))
         }
     }
 }

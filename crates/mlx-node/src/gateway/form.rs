@@ -28,6 +28,8 @@ pub(super) struct Form {
     include_usage: bool,
     /// Whether several answers were asked for: then each says who speaks, and how it ends, as the engine has it.
     several: bool,
+    /// What an event of a token has before and behind the text: a stream is mostly those.
+    around_text: [String; 2],
 }
 
 /// What all objects of the protocol have.
@@ -48,14 +50,34 @@ impl Form {
             Shape::Chat => "chatcmpl",
             Shape::Text => "cmpl",
         };
-        Self {
+        let mut form = Self {
             shape,
             id: format!("{prefix}-{}", RequestId::new()),
             created: Timestamp::now().as_millis() / 1000,
             model: asked.request.model_id.clone(),
             include_usage: asked.include_usage,
             several: asked.choices > 1,
-        }
+            around_text: Default::default(),
+        };
+        form.around_text = form.around_text();
+        form
+    }
+
+    /// Everything of a token's event but its text.
+    fn around_text(&self) -> [String; 2] {
+        let envelope = self.object(self.chunk_object(), (), None);
+        let mut before = serde_json::to_string(&envelope).unwrap_or_default();
+        // What stands for the choices is the last of it.
+        before.truncate(before.len().saturating_sub("null}".len()));
+        before.push_str(match self.shape {
+            Shape::Chat => r#"[{"index":0,"delta":{"content":"#,
+            Shape::Text => r#"[{"index":0,"text":"#,
+        });
+        let behind = match self.shape {
+            Shape::Chat => r#"},"logprobs":null,"finish_reason":null}]}"#,
+            Shape::Text => r#","logprobs":null,"finish_reason":null}]}"#,
+        };
+        [before, behind.to_owned()]
     }
 
     /// The answers in one piece.
@@ -80,11 +102,12 @@ impl Form {
     }
 
     pub(super) fn text(&self, text: &str) -> Option<Event> {
-        // None may be held back, for it may begin a stop sequence.
-        (!text.is_empty()).then(|| match self.shape {
-            Shape::Chat => self.chunk(&json!({ "content": text }), None),
-            Shape::Text => self.chunk(&json!(text), None),
-        })
+        if text.is_empty() {
+            return None; // it may be held back, for it may begin a stop sequence
+        }
+        let [before, behind] = &self.around_text;
+        let text = serde_json::to_string(text).unwrap_or_default();
+        Some(Event::default().data([before, text.as_str(), behind].concat()))
     }
 
     /// An entry of `choices`, as the engine sent it.
@@ -110,14 +133,17 @@ impl Form {
     }
 
     fn event(&self, choices: impl Serialize, usage: Option<Value>) -> Event {
-        let object = match self.shape {
-            Shape::Chat => "chat.completion.chunk",
-            Shape::Text => "text_completion",
-        };
-        let json = serde_json::to_string(&self.object(object, choices, usage)).unwrap_or_default();
+        let json = serde_json::to_string(&self.object(self.chunk_object(), choices, usage)).unwrap_or_default();
         // What an engine wrote may have line breaks, which are spaces to JSON and the end of a line to an event.
         let json = if json.contains(['\r', '\n']) { json.replace(['\r', '\n'], " ") } else { json };
         Event::default().data(json)
+    }
+
+    fn chunk_object(&self) -> &'static str {
+        match self.shape {
+            Shape::Chat => "chat.completion.chunk",
+            Shape::Text => "text_completion",
+        }
     }
 
     fn object<C>(&self, object: &'static str, choices: C, usage: Option<Value>) -> Envelope<'_, C> {
@@ -172,6 +198,27 @@ fn usage(end: &Ending) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_written_as_every_other_event_whatever_is_in_it() {
+        let body = br#"{"model": "m\"},{", "messages": [{"role": "user", "content": "p"}], "prompt": "p"}"#;
+        for (shape, asked) in [
+            (Shape::Chat, super::super::openai::chat(body).unwrap()),
+            (Shape::Text, super::super::openai::completion(body).unwrap()),
+        ] {
+            let form = Form::new(shape, &asked);
+            for text in ["a", "\"\n\\\u{1}", "é😀"] {
+                let content = if shape == Shape::Chat { json!({ "content": text }) } else { json!(text) };
+                let [before, behind] = &form.around_text;
+                let fast: Value =
+                    serde_json::from_str(&[before, json!(text).to_string().as_str(), behind].concat()).unwrap();
+                let member = if shape == Shape::Chat { "delta" } else { "text" };
+                let choice = json!({ "index": 0, member: content, "logprobs": null, "finish_reason": null });
+                let slow = serde_json::to_value(form.object(form.chunk_object(), [choice], None)).unwrap();
+                assert_eq!(fast, slow);
+            }
+        }
+    }
 
     #[test]
     fn r1_line_breaks_of_an_engine_do_not_end_an_event() {

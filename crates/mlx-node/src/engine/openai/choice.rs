@@ -1,17 +1,13 @@
 //! One entry of an event's `choices`: a text, or more than a token can say.
 
+use std::fmt;
+
 use mlx_types::messages::RawObject;
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::members::{Members, object};
-
-/// Members of a choice that go their own way.
-const KNOWN: [&str; 4] = ["index", "delta", "text", "finish_reason"];
-/// Members of a delta that a token says, or that say nothing.
-const PLAIN: [&str; 2] = ["role", "content"];
-/// Members by which engines show what a model thinks before it answers.
-const REASONING: [&str; 3] = ["reasoning_content", "reasoning", "reasoning_details"];
 
 /// An entry of `choices`.
 pub(super) struct Choice<'a> {
@@ -20,10 +16,19 @@ pub(super) struct Choice<'a> {
     /// Why it ended, if it did.
     pub(super) finish_reason: Option<String>,
     raw: &'a RawValue,
-    members: Members<'a>,
-    delta: Option<Members<'a>>,
     /// Of a chat, unless it is a list, or of a plain completion.
     text: Option<String>,
+    more: More,
+}
+
+/// What there is beside a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum More {
+    #[default]
+    Nothing,
+    /// What the model thinks before it answers.
+    Thoughts,
+    Else,
 }
 
 /// What a choice says.
@@ -43,41 +48,18 @@ pub(super) enum Says {
 
 impl<'a> Choice<'a> {
     pub(super) fn read(raw: &'a RawValue) -> serde_json::Result<Self> {
-        #[derive(Deserialize)]
-        struct Own {
-            index: Option<u64>,
-            text: Option<String>,
-            finish_reason: Option<String>,
-        }
-        let own: Own = serde_json::from_str(raw.get())?;
-        let members: Members<'a> = serde_json::from_str(raw.get())?;
-        let delta: Option<Members<'a>> = members.get("delta").map_or(Ok(None), serde_json::from_str)?;
-        let content = delta.as_ref().and_then(|delta| delta.get("content"));
-        let text = match content {
-            // A list of parts is more than a text.
-            Some(content) if content.starts_with('[') => None,
-            Some(content) => serde_json::from_str::<Option<String>>(content)?.or(own.text),
-            None => own.text,
-        };
-        let text = text.filter(|text| !text.is_empty());
-        Ok(Self { index: own.index.unwrap_or(0), finish_reason: own.finish_reason, raw, members, delta, text })
+        let Entry { index, text, finish_reason, delta, mut more } = serde_json::from_str(raw.get())?;
+        let Delta { content, more: within } = delta.unwrap_or_default();
+        more = more.max(within);
+        let text = content.or(text).filter(|text| !text.is_empty());
+        Ok(Self { index: index.unwrap_or(0), finish_reason, raw, text, more })
     }
 
     pub(super) fn says(&self) -> Says {
-        let beside = self.members.0.iter().filter(|(name, _)| !KNOWN.contains(&name.as_str()));
-        let within = self.delta.iter().flat_map(|delta| &delta.0);
-        let within = within.filter(|(name, value)| !PLAIN.contains(&name.as_str()) || value.get().starts_with('['));
-        let more: Vec<&str> = beside
-            .chain(within)
-            .filter(|(_, value)| is_something(value.get()))
-            .map(|(name, _)| name.as_str())
-            .collect();
-        match &self.text {
-            text if !more.is_empty() => {
-                Says::More { text: text.clone(), essential: !more.iter().all(|name| REASONING.contains(name)) }
-            }
-            Some(text) => Says::Text(text.clone()),
-            None => Says::Nothing,
+        match (&self.text, self.more) {
+            (None, More::Nothing) => Says::Nothing,
+            (Some(text), More::Nothing) => Says::Text(text.clone()),
+            (text, more) => Says::More { text: text.clone(), essential: more == More::Else },
         }
     }
 
@@ -91,9 +73,119 @@ impl<'a> Choice<'a> {
         if self.finish_reason.is_none() {
             return self.as_it_came();
         }
-        let rest = self.members.0.iter().filter(|(name, _)| name != "finish_reason");
+        let members: Members<'_> = serde_json::from_str(self.raw.get())?;
+        let rest = members.0.iter().filter(|(name, _)| name != "finish_reason");
         object(rest.map(|(name, value)| (name.as_str(), *value)))
     }
+}
+
+/// A choice, read in one go: nearly every one is a text and no more, and is to cost no more than that.
+#[derive(Default)]
+struct Entry {
+    index: Option<u64>,
+    text: Option<String>,
+    finish_reason: Option<String>,
+    delta: Option<Delta>,
+    more: More,
+}
+
+#[derive(Default)]
+struct Delta {
+    content: Option<String>,
+    more: More,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Member {
+    Index,
+    Delta,
+    Text,
+    FinishReason,
+    #[serde(other)]
+    Else,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Within {
+    Role,
+    Content,
+    /// By these, engines show what a model thinks.
+    #[serde(alias = "reasoning", alias = "reasoning_details")]
+    ReasoningContent,
+    #[serde(other)]
+    Else,
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntryVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Delta {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(DeltaVisitor)
+    }
+}
+
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a choice")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
+        let mut entry = Entry::default();
+        while let Some(member) = map.next_key()? {
+            match member {
+                Member::Index => entry.index = map.next_value()?,
+                Member::Delta => entry.delta = map.next_value()?,
+                Member::Text => entry.text = map.next_value()?,
+                Member::FinishReason => entry.finish_reason = map.next_value()?,
+                Member::Else => entry.more = entry.more.max(what_is(map.next_value()?, More::Else)),
+            }
+        }
+        Ok(entry)
+    }
+}
+
+struct DeltaVisitor;
+
+impl<'de> Visitor<'de> for DeltaVisitor {
+    type Value = Delta;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a delta")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Delta, A::Error> {
+        let mut delta = Delta::default();
+        while let Some(member) = map.next_key()? {
+            let value: &RawValue = map.next_value()?;
+            let more = match member {
+                Within::Role => More::Nothing,
+                // A list of parts is more than a text.
+                Within::Content if value.get().starts_with('[') => what_is(value, More::Else),
+                Within::Content => {
+                    delta.content = serde_json::from_str(value.get()).map_err(serde::de::Error::custom)?;
+                    More::Nothing
+                }
+                Within::ReasoningContent => what_is(value, More::Thoughts),
+                Within::Else => what_is(value, More::Else),
+            };
+            delta.more = delta.more.max(more);
+        }
+        Ok(delta)
+    }
+}
+
+fn what_is(value: &RawValue, something: More) -> More {
+    if is_something(value.get()) { something } else { More::Nothing }
 }
 
 fn is_something(json: &str) -> bool {
