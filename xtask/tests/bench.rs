@@ -10,7 +10,9 @@ use support::{Bench, artifact, text};
 fn the_measuring_program_is_built_as_users_build_theirs_and_becomes_the_command() {
     let bench = Bench::new(&[("build---package", r#"cat "$BENCH/artifact""#)]);
     let program = bench.write("mlx-bench", r#"echo $$ > "$BENCH/pid"; echo "$@"; exit 3"#);
-    bench.write_plain("artifact", &artifact("mlx-bench", &program));
+    // The gateway's rows run the program that people install.
+    let artifacts = [artifact("mlx-node", &program), artifact("mlx-bench", &program)];
+    bench.write_plain("artifact", &artifacts.join("\n"));
     let child = bench.xtask(&["bench", "--quick", "--only", "requests", "--plot", "p"]).spawn().unwrap();
     let pid = i32::try_from(child.id()).unwrap();
     let output = child.wait_with_output().unwrap();

@@ -226,7 +226,7 @@ fn check_against_the_contract(heard: &[Value]) {
     for message in heard {
         let subject = message["subject"].as_str().unwrap();
         // One frame a token, but with the incarnation of the worker in it.
-        let reason = if subject.ends_with(".inference") { json!({ "Mlx-Accept": "epoch" }) } else { json!({}) };
+        let reason = if subject.ends_with(".inference") { json!({ "Mlx-Accept": "delta" }) } else { json!({}) };
         assert_eq!(message["headers"], reason, "no header without a reason: {message}");
         by_subject.entry(subject).or_default().push(message);
     }

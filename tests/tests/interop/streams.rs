@@ -42,7 +42,7 @@ async fn nats_py_plays_a_worker_that_never_acknowledges_and_counts_nothing() {
     let (body, message) = peer.hears_json().await;
     let sent = json!({ "requestId": request.request_id.to_string(), "modelId": "llama-3", "prompt": "one two three" });
     assert_eq!(body, sent);
-    assert_eq!(message["headers"], json!({ "Mlx-Accept": "tokens" }));
+    assert_eq!(message["headers"], json!({ "Mlx-Accept": "tokens,delta" }));
     assert!(message["reply"].as_str().unwrap().starts_with("_INBOX."), "{message}");
 
     let (tokens, error) = drain(&mut client.infer(id, &InferenceRequest::new("m", "fail")).await.unwrap()).await;

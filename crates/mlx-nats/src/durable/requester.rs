@@ -68,6 +68,9 @@ impl Client {
     /// # }
     /// ```
     ///
+    /// Any worker of the model takes it from the queue, whatever it [accepts](mlx_types::messages::WorkerCapabilities::accepts): a
+    /// request with `params`, or with messages that are more than texts, is for models all of whose workers read those.
+    ///
     /// # Errors
     /// [`ErrorKind::JetStream`] when JetStream is off, or the queue full; [`ErrorKind::RequestTaken`] when a request of
     /// this id is no longer in the queue; those of [`publish`](Client::publish). After [`ErrorKind::Timeout`] or
