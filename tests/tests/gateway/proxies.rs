@@ -30,13 +30,13 @@ impl Proxy {
         proxy
     }
 
-    /// Nothing of its defaults is changed but where it keeps its files.
+    /// Nothing of its defaults is changed but where it keeps its files, and that it is one process, which ends with the test.
     async fn nginx(gateway: &str) -> Self {
         Self::start("nginx", &["-c"], |folder, port| {
             let places = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
             let places = places.map(|place| format!("{place}_temp_path {folder}/{place};")).join(" ");
             format!(
-                "daemon off; pid {folder}/pid; error_log stderr; worker_processes 1; events {{}}\n\
+                "daemon off; master_process off; pid {folder}/pid; error_log stderr; worker_processes 1; events {{}}\n\
                  http {{ access_log off; {places}\n\
                  server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://{gateway}; }} }} }}\n"
             )
