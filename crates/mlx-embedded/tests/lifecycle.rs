@@ -109,8 +109,16 @@ async fn two_hundred_rounds_leave_no_process_file_or_folder() {
         }
         assert!(!is_running(pid), "round {round}");
     }
-    let own: Vec<PathBuf> = left_behind().difference(&before).cloned().collect();
-    assert!(own.is_empty(), "{own:?}");
+    // One of another test is not locked for the moments in which it is made and removed; one that is left behind stays.
+    let looked = Instant::now();
+    loop {
+        let own: Vec<PathBuf> = left_behind().difference(&before).cloned().collect();
+        if own.is_empty() {
+            break;
+        }
+        assert!(looked.elapsed() < STOP, "{own:?}");
+        tokio::task::yield_now().await;
+    }
     assert_eq!(children(), 0);
 }
 
