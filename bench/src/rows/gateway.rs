@@ -18,6 +18,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::arm::{Side, Workload};
 use crate::context::Context;
@@ -27,6 +28,8 @@ use crate::sample::{Latencies, Metric, Sample};
 const TOKENS: usize = 32;
 /// Where the program says that it listens.
 const LISTENING: &str = "listening on http://";
+/// What it says of a worker that is ready, with its id.
+const WORKER: &str = "worker ";
 /// How long the programs may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
@@ -100,7 +103,8 @@ impl Asker {
             match self.ask().await {
                 Ok(_) => return Ok(()),
                 Err(error) if begun.elapsed() > READY_LIMIT => return Err(error).context("no answer"),
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await, // between two questions
+                // The worker has registered, and the gateway is about to hear of it.
+                Err(_) => tokio::task::yield_now().await,
             }
         }
     }
@@ -130,27 +134,30 @@ impl Cluster {
             command.spawn().context("cannot run mlx-node")
         };
         let mut controller = node("controller", &["--listen", "127.0.0.1:0"])?;
+        let gateway = format!("http://{}", said_behind(LISTENING, &mut controller).await?);
         let mut worker = node("worker", &["--engine", &format!("openai={models}/v1")])?;
-        drop(worker.stdout.take()); // nobody has to read it
-        let gateway = listening(&mut controller).await?;
+        said_behind(WORKER, &mut worker).await?;
         Ok(Self { gateway, _controller: controller, _worker: worker, _home: home })
     }
 }
 
-/// Where a controller listens.
-async fn listening(controller: &mut Child) -> Result<String> {
-    let mut said = BufReader::new(controller.stdout.take().context("no standard output")?).lines();
+/// What `mlx-node` says behind these words, as soon as it does.
+async fn said_behind(words: &str, node: &mut Child) -> Result<String> {
+    let mut said = BufReader::new(node.stdout.take().context("no standard output")?).lines();
     let mut seen = Vec::new();
-    while let Some(line) = said.next_line().await? {
-        if let Some((_, address)) = line.split_once(LISTENING) {
-            let address = format!("http://{}", address.trim());
-            // Read to the end, or what it says would stop it some day.
-            tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
-            return Ok(address);
+    let found = async {
+        while let Some(line) = said.next_line().await? {
+            if let Some((_, rest)) = line.split_once(words) {
+                return Ok(rest.trim().to_owned());
+            }
+            seen.push(line);
         }
-        seen.push(line);
-    }
-    bail!("mlx-node ended at once: {}", seen.join("; "))
+        bail!("mlx-node ended at once: {}", seen.join("; "))
+    };
+    let found = timeout(READY_LIMIT, found).await.with_context(|| format!("mlx-node does not say {words:?}"))??;
+    // Read to the end, or what it says would stop it some day.
+    tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
+    Ok(found)
 }
 
 /// The program, which `cargo xtask bench` builds beside this one.

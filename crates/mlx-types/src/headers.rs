@@ -1,8 +1,7 @@
 //! Names of the headers that travel beside payloads, each in this one place. Their case counts.
 
 /// On a request: the kinds of frame that the requester reads beyond the plain ones ([`ACCEPT_TOKENS`], [`ACCEPT_DELTA`],
-/// [`ACCEPT_EPOCH`]),
-/// separated by commas.
+/// [`ACCEPT_EPOCH`]), separated by commas.
 pub const ACCEPT: &str = "Mlx-Accept";
 /// In [`ACCEPT`]: frames of several tokens.
 pub const ACCEPT_TOKENS: &str = "tokens";
